@@ -1,0 +1,143 @@
+"""Roll a trained model out over the test (or validation) sequences: submission, GIFs and scores."""
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dataloader import Dataset_Dance, dataset_or_dancer
+from modules import VAE_Model
+from modules.checkpoint import load_checkpoint, load_weights, network_dimensions
+from modules.devices import choose_device
+from modules.errors import UsageError, run_script
+from modules.images import to_uint8, to_unit
+from modules.metrics import course_score, psnr, summarise, trivial_predictions
+from modules.options import take_from_checkpoint, tester_parser
+from modules.outputs import (read_pixels_csv, table, write_comparison_gif, write_gif, write_json, write_pixels_csv,
+                             write_psnr_per_frame)
+from modules.rollout import generate
+
+
+def main():
+    args, checkpoint = parse_arguments()
+    device = choose_device(args.device, args.gpu)
+    root = dataset_or_dancer(args.DR)
+    options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
+    model = VAE_Model(args.F_dim, args.L_dim, args.N_dim, args.D_out_dim)
+    load_weights(model, checkpoint, args.ckpt_path)
+    model = model.to(device, memory_format=torch.channels_last)
+
+    sequences = Dataset_Dance(root, None, args.split, args.val_vi_len, **options)
+    names = sequences.names if args.split == "test" else [str(number) for number in range(len(sequences))]
+    frames, labels = zip(*(sequences[index] for index in range(len(sequences))))
+    truth = frames if args.split == "val" else None
+    if args.gt:
+        truth, public = read_truth(args.gt, labels, frames)
+    folder = open_folder(args)
+
+    predictions = roll_out(model, frames, labels, device, args)
+    print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} generated frames "
+          f"on {device}", flush=True)
+    if args.split == "test":
+        submission = folder / "submission.csv"
+        write_pixels_csv(submission, [to_uint8(video).numpy() for video in predictions])
+        if not args.no_sanity:
+            check_submission(submission, predictions)
+    if args.make_gif:
+        for number, name in enumerate(names):
+            write_gif(folder / f"pred_seq{name}.gif", to_uint8(predictions[number]))
+            videos = {"label": labels[number], "prediction": predictions[number]}
+            if truth:
+                videos["truth"] = truth[number]
+            write_comparison_gif(folder / f"compare_seq{name}.gif",
+                                 {caption: to_uint8(video) for caption, video in videos.items()})
+    if truth:
+        write_psnr_per_frame(folder / "psnr_per_frame.csv", [
+            psnr(prediction[1:], true[1:]).tolist() for prediction, true in zip(predictions, truth)])
+        train = Dataset_Dance(root, None, "train", 1, **options) if (root / "train").is_dir() else None
+        scores = score(predictions, truth, labels, train, public if args.gt else None)
+        write_json(folder / "scores.json", scores)
+        print(table([{"predictor": name, **values} for name, values in scores.items()]))
+    print(f"written to {folder}")
+
+
+def parse_arguments():
+    """The flags, completed by what the checkpoint answers, and the checkpoint."""
+    parser = tester_parser()
+    args, typed = parser.parse_args(), parser.given()
+    if not args.ckpt_path:
+        raise UsageError("--ckpt_path is missing: the checkpoint to test")
+    if args.gt and args.split != "test":
+        raise UsageError("--gt goes with --split test; the validation sequence brings its own truth")
+    checkpoint = load_checkpoint(args.ckpt_path)
+    answers = network_dimensions(checkpoint, args.ckpt_path)
+    saved = checkpoint.get("arguments", {})
+    answers |= {name: saved[name] for name in ("frame_H", "frame_W") if name in saved}
+    take_from_checkpoint(args, typed, answers, args.ckpt_path)
+    for name in ("DR", "val_vi_len", "temperature", "seed"):
+        if name not in typed and name in saved:
+            setattr(args, name, saved[name])
+    return args, checkpoint
+
+
+def open_folder(args):
+    """Make the folder for the results: --save_root, or one beside the checkpoint."""
+    folder = Path(args.save_root or Path(args.ckpt_path).parent / args.split)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--save_root {folder} cannot be made ({error.strerror}); give another folder") from None
+    return folder
+
+
+def roll_out(model, frames, labels, device, args):
+    """Generate all sequences as one batch; a shorter one is padded with its last label, and cut after.
+
+    frames, labels: lists of [>=1, 3, H, W] and [T, 3, H, W]. Returns a list of [T, 3, H, W].
+    """
+    longest = max(map(len, labels))
+    padded = [torch.cat([label, label[-1:].expand(longest - len(label), -1, -1, -1)]) for label in labels]
+    first = torch.stack([frame[0] for frame in frames])
+    videos = generate(model, first.to(device), torch.stack(padded).to(device), args.seed, args.temperature)
+    return [video[: len(label)] for video, label in zip(videos, labels)]
+
+
+def read_truth(path, labels, frames):
+    """True frames of each sequence from the course's ground truth file, and which sequences are public."""
+    pixels, usage = read_pixels_csv(path, "--gt")
+    rows, columns = sum(map(len, labels)), frames[0][0].numel()
+    if pixels.shape != (rows, columns):
+        raise UsageError(f"--gt {path} has {pixels.shape[0]} rows of {pixels.shape[1]} pixels; these test sequences "
+                         f"need {rows} rows of {columns}")
+    lengths = [len(label) for label in labels]
+    truth = [to_unit(part.unflatten(1, frames[0][0].shape)) for part in torch.from_numpy(pixels).split(lengths)]
+    if usage is None:
+        return truth, None
+    starts = np.cumsum([0, *lengths])
+    return truth, ["Public" in usage[start:stop] for start, stop in zip(starts, starts[1:])]
+
+
+def check_submission(path, predictions):
+    """Read the submission back and compare it with what was to be in it."""
+    pixels, _ = read_pixels_csv(path, "submission")
+    expected = torch.cat([to_uint8(video) for video in predictions]).flatten(1).numpy()
+    if not np.array_equal(pixels, expected):
+        sys.exit(f"{path} does not hold what was written; is the disk full?")
+
+
+def score(predictions, truth, labels, train, public):
+    """Scores by predictor: the model's, and the trivial ones' where there is a training set."""
+    contenders = {"this model": predictions}
+    if train:
+        for number, (true, label) in enumerate(zip(truth, labels)):
+            for name, video in trivial_predictions(train, true[None], label[None]).items():
+                contenders.setdefault(name, []).append(video[0])
+    return {name: summarise(videos, truth) | course_score(
+        [to_uint8(video) for video in videos], [to_uint8(true) for true in truth], public)
+        for name, videos in contenders.items()}
+
+
+if __name__ == "__main__":
+    run_script(main)

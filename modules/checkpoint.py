@@ -1,0 +1,76 @@
+"""Checkpoints: plain values and tensors only, written whole or not at all, checked when read.
+
+A checkpoint is a dict. Keys that the course template has too: `state_dict` (weights), `optimizer`
+(its state; the template keeps a second copy of the weights there), `lr`, `tfr`, `last_epoch`.
+Keys of ours: `arguments` (every flag), `best_psnr`, `sequence_lengths` (of the training set).
+"""
+
+import zipfile
+from pathlib import Path
+
+import torch
+
+from .errors import UsageError
+from .outputs import replacing
+
+
+def save_checkpoint(path, content):
+    """Put a checkpoint in place of `path`; a crash at any moment leaves the old one or the new one."""
+    with replacing(path) as file:
+        torch.save(content, file)
+
+
+def load_checkpoint(path, flag="--ckpt_path"):
+    """Read a checkpoint onto the CPU. Nothing in it is executed, and every byte is checked against the
+    checksums of the file, which torch itself does not do. Raises UsageError naming `flag`."""
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{flag} {path}: there is no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError, EOFError):
+        raise UsageError(f"{flag} {path} is no checkpoint, or is cut short; give another file") from None
+    except Exception as error:  # zlib.error and the like: whatever a damaged member makes of its reader
+        raise UsageError(f"{flag} {path} is damaged ({type(error).__name__}); give another file") from None
+    if damaged:
+        raise UsageError(f"{flag} {path} is damaged (in {damaged}); give another file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+        raise UsageError(f"{flag} {path} is no checkpoint of tensors and plain values ({reason})") from None
+    state_dict = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+        raise UsageError(f"{flag} {path} holds no state_dict of tensors; give a checkpoint of this network")
+    return content
+
+
+def network_dimensions(content, path, flag="--ckpt_path"):
+    """F_dim, L_dim, N_dim and D_out_dim, read off the tensors of a checkpoint."""
+    weights = content["state_dict"]
+    try:
+        return {
+            "F_dim": weights["frame_transformation.6.weight"].shape[0],
+            "L_dim": weights["label_transformation.4.conv2.weight"].shape[0],
+            "N_dim": weights["Gaussian_Predictor.6.weight"].shape[0] // 2,
+            "D_out_dim": weights["Decoder_Fusion.5.weight"].shape[0],
+        }
+    except (KeyError, IndexError):
+        raise UsageError(f"{flag} {path} is a checkpoint of another network than this one") from None
+
+
+def load_weights(model, content, path, flag="--ckpt_path"):
+    """Copy the weights of a checkpoint into the model once all names and shapes are known to fit."""
+    ours, theirs = model.state_dict(), content["state_dict"]
+    differences = [f"{name} is missing" for name in ours.keys() - theirs.keys()]
+    differences += [f"{name} is unknown" for name in theirs.keys() - ours.keys()]
+    differences += [
+        f"{name} is {list(theirs[name].shape)}, not {list(ours[name].shape)}"
+        for name in ours.keys() & theirs.keys()
+        if ours[name].shape != theirs[name].shape
+    ]
+    if differences:
+        shown = "; ".join(sorted(differences)[:5])
+        raise UsageError(f"{flag} {path} does not fit the network in {len(differences)} places: {shown}")
+    model.load_state_dict(theirs)

@@ -1,0 +1,102 @@
+"""Images decoded once: in parallel, resized, and kept in a file that later runs map into memory."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from .errors import UsageError
+from .images import read_image, resize_image, to_uint8, transforms
+from .outputs import replacing
+
+LISTED_PROBLEMS = 10
+
+
+def first_few(problems):
+    """One line of at most ten problems, and a count of the rest."""
+    more = len(problems) - LISTED_PROBLEMS
+    return "; ".join(problems[:LISTED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def decode_images(paths, make_tensor, num_workers, title):
+    """Read images and make a uint8 tensor of each, in parallel threads: [N, 3, H, W].
+
+    Raises one UsageError that names the unreadable files, and those of another size.
+    """
+    problems, sizes = [], {}
+
+    def decode(path):
+        try:
+            image = read_image(path)
+        except UsageError as error:
+            problems.append(str(error))
+            return None
+        sizes.setdefault(tuple(image.shape[1:]), path)
+        return make_tensor(image)
+
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+        images = list(tqdm(pool.map(decode, paths), total=len(paths), desc=title, unit="image",
+                           disable=None, leave=False))
+    if problems:
+        raise UsageError(first_few(sorted(problems)))
+    if len(sizes) > 1:
+        found = ", ".join(f"{width} x {height} ({path.name})" for (height, width), path in sizes.items())
+        raise UsageError(f"{paths[0].parent} has images of different sizes: {found}; make them alike")
+    return torch.stack(images)
+
+
+def decode_with(transform, paths, num_workers):
+    """Decode images through a user's transform of PIL images, which gives float in [0, 1] or uint8."""
+
+    def make_tensor(image):
+        image = transform(transforms.to_pil_image(image))
+        return image if image.dtype == torch.uint8 else to_uint8(image)
+
+    return decode_images(paths, make_tensor, num_workers, paths[0].parent.name)
+
+
+def decode_cached(root, paths, frame_size, num_workers):
+    """Decode images of one folder of the dataset `root`, resized to frame_size (H, W).
+
+    The pixels are kept in root/.decoded, or in the user's cache folder where that cannot be
+    written, and mapped from there. The file's name bears a fingerprint of the images' names,
+    sizes and times, so that a changed dataset is decoded anew.
+    """
+    folder = paths[0].parent
+    height, width = frame_size
+    prefix = f"{'-'.join(folder.relative_to(root).parts)}-{height}x{width}-{len(paths)}"
+    name = f"{prefix}-{_fingerprint(folder, paths)}.npy"
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dance-cvae"
+    places = (root / ".decoded", user_cache)
+    for place in places:
+        if (place / name).is_file():
+            return _map(place / name)
+    pixels = decode_images(paths, lambda image: resize_image(image, frame_size), num_workers, folder.name)
+    for place in places:
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with replacing(place / name) as file:
+                np.save(file, pixels.numpy())
+        except OSError:
+            continue
+        if place == root / ".decoded":
+            for outdated in set(place.glob(f"{prefix}-*.npy")) - {place / name}:
+                outdated.unlink(missing_ok=True)
+        return _map(place / name)
+    return pixels
+
+
+def _map(path):
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+def _fingerprint(folder, paths):
+    digest = hashlib.sha256(str(folder.resolve()).encode())
+    for path in paths:
+        status = path.stat()
+        digest.update(f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]

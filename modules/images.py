@@ -1,0 +1,92 @@
+"""Reading, resizing and writing single images. An image is uint8 RGB, [3, H, W], unless said otherwise."""
+
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+
+from .errors import UsageError
+
+
+def _import_torchvision():
+    """Import torchvision's transforms, also where its compiled operators cannot be loaded.
+
+    A CUDA build of torchvision beside a CPU-only torch fails while it registers the gradients
+    of `nms` and `qnms`. The transforms need no compiled operator, so declaring those two lets
+    the import go on. Declared up front they would clash with a torchvision that does load.
+    """
+    try:
+        from torchvision.transforms import functional
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in ("nms", "qnms"):
+            torch.library.define(
+                f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+        from torchvision.transforms import functional
+    return functional
+
+
+transforms = _import_torchvision()
+
+
+def read_image(path):
+    """Decode an image file to uint8 RGB [3, H, W].
+
+    Grey and palette images become RGB, 16-bit ones are scaled to 8 bits, and transparency is
+    laid over white, as a viewer shows it. Raises UsageError naming the file if it is no image.
+    """
+    try:
+        pixels = np.asarray(iio.imread(path, index=0))
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist") from None
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"{path} cannot be read as an image ({reason[:120]}); replace the file"
+        ) from None
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    elif pixels.dtype != np.uint8:
+        if pixels.dtype.kind not in "ui" or pixels.max(initial=0) > 65535 or pixels.min(initial=0) < 0:
+            raise UsageError(f"{path} has pixels of type {pixels.dtype}; save it with 8 bits a channel")
+        pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    channels = pixels.shape[2]
+    if channels in (2, 4):
+        alpha = pixels[..., -1:].astype(np.uint16)
+        over_white = pixels[..., :-1] * alpha + 255 * (255 - alpha)
+        pixels = ((over_white + 127) // 255).astype(np.uint8)
+    if pixels.shape[2] == 1:
+        pixels = pixels.repeat(3, axis=2)
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
+
+
+def resize_image(image, frame_size):
+    """Antialiased bilinear resize of uint8 images [..., 3, h, w] to frame_size (H, W)."""
+    if tuple(image.shape[-2:]) == tuple(frame_size):
+        return image
+    return transforms.resize(image, list(frame_size), antialias=True)
+
+
+def to_unit(image):
+    """uint8 -> float in [0, 1]."""
+    return image.float() / 255
+
+
+def to_uint8(image):
+    """Float -> uint8, clamped and rounded as a submission is."""
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def write_image(path, image):
+    """Write one uint8 image, [3, H, W] tensor or [H, W, 3] array, as a PNG."""
+    if isinstance(image, torch.Tensor):
+        image = image.permute(1, 2, 0).numpy()
+    iio.imwrite(Path(path), image, extension=".png")

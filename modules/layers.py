@@ -1,0 +1,64 @@
+"""Building blocks of the networks. All keep height and width; feature maps are [B, C, H, W].
+
+The names of the submodules are those of the course template, so that its checkpoints load.
+"""
+
+from torch import nn
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with LeakyReLU(0.01), added to the input (He et al. 2016)."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.act = nn.LeakyReLU(0.01)
+        same = in_channels == out_channels
+        self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x):
+        y = self.act(self.conv1(x))
+        y = self.act(self.conv2(y))
+        return y + self.skip(x)
+
+
+class DepthConv(nn.Module):
+    """1x1 convolution, depthwise 3x3, 1x1, added to the input."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv2d(in_channels, in_channels, 1), nn.LeakyReLU(0.01))
+        self.depth_conv = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels)
+        self.conv2 = nn.Conv2d(in_channels, out_channels, 1)
+        same = in_channels == out_channels
+        self.adaptor = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x):
+        y = self.conv2(self.depth_conv(self.conv1(x)))
+        return y + self.adaptor(x)
+
+
+class ConvFFN(nn.Module):
+    """Gated pointwise network: one half of 4C channels scales the other; added to the input."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4 * channels, 1)
+        self.conv_out = nn.Conv2d(2 * channels, channels, 1)
+        self.act = nn.LeakyReLU(0.1)
+
+    def forward(self, x):
+        value, gate = self.conv(x).chunk(2, dim=1)  # [B, 2C, H, W] each
+        return x + self.conv_out(value * self.act(gate))
+
+
+class DepthConvBlock(nn.Module):
+    """DepthConv, then ConvFFN (the block of Li et al. 2022, arXiv:2207.05894)."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.block = nn.Sequential(DepthConv(in_channels, out_channels), ConvFFN(out_channels))
+
+    def forward(self, x):
+        return self.block(x)

@@ -1,0 +1,186 @@
+"""Every flag, with its group, help and default, defined once and shared by the scripts. No torch here."""
+
+import argparse
+import shlex
+import sys
+
+from .errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes `@recipe.txt` files and reports a mistake in one line.
+
+    A recipe holds flags as one types them, any number a line; `#` starts a comment.
+    """
+
+    def __init__(self, description):
+        super().__init__(
+            description=description,
+            allow_abbrev=False,
+            fromfile_prefix_chars="@",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+
+    def convert_arg_line_to_args(self, arg_line):
+        return shlex.split(arg_line, comments=True)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (--help lists every flag)\n")
+
+    def given(self, arguments=None):
+        """The flags that stand on the command line themselves, as a dict: no default is in it."""
+        defaults = [action.default for action in self._actions]
+        for action in self._actions:  # not set_defaults(), whose values also enter the namespace
+            action.default = argparse.SUPPRESS
+        try:
+            return vars(self.parse_args(arguments))
+        finally:
+            for action, default in zip(self._actions, defaults):
+                action.default = default
+
+
+def _number(kind, accepts, wanted):
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not accepts(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return parse
+
+
+positive_int = _number(int, lambda value: value > 0, "a whole number above 0")
+natural_int = _number(int, lambda value: value >= 0, "a whole number of 0 or more")
+positive_float = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+natural_float = _number(float, lambda value: 0 <= value < float("inf"), "a number of 0 or more")
+fraction = _number(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+probability = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def add_machine_options(parser):
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto",
+                       help="auto takes CUDA if it is there, else MPS, else the CPU")
+    group.add_argument("--gpu", type=natural_int, default=0, help="index of the CUDA device")
+    group.add_argument("--num_workers", type=natural_int, default=4,
+                       help="threads that decode images the first time a dataset is read")
+    group.add_argument("--seed", type=natural_int, default=0, help="seed of everything random")
+
+
+def add_data_options(parser):
+    group = parser.add_argument_group("data")
+    group.add_argument("--DR", metavar="FOLDER",
+                       help="dataset in the LAB4 layout; without it the stage dancer is made and used")
+    group.add_argument("--frame_H", type=positive_int, default=32, help="frame height after resizing, in pixels")
+    group.add_argument("--frame_W", type=positive_int, default=64, help="frame width after resizing, in pixels")
+    group.add_argument("--val_vi_len", type=positive_int, default=630,
+                       help="frames in a validation sequence, the given first one included")
+
+
+def add_network_options(parser):
+    group = parser.add_argument_group("network")
+    group.add_argument("--F_dim", type=positive_int, default=128, help="channels of a frame's features")
+    group.add_argument("--L_dim", type=positive_int, default=32, help="channels of a label's features")
+    group.add_argument("--N_dim", type=positive_int, default=12, help="channels of the latent z")
+    group.add_argument("--D_out_dim", type=positive_int, default=192, help="channels between fusion and generator")
+    group.add_argument("--posterior", choices=["previous", "current"], default="previous",
+                       help="which frame the Gaussian predictor sees in training: the input frame, or the one to predict")
+
+
+def add_rollout_options(parser):
+    group = parser.add_argument_group("validation and test rollout")
+    group.add_argument("--temperature", type=natural_float, default=1.0,
+                       help="standard deviation of z ~ N(0, I) times this; 0 takes z = 0")
+    group.add_argument("--ckpt_path", metavar="FILE", help="checkpoint to take the weights from")
+
+
+def add_training_options(parser):
+    group = parser.add_argument_group("training")
+    group.add_argument("--batch_size", type=positive_int, default=2, help="clips in a batch")
+    group.add_argument("--train_vi_len", type=positive_int, default=16, help="frames in a training clip")
+    group.add_argument("--optim", choices=["Adam", "AdamW"], default="Adam", help="optimizer")
+    group.add_argument("--partial", type=fraction, default=1.0, help="fraction of the training set to use")
+    group.add_argument("--fast_train", action="store_true",
+                       help="use only --fast_partial of the training set in the first epochs")
+    group.add_argument("--fast_partial", type=fraction, default=0.4, help="fraction used under --fast_train")
+    group.add_argument("--fast_train_epoch", type=natural_int, default=5, help="epochs that --fast_train lasts")
+    group.add_argument("--shuffle", action=argparse.BooleanOptionalAction, default=True,
+                       help="shuffle the clips anew in every epoch")
+    group.add_argument("--random_start", action=argparse.BooleanOptionalAction, default=True,
+                       help="cut the clips at new random offsets in every epoch")
+
+
+def add_schedule_options(parser):
+    group = parser.add_argument_group("epochs")
+    group.add_argument("--num_epoch", type=positive_int, default=70, help="epochs in all")
+    group = parser.add_argument_group("learning rate")
+    group.add_argument("--lr", type=positive_float, default=0.001, help="learning rate")
+    group.add_argument("--lr_schedule", choices=["MultiStep", "Cosine", "Constant"], default="MultiStep",
+                       help="course of the learning rate over the epochs")
+    group.add_argument("--milestones", type=natural_int, nargs="*", default=[2, 5], metavar="EPOCH",
+                       help="epochs at which MultiStep lowers the learning rate")
+    group.add_argument("--gamma", type=positive_float, default=0.1, help="factor at each milestone")
+    group.add_argument("--warmup_epochs", type=natural_float, default=0.0,
+                       help="epochs of linear warm-up, for every --lr_schedule; may be a fraction")
+    group = parser.add_argument_group("teacher forcing")
+    group.add_argument("--tfr", type=probability, default=1.0, help="teacher forcing ratio at the start")
+    group.add_argument("--tfr_sde", type=natural_int, default=10, help="first epoch at which the ratio is lowered")
+    group.add_argument("--tfr_d_step", type=probability, default=0.1, help="how much an epoch lowers it")
+    group.add_argument("--tfr_per", choices=["epoch", "batch", "frame"], default="epoch",
+                       help="how often it is drawn whether the true frame is fed back: once an epoch (the course's "
+                            "way), once a batch, or for each frame of each clip (scheduled sampling)")
+    group = parser.add_argument_group("KL annealing")
+    group.add_argument("--kl_anneal_type", choices=["Cyclical", "Monotonic", "None"], default="Cyclical",
+                       help="course of beta over the epochs")
+    group.add_argument("--kl_anneal_cycle", type=positive_int, default=10, help="periods of Cyclical")
+    group.add_argument("--kl_anneal_ratio", type=natural_float, default=1.0,
+                       help="Cyclical: part of a period in which beta rises; Monotonic: rise an epoch")
+    group.add_argument("--kl_weight", type=natural_float, default=1.0, help="factor on beta")
+
+
+def add_run_options(parser):
+    group = parser.add_argument_group("run")
+    group.add_argument("--save_root", metavar="FOLDER", help="folder of this run; a new one under runs/ if left out")
+    group.add_argument("--per_save", type=positive_int, default=3, help="epochs between numbered checkpoints")
+    group.add_argument("--val_every", type=positive_int, default=1, help="epochs between validations")
+    group.add_argument("--store_visualization", action="store_true", help="write a GIF at every validation")
+    group.add_argument("--test", action="store_true", help="only validate the checkpoint of --ckpt_path")
+    group.add_argument("--resume", action="store_true", help="go on with the run in --save_root")
+    group.add_argument("--overwrite", action="store_true", help="replace the run in --save_root")
+
+
+def trainer_parser():
+    parser = Parser("Train the conditional VAE on a dance dataset.")
+    for add_options in (add_data_options, add_training_options, add_network_options, add_schedule_options,
+                        add_rollout_options, add_run_options, add_machine_options):
+        add_options(parser)
+    return parser
+
+
+def tester_parser():
+    """The trainer's flags, so that a command line of the course's tester is understood; those that only
+    shape training have no effect, and those that the checkpoint answers need not be given."""
+    parser = trainer_parser()
+    parser.description = "Generate the test sequences with a trained model: submission, GIFs and scores."
+    group = parser.add_argument_group("test")
+    group.add_argument("--split", choices=["test", "val"], default="test", help="sequences to generate")
+    group.add_argument("--gt", metavar="FILE", help="ground truth in the submission's form, to score against")
+    group.add_argument("--make_gif", action=argparse.BooleanOptionalAction, default=True, help="write the GIFs")
+    group.add_argument("--no_sanity", action="store_true", help="do not read the submission back to check it")
+    return parser
+
+
+def take_from_checkpoint(args, typed, answers, path):
+    """Set the flags that a checkpoint answers; a typed one (see Parser.given) must not contradict it."""
+    for name, value in answers.items():
+        if name in typed and typed[name] != value:
+            raise UsageError(f"--{name} {typed[name]} contradicts {path}, which has {value}; leave the flag out")
+        setattr(args, name, value)
+
+
+def typed_command():
+    """The command line as one would type it again."""
+    return shlex.join(["python", *sys.argv])

@@ -1,0 +1,217 @@
+"""The stage dancer: what its dataset holds, and that its frames and labels belong together."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modules import dancer
+from modules.errors import UsageError
+from modules.images import read_image, resize_image
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {"frames": 5, "val_frames": 3, "test_sequences": 4, "test_frames": 3}
+WHITE = 255
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    dancer.make_dancer(root, **TINY, num_workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def dance():
+    return dancer.compose(seed=3, split=0, sequence=0, frames=630)
+
+
+def contents(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def coverage(points):
+    return dancer.draw_person(np.zeros((3, dancer.HEIGHT, dancer.WIDTH), np.float32), points)
+
+
+def prepare(*arguments):
+    command = [sys.executable, str(ROOT / "Preparer.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_layout_and_counts(tiny):
+    names = set(contents(tiny))
+    expected = {"dancer.json", "train/sequences.txt", "test/gt.csv"}
+    for split, length in (("train", 5), ("val", 3)):
+        for number in range(length):
+            expected |= {f"{split}/{split}_{kind}/{number}.png" for kind in ("img", "label")}
+    for sequence in range(4):
+        expected.add(f"test/test_img/{sequence}/0.png")
+        expected |= {f"test/test_label/{sequence}/{number}.png" for number in range(3)}
+    assert names == expected
+    for name in ("train/train_img/0.png", "test/test_label/3/2.png"):
+        assert read_image(tiny / name).shape == (3, 128, 256)
+
+
+def test_nothing_unfinished_is_left_beside(tiny):
+    assert [path.name for path in tiny.parent.iterdir()] == ["tiny"]
+
+
+def test_train_sequences_are_cut_at_630_frames_and_sum_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(dancer, "SEQUENCE_FRAMES", 4)
+    monkeypatch.setattr(dancer, "CHUNK", 3)
+    sizes = {**TINY, "frames": 10}
+    dancer.make_dancer(tmp_path / "cut", **sizes, num_workers=1)
+    assert (tmp_path / "cut/train/sequences.txt").read_text().split() == ["4", "4", "2"]
+    assert len(list((tmp_path / "cut/train/train_img").iterdir())) == 10
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(dancer, "CHUNK", 2)
+    dancer.make_dancer(tmp_path / "two", **TINY, num_workers=2)
+    assert contents(tmp_path / "two") == contents(tiny)
+
+
+def test_another_seed_split_or_sequence_is_another_dance():
+    dances = [dancer.compose(*key, 20)[0] for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    for first in range(4):
+        for second in range(first):
+            assert np.abs(dances[first] - dances[second]).max() > 0.1
+    assert np.array_equal(dances[0], dancer.compose(0, 0, 0, 20)[0])
+
+
+def test_ground_truth_has_the_frames_as_a_reader_sees_them(tiny):
+    with open(tiny / "test/gt.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["id", *map(str, range(32 * 64 * 3)), "Usage"]
+    assert [row[0] for row in rows] == [str(number) for number in range(4 * 3)]
+    assert [row[-1] for row in rows] == ["Public"] * 9 + ["Private"] * 3
+    for sequence in range(4):
+        seen = resize_image(read_image(tiny / f"test/test_img/{sequence}/0.png"), (32, 64))
+        assert [int(value) for value in rows[3 * sequence][1:-1]] == seen.flatten().tolist()
+
+
+def test_settings_tell_whether_a_folder_is_the_wanted_dancer(tiny, tmp_path):
+    assert json.loads((tiny / "dancer.json").read_text()) == {"version": dancer.VERSION, **TINY, "seed": 0}
+    assert dancer.is_dancer(tiny, **TINY)
+    assert not dancer.is_dancer(tiny, **TINY, seed=1)
+    assert not dancer.is_dancer(tiny)
+    assert not dancer.is_dancer(tmp_path)
+
+
+def test_a_long_sequence_shows_absence_and_closeness_and_begins_with_somebody(dance):
+    points, _ = dance
+    blank = np.array([(dancer.draw_label(frame) == WHITE).all() for frame in points[::10]])
+    assert not blank[0]
+    assert 0.02 < blank.mean() < 0.35
+    _, scale = dancer.project(points[:, dancer.INDEX["pelvis"]])
+    assert scale.max() > 1.3 * np.median(scale)
+
+
+def test_label_is_blank_exactly_when_nobody_is_in_the_frame(dance):
+    points, _ = dance
+    for frame in points[::7]:
+        blank, cover = (dancer.draw_label(frame) == WHITE).all(), coverage(frame)
+        if blank:  # at the very edge clothes may be in the frame while the bones within them are not
+            assert cover[:, 8:-8].sum() == 0 and cover.mean() < 0.02
+        else:
+            assert cover.sum() > 0
+
+
+def test_lines_of_the_label_lie_on_the_person(dance):
+    points, _ = dance
+    for frame in points[::9]:
+        on_line = (dancer.draw_label(frame) != WHITE).any(axis=2)
+        if on_line.any():
+            assert (coverage(frame)[on_line] > 0.5).mean() > 0.97
+
+
+def test_the_dance_is_neither_jittery_nor_frozen_and_stays_above_the_floor(dance):
+    points, _ = dance
+    speed = np.linalg.norm(np.diff(points, axis=0), axis=2)  # metres a frame
+    jerk = np.linalg.norm(np.diff(points, 2, axis=0), axis=2)
+    assert speed.max() < 0.35 and jerk.max() < 0.12
+    assert np.median(speed[:, dancer.INDEX["left_hand"]]) > 0.005
+    assert points[..., 1].min() > 0
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_limbs_keep_their_lengths_and_knees_bend_forward(dance, side):
+    points, _ = dance
+    hip, knee, ankle = (points[:, dancer.INDEX[f"{side}_{name}"]] for name in ("hip", "knee", "ankle"))
+    assert np.allclose(np.linalg.norm(knee - hip, axis=1), dancer.THIGH)
+    assert np.allclose(np.linalg.norm(ankle - knee, axis=1), dancer.SHIN)
+    across = points[:, dancer.INDEX["left_hip"]] - points[:, dancer.INDEX["right_hip"]]
+    bend = np.cross(knee - hip, ankle - knee)  # about the axis from right to left when it is natural
+    unnatural = (bend * across).sum(axis=1) < -0.01
+    assert unnatural.mean() < 0.02
+
+
+def test_a_foot_on_the_floor_stays_where_it_is(dance):
+    points, _ = dance
+    ankle = points[:, dancer.INDEX["left_ankle"]]
+    standing = (ankle[1:, 1] < dancer.ANKLE_HEIGHT + 0.002) & (ankle[:-1, 1] < dancer.ANKLE_HEIGHT + 0.002)
+    assert standing.mean() > 0.2
+    slide = np.linalg.norm(np.diff(ankle, axis=0)[standing][:, [0, 2]], axis=1)
+    assert np.quantile(slide, 0.9) < 0.003
+
+
+def test_exposure_drifts_slowly_within_its_bounds(dance):
+    points, exposure = dance
+    assert np.abs(exposure - 1).max() <= dancer.EXPOSURE_RANGE
+    assert exposure.std() > 0.01
+    assert np.abs(np.diff(exposure)).max() < 0.005
+    stage = dancer.Stage()
+    dark, bright = (dancer.draw_frame(points[0], level, stage).mean() for level in (0.95, 1.05))
+    assert bright > dark
+
+
+def test_preparer_makes_a_dancer_once_and_checks_it(tmp_path):
+    root = tmp_path / "made"
+    sizes = {"frames": 2, "val_frames": 1, "test_sequences": 1, "test_frames": 2, "num_workers": 1}
+    flags = [word for name, value in sizes.items() for word in (f"--{name}", value)]
+    assert prepare("--dancer", root, *flags).returncode == 0
+    before = contents(root)
+
+    again = prepare("--dancer", root, *flags)
+    assert again.returncode == 2 and contents(root) == before
+    assert again.stderr.count("\n") == 1 and "--overwrite" in again.stderr
+
+    dancer.make_dancer(root, **sizes, seed=1, overwrite=True)
+    assert contents(root).keys() == before.keys() and contents(root) != before
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+    (root / "train/train_label/1.png").unlink()
+    checked = prepare("--check", root)
+    assert checked.returncode == 2 and "train_label" in checked.stderr and "Traceback" not in checked.stderr
+
+
+def test_a_folder_of_somebody_else_is_never_touched(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    for extra in ({}, {"dancer.json": json.dumps({"version": 1})}):
+        for name, text in extra.items():
+            (tmp_path / name).write_text(text)
+        with pytest.raises(UsageError, match="--dancer .* name a new folder"):
+            dancer.make_dancer(tmp_path, **TINY, num_workers=1, overwrite=True)
+        assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_a_usage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = prepare("--dancer", tmp_path / "file" / "inside", "--frames", 1)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.count("\n") == 1 and "--dancer" in result.stderr
+
+
+def test_an_interrupted_making_leaves_no_dataset(tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dancer, "draw_label", fail)
+    with pytest.raises(KeyboardInterrupt):
+        dancer.make_dancer(tmp_path / "half", **TINY, num_workers=1)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,284 @@
+"""Plotting.py draws what the logs say, of whole and partial runs, and names a mistake in one line."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import Plotting  # noqa: E402
+from modules import options, schedules  # noqa: E402
+from modules.errors import UsageError  # noqa: E402
+
+FILES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png", "validation_psnr.png",
+         "psnr_per_frame.png"}
+
+
+def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, **changed):
+    """A run folder as Trainer.py leaves it; `changed` replaces columns of metrics.csv by constants."""
+    folder.mkdir(parents=True)
+    arguments = vars(options.trainer_parser().parse_args(flags.split())) | {"save_root": str(folder)}
+    (folder / "args.json").write_text(json.dumps({"arguments": arguments, "git_commit": None}))
+    with open(folder / "metrics.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, Plotting.METRICS)
+        writer.writeheader()
+        for epoch in range(epochs):
+            mse, kl, beta = 0.03 / (epoch + 1), 1e4 / (epoch + 1), epoch / 10
+            validated = (epoch + 1) % val_every == 0
+            writer.writerow({"epoch": epoch, "loss": mse + beta * kl, "mse": mse, "kl": kl, "beta": beta,
+                             "tfr": 1 - epoch / 10, "lr": 0.001, "grad_norm": 1.0,
+                             "val_psnr": 20 + epoch if validated else "",
+                             "val_ssim": 0.5 if validated else ""}
+                            | changed)
+    if sequence_lengths:
+        with open(folder / "psnr_per_frame.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["frame", *(f"seq{i}" for i in range(len(sequence_lengths)))])
+            for frame in range(1, max(sequence_lengths) + 1):
+                writer.writerow([frame, *(20 + i + frame % 2 if frame <= length else ""
+                                          for i, length in enumerate(sequence_lengths))])
+    return str(folder)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """{name of the figure: Figure} of all that a test has Plotting save, which then costs no rendering."""
+    figures = {}
+    monkeypatch.setattr(Plotting, "save", lambda figure, folder, name, _: figures.update({name: figure}))
+    return figures
+
+
+def legend(figure):
+    return [text.get_text().replace("\n", " ") for box in figure.legends for text in box.get_texts()]
+
+
+def assert_curve(line, x, y):
+    np.testing.assert_allclose(line.get_xdata(), x)
+    np.testing.assert_allclose(line.get_ydata(), y)
+
+
+def run_plotting(*words, cwd):
+    command = [sys.executable, str(ROOT / "Plotting.py"), *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_imports_no_torch():
+    code = "import sys, Plotting; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_one_run_is_drawn_into_its_own_folder(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    Plotting.main([run])
+    assert {path.name for path in Path(run).glob("*.png")} == FILES
+    assert sorted(capsys.readouterr().out.split()) == sorted(str(Path(run, name)) for name in FILES)
+
+
+def test_several_runs_are_drawn_into_figures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Plotting.main([write_run(tmp_path / name, f"--tfr {tfr}") for name, tfr in (("a", 1), ("b", 0))])
+    assert {path.name for path in Path("figures").iterdir()} == FILES
+
+
+def test_format_and_out(tmp_path):
+    run = write_run(tmp_path / "run")
+    Plotting.main([run, "--figures", "beta", "--format", "pdf", "--out", str(tmp_path / "o")])
+    assert (tmp_path / "o" / "beta.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_curves_equal_the_csv(tmp_path, drawn):
+    run = write_run(tmp_path / "run", sequence_lengths=(20, 12))
+    Plotting.main([run])
+    columns = np.genfromtxt(Path(run, "metrics.csv"), delimiter=",", names=True)
+    epochs = np.arange(6)
+    units = {"loss": "MSE", "mse": "[0, 1]", "kl": "nats per frame"}
+    for ax, (column, unit) in zip(drawn["loss"].axes, units.items(), strict=True):
+        assert_curve(ax.lines[0], epochs, columns[column])
+        assert ax.get_yscale() == "log" and unit in ax.get_ylabel()
+    assert drawn["loss"].axes[-1].get_xlabel() == "epoch"
+    for name, column, label in (("teacher_forcing_ratio", "tfr", "probability"),
+                                ("beta", "beta", "factor on KL"), ("learning_rate", "lr", "learning rate")):
+        assert_curve(drawn[name].axes[0].lines[0], epochs, columns[column])
+        assert label in drawn[name].axes[0].get_ylabel() and drawn[name].axes[0].get_xlabel() == "epoch"
+    ax = drawn["validation_psnr"].axes[0]
+    assert_curve(ax.lines[0], [1, 3, 5], [21, 23, 25])
+    assert ax.get_ylabel() == "validation PSNR (dB)" and ax.get_title() == "run: best 25.00 dB at epoch 5"
+    ax = drawn["psnr_per_frame"].axes[0]
+    assert_curve(ax.lines[0], np.arange(1, 21), [21, 20] * 10)
+    assert_curve(ax.lines[2], np.arange(1, 13), [22, 21] * 6)
+    assert ax.get_xlabel() == "frame" and ax.get_ylabel() == "PSNR (dB)"
+    assert legend(drawn["psnr_per_frame"]) == ["seq0: mean 20.50 dB", "seq1: mean 21.50 dB"]
+
+
+def test_ticks_are_whole_epochs(tmp_path, drawn):
+    for epochs in (1, 3, 300):
+        Plotting.main([write_run(tmp_path / str(epochs), epochs=epochs)])
+        for figure in drawn.values():
+            figure.draw_without_rendering()
+            ticks = figure.axes[-1].get_xticks()
+            assert all(tick == int(tick) for tick in ticks)
+
+
+def test_running_mean():
+    np.testing.assert_allclose(Plotting.running_mean(np.arange(5.0), 3), [0.5, 1, 2, 3, 3.5])
+    np.testing.assert_allclose(Plotting.running_mean(np.arange(3.0), 15), [1, 1, 1])
+
+
+def test_runs_are_named_by_the_flags_that_differ(tmp_path, drawn):
+    folders = [write_run(tmp_path / "a", "--tfr 1 --per_save 1 --gpu 0 --num_workers 1"),
+               write_run(tmp_path / "b", "--tfr 0 --per_save 2 --gpu 1 --kl_anneal_type None")]
+    Plotting.main(folders)
+    names = ["tfr=1, kl_anneal_type=Cyclical", "tfr=0, kl_anneal_type=None"]
+    assert legend(drawn["loss"]) == legend(drawn["beta"]) == names
+    assert legend(drawn["psnr_per_frame"]) == [f"{name}: mean 20.50 dB" for name in names]
+    assert [len(ax.lines) for ax in drawn["loss"].axes] == [2, 2, 2]
+
+
+def test_the_seed_names_a_run_and_equal_ones_go_by_their_folders(tmp_path, drawn):
+    seeds = {"a": 0, "b": 0, "c": 1}
+    Plotting.main([write_run(tmp_path / name, f"--seed {seed}") for name, seed in seeds.items()])
+    assert legend(drawn["beta"]) == ["seed=0 (a)", "seed=0 (b)", "seed=1"]
+
+
+def test_without_a_difference_or_args_the_folder_names_a_run(tmp_path, drawn):
+    folders = [write_run(tmp_path / name) for name in "abc"]
+    Plotting.main(folders[:2])
+    assert legend(drawn["loss"]) == ["a", "b"]
+    Path(folders[2], "args.json").unlink()
+    Plotting.main(folders)
+    assert legend(drawn["loss"]) == ["a", "b", "c"]
+
+
+def test_folders_of_one_name_go_by_their_paths(tmp_path, drawn):
+    folders = [write_run(tmp_path / parent / "run") for parent in "ab"]
+    Plotting.main(folders)
+    assert legend(drawn["beta"]) == folders
+
+
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_side_by_side_shares_scales(tmp_path, drawn, count):
+    folders = [write_run(tmp_path / str(i), f"--seed {i}", mse=10.0 ** -i, epochs=3) for i in range(count)]
+    Plotting.main([*folders, "--layout", "side_by_side", "--figures", "loss", "tfr"])
+    axes = drawn["teacher_forcing_ratio"].axes
+    assert [ax.get_title() for ax in axes] == [f"seed={i}" for i in range(count)]
+    assert len({ax.get_ylim() for ax in axes}) == len({ax.get_xlim() for ax in axes}) == 1
+    axes = drawn["loss"].axes
+    mse_axes = [ax for ax in axes for i in range(count) if ax.lines[0].get_ydata()[0] == 10.0 ** -i]
+    assert len(axes) == 3 * count and len(mse_axes) == count
+    assert len({ax.get_ylim() for ax in mse_axes}) == 1
+    assert not legend(drawn["loss"])
+
+
+def test_more_runs_than_colours_and_dashes(tmp_path, drawn):
+    Plotting.main([write_run(tmp_path / str(i), f"--seed {i}") for i in range(25)])
+    for figure in drawn.values():
+        assert len(legend(figure)) == 25
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kl", [0, 1e-300, "nan", "inf"])
+def test_odd_losses_do_not_break_log_axes(tmp_path, kl):
+    run = write_run(tmp_path / "run", kl=kl, loss=kl, beta=0, tfr=0)
+    Plotting.main([run, "--figures", "loss", "beta", "tfr"])
+
+
+def test_no_validation_yet(tmp_path, drawn, capsys):
+    Plotting.main([write_run(tmp_path / "run", val_every=99, sequence_lengths=())])
+    assert "validation_psnr" not in drawn and "loss" in drawn
+    assert capsys.readouterr().out == "left out for want of data: val_psnr, psnr_per_frame of run\n"
+
+
+def test_partial_folders(tmp_path, drawn, capsys):
+    tester = tmp_path / "tester"
+    write_run(tester)
+    (tester / "metrics.csv").unlink()
+    (tester / "args.json").unlink()
+    started = write_run(tmp_path / "started", epochs=0, sequence_lengths=())
+    Plotting.main([str(tester), started])
+    assert list(drawn) == ["psnr_per_frame"]
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and "val_psnr of tester" in out and "psnr_per_frame of started" in out
+    with pytest.raises(UsageError, match="started: .*give a run"):
+        Plotting.main([started])
+
+
+@pytest.mark.parametrize("schedule", ["tfr", "beta", "lr"])
+def test_schedule_curves_equal_the_schedules(drawn, schedule):
+    Plotting.main(["--schedule", schedule, "--num_epoch", "20", "--tfr_sde", "3", "--kl_anneal_cycle", "4",
+                   "--kl_weight", "0.5",
+                   "--versus", "--tfr 0.5 --kl_anneal_type Monotonic --lr_schedule Cosine"])
+    epochs, name = range(20), Plotting.FIGURES[schedule][0]
+    expected = {
+        "tfr": [[schedules.teacher_forcing_ratio(epoch, start, 3, 0.1) for epoch in epochs]
+                for start in (1, 0.5)],
+        "beta": [[0.5 * schedules.kl_beta(epoch, kind, 20, 4, 1) for epoch in epochs]
+                 for kind in ("Cyclical", "Monotonic")],
+        "lr": [[schedules.learning_rate(epoch, 0.001, kind, 20, [2, 5], 0.1, 0) for epoch in epochs]
+               for kind in ("MultiStep", "Cosine")],
+    }[schedule]
+    for line, values in zip(drawn[name].axes[0].lines, expected, strict=True):
+        assert_curve(line, epochs, values)
+    assert legend(drawn[name]) == ["lr_schedule=MultiStep, tfr=1, kl_anneal_type=Cyclical",
+                                   "lr_schedule=Cosine, tfr=0.5, kl_anneal_type=Monotonic"]
+
+
+def test_versus_may_change_the_number_of_epochs(drawn):
+    Plotting.main(["--schedule", "tfr", "--versus", "--num_epoch 5", "--versus", "--tfr 0"])
+    assert [len(line.get_xdata()) for line in drawn["teacher_forcing_ratio"].axes[0].lines] == [70, 5, 70]
+
+
+@pytest.mark.parametrize("words, named", [
+    ([], "give the folder of a run"),
+    (["nowhere"], "nowhere is not a folder"),
+    (["RUN", "--tfr", "0"], "--tfr is for --schedule"),
+    (["RUN", "--versus", "--tfr 0"], "--versus is for --schedule"),
+    (["RUN", "--schedule", "tfr"], "--schedule draws one figure, without a run"),
+    (["--schedule", "tfr", "--figures", "loss"], "--figures"),
+    (["--schedule", "tfr", "--versus", "--tfr '0"], "--versus"),
+    (["RUN", "--out", "FILE"], "--out"),
+])
+def test_mistakes_are_named(tmp_path, words, named):
+    (tmp_path / "file").write_text("")
+    places = {"RUN": write_run(tmp_path / "run"), "FILE": str(tmp_path / "file")}
+    with pytest.raises(UsageError, match=named) as error:
+        Plotting.main([places.get(word, word) for word in words])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file, old, new, named", [
+    ("metrics.csv", "grad_norm", "gradient", "metrics.csv has no column 'grad_norm'"),
+    ("metrics.csv", "\n1,", "\none,", "metrics.csv, line 3, column 'epoch': 'one'"),
+    ("metrics.csv", "\n1,", "\n", "metrics.csv, line 3: 9 cells"),
+    ("metrics.csv", "\n1,", "\n1,1,", "metrics.csv, line 3: 11 cells"),
+    ("metrics.csv", "0.001", "", "metrics.csv, line 2, column 'lr': ''"),
+    ("psnr_per_frame.csv", "frame", "index", "psnr_per_frame.csv has no column 'frame'"),
+    ("psnr_per_frame.csv", "2,20", "2,high", "psnr_per_frame.csv, line 3, column 'seq0': 'high'"),
+    ("args.json", "arguments", "options", "args.json holds no \"arguments\""),
+    ("args.json", "{", "", "args.json"),
+])
+def test_damaged_files_are_named(tmp_path, file, old, new, named):
+    path = Path(write_run(tmp_path / "run"), file)
+    with open(path, newline="") as stream:
+        text = stream.read().replace("\r\n", "\n")
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UsageError) as error:
+        Plotting.main([str(path.parent)])
+    assert named in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("words, named", [
+    (["nowhere"], "nowhere"),
+    (["--schedule", "tfr", "--versus", "--tfr 2"], '--versus "--tfr 2": error: argument --tfr'),
+    (["--schedule", "tfr", "--tfr", "x"], "argument --tfr"),
+])
+def test_a_mistake_ends_with_2_and_one_line(tmp_path, words, named):
+    result = run_plotting(*words, cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.count("\n") == 1 and named in result.stderr

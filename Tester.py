@@ -1,7 +1,7 @@
 """Roll a trained model out over the test (or validation) sequences: submission, GIFs and scores."""
 
-import csv
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +46,7 @@ def main():
         if not args.no_sanity:
             check_submission(submission, predictions)
     if args.make_gif:
-        for number, name in enumerate(names):
-            write_gif(folder / f"pred_seq{name}.gif", to_uint8(predictions[number]))
-            videos = {"label": labels[number], "prediction": predictions[number]}
-            if truth:
-                videos["truth"] = truth[number]
-            write_comparison_gif(folder / f"compare_seq{name}.gif",
-                                 {caption: to_uint8(video) for caption, video in videos.items()})
+        write_gifs(folder, names, labels, predictions, truth)
     if truth:
         write_psnr_per_frame(folder / "psnr_per_frame.csv", [
             psnr(prediction[1:], true[1:]).tolist() for prediction, true in zip(predictions, truth)])
@@ -74,7 +68,7 @@ def parse_arguments():
     checkpoint = load_checkpoint(args.ckpt_path)
     answers = network_dimensions(checkpoint, args.ckpt_path)
     saved = checkpoint.get("arguments", {})
-    answers |= {name: saved[name] for name in ("frame_H", "frame_W") if name in saved}
+    answers |= {name: saved[name] for name in ("frame_H", "frame_W", "clamp_feedback") if name in saved}
     take_from_checkpoint(args, typed, answers, args.ckpt_path)
     for name in ("DR", "val_vi_len", "temperature", "seed"):
         if name not in typed and name in saved:
@@ -100,7 +94,8 @@ def roll_out(model, frames, labels, device, args):
     longest = max(map(len, labels))
     padded = [torch.cat([label, label[-1:].expand(longest - len(label), -1, -1, -1)]) for label in labels]
     first = torch.stack([frame[0] for frame in frames])
-    videos = generate(model, first.to(device), torch.stack(padded).to(device), args.seed, args.temperature)
+    videos = generate(model, first.to(device), torch.stack(padded).to(device), args.seed, args.temperature,
+                      args.clamp_feedback)
     return [video[: len(label)] for video, label in zip(videos, labels)]
 
 
@@ -125,6 +120,21 @@ def check_submission(path, predictions):
     expected = torch.cat([to_uint8(video) for video in predictions]).flatten(1).numpy()
     if not np.array_equal(pixels, expected):
         sys.exit(f"{path} does not hold what was written; is the disk full?")
+
+
+def write_gifs(folder, names, labels, predictions, truth):
+    """pred_seq{s}.gif, and compare_seq{s}.gif with the label and any truth beside it, in parallel threads."""
+
+    def write(number):
+        prediction = to_uint8(predictions[number])
+        videos = {"label": to_uint8(labels[number]), "prediction": prediction}
+        if truth:
+            videos["truth"] = to_uint8(truth[number])
+        write_gif(folder / f"pred_seq{names[number]}.gif", prediction)
+        write_comparison_gif(folder / f"compare_seq{names[number]}.gif", videos)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(len(names))))
 
 
 def score(predictions, truth, labels, train, public):

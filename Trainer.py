@@ -21,7 +21,7 @@ from modules.images import to_uint8, to_unit
 from modules.metrics import psnr, summarise, trivial_predictions
 from modules.options import take_from_checkpoint, trainer_parser, typed_command
 from modules.outputs import MetricsLog, table, write_comparison_gif, write_json, write_psnr_per_frame
-from modules.rollout import generate
+from modules.rollout import generate, input_filter
 from modules.schedules import kl_beta, learning_rate, teacher_forcing_ratio
 
 # Another value on --resume would go on with other clips or another network, so it is refused.
@@ -185,7 +185,8 @@ def train_one_epoch(model, optimizer, dataset, epoch, args, device):
         frames, labels = (to_unit(part.to(device)) for part in dataset.clips(starts))  # [B, T, 3, H, W]
         random = random_stream(args.seed, epoch, step)
         teacher_forced = draw_teacher_forcing(args.tfr_per, tfr, force_epoch, frames.shape[:2], random)
-        terms = model(frames, labels, random, beta, teacher_forced)
+        as_input = input_filter(args.clamp_feedback, args.detach_feedback, args.input_noise, random)
+        terms = model(frames, labels, random, beta, teacher_forced, as_input)
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -218,7 +219,8 @@ def draw_teacher_forcing(tfr_per, tfr, force_epoch, shape, random):
 def validate(model, val, args, device):
     """Roll out the validation clips as one batch: {"label", "prediction", "truth"}, [B, T, 3, H, W]."""
     frames, labels = (torch.stack(part) for part in zip(*(val[index] for index in range(len(val)))))
-    prediction = generate(model, frames[:, 0].to(device), labels.to(device), args.seed, args.temperature)
+    prediction = generate(model, frames[:, 0].to(device), labels.to(device), args.seed, args.temperature,
+                          args.clamp_feedback)
     return {"label": labels, "prediction": prediction, "truth": frames}
 
 

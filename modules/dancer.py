@@ -779,7 +779,7 @@ def _check_free(root, overwrite):
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return
     if _read_settings(root) is None or {entry.name for entry in root.iterdir()} - {
-        "train", "val", "test", "dancer.json",
+        "train", "val", "test", "dancer.json", ".decoded",
     }:
         raise UsageError(f"--dancer {root} exists and is not a dancer made here; name a new folder")
     if not overwrite:

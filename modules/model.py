@@ -30,20 +30,21 @@ class VAE_Model(nn.Module):
         """Features of the input frame, features of the label and z, [B, ., H, W] each -> the frame."""
         return self.Generator(self.Decoder_Fusion(frame_features, label_features, z))
 
-    def forward(self, frames, labels, generator, beta, teacher_forced=None):
+    def forward(self, frames, labels, generator, beta, teacher_forced=None, as_input=None):
         """Loss of a batch of clips, [B, T, 3, H, W] each, in [0, 1].
 
-        generator: the torch.Generator that the noise of z is drawn from; beta: weight of the KL;
-        teacher_forced: bool [B, T], see `rollout`.
+        generator: the torch.Generator (CPU) that the noise of z is drawn from; beta: weight of the KL;
+        teacher_forced (bool [B, T]) and as_input: see `rollout`.
         Returns {"loss", "mse", "kl"}, each a sum over the predicted frames 1..T-1.
         """
         z_shape = (len(frames), self.dimensions["N_dim"], *frames.shape[-2:])
 
         def draw_noise():
-            return torch.randn(z_shape, generator=generator, device=generator.device).to(frames.device)
+            return torch.randn(z_shape, generator=generator).to(frames.device)
 
         mse = kl = 0
-        for t, step in enumerate(rollout(self, frames, labels, draw_noise, teacher_forced), start=1):
+        steps = rollout(self, frames, labels, draw_noise, teacher_forced, as_input=as_input)
+        for t, step in enumerate(steps, start=1):
             mse = mse + mean_squared_error(step.frame, frames[:, t])
             kl = kl + kl_divergence(step.mu, step.logvar)
         return {"loss": mse + beta * kl, "mse": mse, "kl": kl}

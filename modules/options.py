@@ -52,6 +52,10 @@ def _number(kind, accepts, wanted):
     return parse
 
 
+def at_least(least):
+    return _number(int, lambda value: value >= least, f"a whole number of {least} or more")
+
+
 positive_int = _number(int, lambda value: value > 0, "a whole number above 0")
 natural_int = _number(int, lambda value: value >= 0, "a whole number of 0 or more")
 positive_float = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")
@@ -74,18 +78,18 @@ def add_data_options(parser):
     group = parser.add_argument_group("data")
     group.add_argument("--DR", metavar="FOLDER",
                        help="dataset in the LAB4 layout; without it the stage dancer is made and used")
-    group.add_argument("--frame_H", type=positive_int, default=32, help="frame height after resizing, in pixels")
-    group.add_argument("--frame_W", type=positive_int, default=64, help="frame width after resizing, in pixels")
-    group.add_argument("--val_vi_len", type=positive_int, default=630,
+    group.add_argument("--frame_H", type=at_least(4), default=32, help="frame height after resizing, in pixels")
+    group.add_argument("--frame_W", type=at_least(4), default=64, help="frame width after resizing, in pixels")
+    group.add_argument("--val_vi_len", type=at_least(2), default=630,
                        help="frames in a validation sequence, the given first one included")
 
 
 def add_network_options(parser):
     group = parser.add_argument_group("network")
-    group.add_argument("--F_dim", type=positive_int, default=128, help="channels of a frame's features")
-    group.add_argument("--L_dim", type=positive_int, default=32, help="channels of a label's features")
-    group.add_argument("--N_dim", type=positive_int, default=12, help="channels of the latent z")
-    group.add_argument("--D_out_dim", type=positive_int, default=192, help="channels between fusion and generator")
+    group.add_argument("--F_dim", type=at_least(8), default=128, help="channels of a frame's features")
+    group.add_argument("--L_dim", type=at_least(2), default=32, help="channels of a label's features")
+    group.add_argument("--N_dim", type=at_least(4), default=12, help="channels of the latent z")
+    group.add_argument("--D_out_dim", type=at_least(8), default=192, help="channels between fusion and generator")
     group.add_argument("--posterior", choices=["previous", "current"], default="previous",
                        help="which frame the Gaussian predictor sees in training: the input frame, or the one to predict")
 
@@ -100,7 +104,7 @@ def add_rollout_options(parser):
 def add_training_options(parser):
     group = parser.add_argument_group("training")
     group.add_argument("--batch_size", type=positive_int, default=2, help="clips in a batch")
-    group.add_argument("--train_vi_len", type=positive_int, default=16, help="frames in a training clip")
+    group.add_argument("--train_vi_len", type=at_least(2), default=16, help="frames in a training clip")
     group.add_argument("--optim", choices=["Adam", "AdamW"], default="Adam", help="optimizer")
     group.add_argument("--partial", type=fraction, default=1.0, help="fraction of the training set to use")
     group.add_argument("--fast_train", action="store_true",
@@ -111,6 +115,17 @@ def add_training_options(parser):
                        help="shuffle the clips anew in every epoch")
     group.add_argument("--random_start", action=argparse.BooleanOptionalAction, default=True,
                        help="cut the clips at new random offsets in every epoch")
+
+
+def add_input_options(parser):
+    group = parser.add_argument_group("input frame (against drift over a long rollout)")
+    group.add_argument("--clamp_feedback", action=argparse.BooleanOptionalAction, default=False,
+                       help="clamp a predicted frame to [0, 1] before it is the next input, in training and test")
+    group.add_argument("--detach_feedback", action=argparse.BooleanOptionalAction, default=False,
+                       help="no gradient through the fed-back frame to the step before")
+    group.add_argument("--input_noise", type=natural_float, default=0.0,
+                       help="Gaussian noise on every input frame in training, of a standard deviation drawn anew "
+                            "from 0 to this")
 
 
 def add_schedule_options(parser):
@@ -155,7 +170,7 @@ def add_run_options(parser):
 def trainer_parser():
     parser = Parser("Train the conditional VAE on a dance dataset.")
     for add_options in (add_data_options, add_training_options, add_network_options, add_schedule_options,
-                        add_rollout_options, add_run_options, add_machine_options):
+                        add_input_options, add_rollout_options, add_run_options, add_machine_options):
         add_options(parser)
     return parser
 

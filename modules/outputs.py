@@ -144,7 +144,7 @@ def write_gif(path, video):
         iio.imwrite(file, video, extension=".gif", duration=FRAME_MILLISECONDS, loop=0)
 
 
-def write_comparison_gif(path, videos, scale=4):
+def write_comparison_gif(path, videos, scale=3):
     """Write videos side by side, enlarged, each under its name.
 
     videos: name -> uint8 tensor [T, 3, H, W]; all of one size.

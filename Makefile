@@ -1,0 +1,27 @@
+# make demo: the stage dancer, a small network trained on it, its test, scores and figures (runs/demo)
+# make test: the test suite
+# Both make the environment .venv first, from Python 3.11 or newer (another one: make PYTHON=python3.12 demo).
+
+PYTHON ?= python3
+RUN := .venv/bin/python
+
+.PHONY: demo test clean
+
+demo: .venv/ready
+	test -d data/dancer || $(RUN) Preparer.py --dancer data/dancer
+	$(RUN) Trainer.py @recipes/demo.txt --DR data/dancer --save_root runs/demo --overwrite
+	$(RUN) Tester.py --ckpt_path runs/demo/best.ckpt --gt data/dancer/test/gt.csv
+	$(RUN) Plotting.py runs/demo
+	@echo "Watch runs/demo/test/compare_seq0.gif, and look at the figures in runs/demo."
+
+test: .venv/ready
+	$(RUN) -m pytest -q tests
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+clean:
+	rm -rf .venv

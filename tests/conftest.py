@@ -1,0 +1,69 @@
+"""What all tests share: a tiny stage dancer, a tiny network, and a way to call a script as a user does."""
+
+import csv
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from modules import VAE_Model  # noqa: E402
+from modules.dancer import make_dancer  # noqa: E402
+from modules.errors import run_script  # noqa: E402
+
+torch.set_num_threads(1)
+
+TINY_NETWORK = {"F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
+
+
+@pytest.fixture(scope="session")
+def dancer(tmp_path_factory):
+    """A stage dancer of 70 training, 20 validation and 2 x 12 test frames. Copy it before changing it."""
+    root = tmp_path_factory.mktemp("data") / "dancer"
+    make_dancer(root, frames=70, val_frames=20, test_sequences=2, test_frames=12, num_workers=1)
+    return root
+
+
+def tiny_model(posterior="previous"):
+    torch.manual_seed(0)
+    return VAE_Model(**TINY_NETWORK, posterior=posterior)
+
+
+@pytest.fixture
+def model():
+    return tiny_model()
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """call("Trainer", "--DR", folder, ...) does what the command line would, in this process and an
+    empty folder; one that does not end well raises SystemExit."""
+    monkeypatch.chdir(tmp_path)
+
+    def call_script(script, *words):
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
+        run_script(import_module(script).main)
+
+    return call_script
+
+
+def flags(**values):
+    """flags(num_epoch=2, test=True) -> ["--num_epoch", "2", "--test"]"""
+    return [word for name, value in values.items()
+            for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])]
+
+
+TINY_TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, batch_size=4, train_vi_len=6, val_vi_len=10,
+                      num_workers=1, device="cpu")
+
+
+def read_csv(path):
+    """Rows of a CSV file as dicts of text."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))

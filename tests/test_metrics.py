@@ -1,0 +1,180 @@
+"""PSNR, SSIM, the course's score and the trivial predictors."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from modules.images import to_unit
+from modules.metrics import course_score, mean_image, psnr, ssim, summarise, trivial_predictions
+
+
+def random_images(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def random_pixels(*shape, seed=0):
+    return torch.randint(256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def test_psnr_is_of_each_image_by_itself():
+    true = random_images(4, 5, 3, 6, 7)
+    noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    strength = torch.logspace(-4, 0, 20, dtype=torch.float64).reshape(4, 5, 1, 1, 1)
+    predicted = true + strength * noise
+    ours = psnr(predicted, true)
+    assert ours.shape == (4, 5)
+    for place in np.ndindex(4, 5):
+        error = np.mean((np.clip(predicted[place].numpy(), 0, 1) - true[place].numpy()) ** 2)
+        assert ours[place].item() == pytest.approx(-10 * np.log10(error), rel=1e-9)
+
+
+def test_mean_psnr_is_the_mean_over_frames_and_not_that_of_the_mean_error():
+    true = torch.zeros(2, 3, 4, 4, dtype=torch.float64)
+    predicted = torch.stack([torch.full_like(true[0], 0.1), torch.full_like(true[0], 0.001)])
+    assert psnr(predicted, true).tolist() == pytest.approx([20, 60])
+    videos = torch.cat([true[:1], predicted]), torch.cat([true[:1], true])
+    assert summarise([videos[0]], [videos[1]])["psnr"] == pytest.approx(40)
+
+
+def test_psnr_of_a_perfect_image_is_100_and_never_more():
+    true = random_images(3, 3, 4, 4)
+    assert psnr(true, true).tolist() == [100, 100, 100]
+    assert psnr(true + 1e-9, true).max() == 100
+    assert psnr(true.float() - 5, true.float()).isfinite().all()
+
+
+def test_psnr_and_ssim_clamp_the_prediction():
+    true, predicted = random_images(3, 3, 12, 12), 3 * random_images(3, 3, 12, 12, seed=1) - 1
+    for metric in (psnr, ssim):
+        torch.testing.assert_close(metric(predicted, true), metric(predicted.clamp(0, 1), true))
+
+
+def plain_ssim(x, y, size):
+    """Wang et al. (2004), window by window: float64 images [3, H, W]."""
+    offsets = np.arange(size) - size // 2
+    window = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    values = []
+    for a, b in zip(x, y):
+        for top in range(a.shape[0] - size + 1):
+            for left in range(a.shape[1] - size + 1):
+                p, q = (image[top:top + size, left:left + size] for image in (a, b))
+                mean_p, mean_q = (window * p).sum(), (window * q).sum()
+                variance_p, variance_q = (window * (p - mean_p) ** 2).sum(), (window * (q - mean_q) ** 2).sum()
+                covariance = (window * (p - mean_p) * (q - mean_q)).sum()
+                values.append((2 * mean_p * mean_q + 1e-4) * (2 * covariance + 9e-4)
+                              / ((mean_p**2 + mean_q**2 + 1e-4) * (variance_p + variance_q + 9e-4)))
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("height, width, size", [(13, 17, 11), (11, 11, 11), (8, 16, 7), (10, 5, 5)])
+def test_ssim_equals_its_definition(height, width, size):
+    true = random_images(3, height, width)
+    predicted = (0.7 * true + 0.3 * random_images(3, height, width, seed=1)).clamp(0, 1)
+    expected = plain_ssim(predicted.numpy(), true.numpy(), size)
+    assert ssim(predicted, true).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_ssim_is_1_for_equals_symmetric_and_of_each_image_by_itself():
+    first, second = random_images(2, 4, 2, 3, 12, 14)
+    assert ssim(first, first).tolist() == [[pytest.approx(1)] * 2] * 4
+    together = ssim(first, second)
+    torch.testing.assert_close(together, ssim(second, first))
+    assert together.shape == (4, 2) and together.abs().max() < 1
+    for place in np.ndindex(4, 2):
+        torch.testing.assert_close(ssim(first[place], second[place]), together[place])
+
+
+def test_summary_never_counts_the_given_frame():
+    true = random_images(7, 3, 12, 12)
+    predicted = (true + 0.1).clamp(0, 1)
+    other_start = predicted.clone()
+    other_start[0] = true[0]
+    scores = summarise([predicted, true], [true, true])
+    assert scores == summarise([other_start, true], [true, true])
+    assert scores["psnr"] == pytest.approx((psnr(predicted[1:], true[1:]).mean().item() + 100) / 2)
+    assert summarise([true], [true]) == pytest.approx(
+        {"psnr": 100, "ssim": 1, "psnr_first_100": 100, "psnr_last_100": 100})
+
+
+def test_summary_tells_the_first_100_frames_from_the_last():
+    true = torch.zeros(231, 3, 4, 4)
+    predicted = true.clone()
+    predicted[1:101], predicted[101:131], predicted[131:] = 0.01, 0.5, 0.1
+    scores = summarise([predicted], [true])
+    assert scores["psnr_first_100"] == pytest.approx(40, abs=1e-4)
+    assert scores["psnr_last_100"] == pytest.approx(20, abs=1e-4)
+
+
+def test_course_score_is_of_frames_1_to_600_of_every_sequence():
+    true = [random_pixels(630, 3, 2, 2, seed=seed) for seed in range(5)]
+    predicted = [random_pixels(630, 3, 2, 2, seed=seed + 10) for seed in range(5)]
+    scores = course_score(predicted, true)
+    each = []
+    for ours, theirs in zip(predicted, true):
+        error = ((ours[1:601].numpy() / 255 - theirs[1:601].numpy() / 255) ** 2).mean(axis=(1, 2, 3))
+        each.append(np.mean(-10 * np.log10(error)))
+    expected = {"score": np.mean(each), "public": np.mean(each[:3]), "private": np.mean(each[3:])}
+    assert scores == pytest.approx(expected, rel=1e-5)
+
+    for frame, counts in ((0, False), (1, True), (600, True), (601, False), (629, False)):
+        changed = [video.clone() for video in predicted]
+        for video, theirs in zip(changed, true):
+            video[frame] = theirs[frame]
+        assert (course_score(changed, true) != scores) == counts, frame
+
+
+def test_course_score_of_the_parts_it_is_told_and_of_missing_ones():
+    true = [random_pixels(5, 3, 2, 2, seed=seed) for seed in range(2)]
+    predicted = [random_pixels(5, 3, 2, 2, seed=seed + 10) for seed in range(2)]
+    alone = [course_score([ours], [theirs])["score"] for ours, theirs in zip(predicted, true)]
+    assert course_score(predicted, true) == {"score": pytest.approx(np.mean(alone), rel=1e-5),
+                                             "public": pytest.approx(np.mean(alone), rel=1e-5), "private": None}
+    assert course_score(predicted, true, public=[False, True]) == {
+        "score": pytest.approx(np.mean(alone), rel=1e-5), "public": alone[1], "private": alone[0]}
+
+
+def test_nearest_label_finds_a_label_of_the_training_set_in_every_chunk():
+    labels = random_pixels(9001, 3, 2, 3)
+    train = SimpleNamespace(frames=labels.flip(0), labels=labels)
+    wanted = torch.tensor([[0, 1, 4095], [4096, 8192, 9000]])
+    nearest = trivial_predictions(train, torch.zeros(2, 1, 3, 2, 3), to_unit(labels[wanted]))["nearest label"]
+    assert torch.equal(nearest, to_unit(train.frames[wanted]))
+
+
+def test_nearest_label_finds_real_labels_however_alike_they_are(dancer):
+    from dataloader import Dataset_Dance
+
+    labels = Dataset_Dance(dancer, None, "train", 1, frame_size=(32, 64)).labels
+    train = SimpleNamespace(frames=labels, labels=labels)
+    asked = to_unit(labels)[None]
+    assert torch.equal(trivial_predictions(train, asked, asked)["nearest label"], asked)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nearest_label_is_of_least_distance(seed):
+    labels, asked = random_pixels(50, 3, 2, 3, seed=seed), random_images(2, 4, 3, 2, 3, seed=seed).float()
+    train = SimpleNamespace(frames=labels, labels=labels)
+    nearest = trivial_predictions(train, asked, asked)["nearest label"]
+    for place in np.ndindex(2, 4):
+        distances = [np.sum((asked[place].numpy() - label.numpy() / 255) ** 2) for label in labels]
+        assert torch.equal(nearest[place], to_unit(labels[int(np.argmin(distances))]))
+
+
+def test_mean_image_does_not_depend_on_the_chunks():
+    images = random_pixels(50, 3, 2, 3)
+    means = [mean_image(images, chunk) for chunk in (1, 7, 50, 4096)]
+    assert all(torch.equal(mean, means[0]) for mean in means)
+    np.testing.assert_allclose(means[0], images.numpy().mean(axis=0) / 255, rtol=1e-6)
+
+
+def test_trivial_videos_have_the_length_of_their_labels():
+    labels = random_images(2, 6, 3, 4, 4).float()
+    frames = random_images(2, 1, 3, 4, 4, seed=1).float()
+    train = SimpleNamespace(frames=random_pixels(10, 3, 4, 4), labels=random_pixels(10, 3, 4, 4, seed=1))
+    videos = trivial_predictions(train, frames, labels)
+    assert all(video.shape == labels.shape for video in videos.values())
+    assert torch.equal(videos["first frame"], frames.expand(labels.shape))
+    assert torch.equal(videos["mean frame"], mean_image(train.frames).expand(labels.shape))

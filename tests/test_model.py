@@ -1,0 +1,111 @@
+"""The loss of a clip, its statistics and its modes."""
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence as kl_of_distributions
+
+from conftest import tiny_model
+from modules.losses import kl_divergence
+
+CLIPS, LENGTH, SIZE = 3, 5, (8, 16)
+
+
+def clips():
+    return torch.rand(2, CLIPS, LENGTH, 3, *SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def noiseless(posterior="previous"):
+    """A network whose z is all but its mean: the noise is scaled by exp(-30)."""
+    model = tiny_model(posterior).double()
+    with torch.no_grad():
+        model.Gaussian_Predictor[-1].bias[4:] -= 60
+    return model
+
+
+def draws(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def plain_loss(model, frames, labels, forced, beta):
+    """The loss as the protocol has it, prediction by prediction and clip by clip."""
+    label_features = model.label_transformation(labels[:, 1:].flatten(0, 1)).unflatten(0, (CLIPS, LENGTH - 1))
+    mse = kl = 0
+    given = frames[:, 0]
+    for t in range(1, LENGTH):
+        frame_features, pose = model.frame_transformation(given), label_features[:, t - 1]
+        seen = model.frame_transformation(frames[:, t]) if model.posterior == "current" else frame_features
+        mu, logvar = model.Gaussian_Predictor(seen, pose)
+        predicted = model.predict(frame_features, pose, mu)
+        mse += sum((predicted[b] - frames[b, t]).square().mean() for b in range(CLIPS)) / CLIPS
+        kl += sum(-0.5 * (1 + logvar[b] - mu[b] ** 2 - logvar[b].exp()).sum() for b in range(CLIPS)) / CLIPS
+        given = torch.where(forced[:, t, None, None, None], frames[:, t], predicted)
+    return {"loss": mse + beta * kl, "mse": mse, "kl": kl}
+
+
+@pytest.mark.parametrize("posterior", ["previous", "current"])
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_loss_is_that_of_the_protocol(posterior, probability, beta):
+    model = noiseless(posterior)
+    frames, labels = clips()
+    forced = torch.rand(CLIPS, LENGTH, generator=draws(4)) < probability
+    terms = model(frames, labels, draws(), beta, forced)
+    for name, value in plain_loss(model, frames, labels, forced, beta).items():
+        assert terms[name].item() == pytest.approx(value.item(), rel=1e-9), name
+
+
+def test_teacher_forced_loss_is_of_the_predictions(model):
+    """Not of the true frames that took their place as inputs, which have no error."""
+    frames, labels = clips()
+    forced = torch.ones(CLIPS, LENGTH, dtype=torch.bool)
+    terms = model.double()(frames, labels, draws(), 0.0, forced)
+    assert terms["mse"].item() > 0.01
+    terms["mse"].backward()
+    for name, network in model.named_children():
+        assert any(weights.grad.abs().max() > 0 for weights in network.parameters()), name
+
+
+def test_teacher_forced_clip_costs_what_its_steps_cost_one_by_one():
+    model = noiseless().eval()
+    frames, labels = clips()
+    forced = torch.ones(CLIPS, LENGTH, dtype=torch.bool)
+    whole = model(frames, labels, draws(), 0.5, forced)
+    steps = [model(frames[:, t:t + 2], labels[:, t:t + 2], draws(), 0.5) for t in range(LENGTH - 1)]
+    for name, value in whole.items():
+        assert value.item() == pytest.approx(sum(step[name] for step in steps).item(), rel=1e-9), name
+
+
+def test_loss_is_decided_by_the_generator_handed_in(model):
+    frames, labels = clips()
+    model.double().eval()
+    first, again, other = (model(frames, labels, draws(seed), 1.0)["loss"] for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kl_is_that_of_the_distributions_summed_over_the_latent_and_averaged_over_the_batch(seed):
+    mu, logvar = torch.randn(2, CLIPS, 4, *SIZE, generator=draws(seed), dtype=torch.float64)
+    expected = kl_of_distributions(Normal(mu, torch.exp(logvar / 2)), Normal(0, 1)).sum() / CLIPS
+    assert kl_divergence(mu, logvar).item() == pytest.approx(expected.item(), rel=1e-9)
+    assert kl_divergence(mu.repeat(2, 1, 1, 1), logvar.repeat(2, 1, 1, 1)).item() == pytest.approx(expected.item())
+    assert kl_divergence(torch.zeros_like(mu), torch.zeros_like(mu)) == 0
+
+
+def test_batchnorm_is_trained_on_all_labels_but_the_first_of_all_clips_together(model):
+    frames, labels = clips()
+    model.double().train()
+    pad, convolution, norm = list(model.label_transformation)[:3]
+    before = convolution(pad(labels[:, 1:].flatten(0, 1)))  # what BatchNorm sees
+    model(frames, labels, draws(), 1.0)
+    assert norm.num_batches_tracked == 1
+    mean, variance = before.mean(dim=(0, 2, 3)), before.var(dim=(0, 2, 3))
+    torch.testing.assert_close(norm.running_mean, norm.momentum * mean)
+    torch.testing.assert_close(norm.running_var, 1 - norm.momentum + norm.momentum * variance)
+
+
+def test_modes_reach_every_part(model):
+    for training in (False, True):
+        model.train(training)
+        assert all(part.training is training for part in model.modules())
+    model.eval()
+    assert not any(part.training for part in model.modules())

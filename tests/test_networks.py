@@ -1,0 +1,85 @@
+"""The network is that of the course template: names, shapes and output."""
+
+import json
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+
+from modules import VAE_Model
+from modules.losses import kl_divergence
+
+REFERENCE = json.loads((Path(__file__).parent / "reference" / "template_network.json").read_text())
+
+
+def waves(shape, step, phase):
+    return torch.sin(step * torch.arange(prod(shape), dtype=torch.float64) + phase).reshape(shape)
+
+
+def image(number):
+    return 0.5 + 0.5 * waves((1, 3, 8, 16), 0.11, number)
+
+
+def weights(number, name, shape):
+    wave = waves(shape, 0.37, number)
+    if len(shape) > 1:
+        return wave / prod(shape[1:]) ** 0.5
+    if name.endswith("num_batches_tracked"):
+        return torch.tensor(0)
+    if name.endswith("running_var"):
+        return 1 + 0.1 * wave**2
+    return 1 + 0.1 * wave if name == "label_transformation.2.weight" else 0.1 * wave
+
+
+@pytest.fixture(scope="module")
+def output():
+    """All that the reference has figures of, computed by our network."""
+    model = VAE_Model().double().eval()
+    model.load_state_dict({name: weights(number, name, shape)
+                           for number, (name, shape) in enumerate(sorted(REFERENCE["state_dict"].items()))})
+
+    def step(frame, label, z=None):
+        frame_feature, label_feature = model.frame_transformation(frame), model.label_transformation(label)
+        mu, logvar = model.Gaussian_Predictor(frame_feature, label_feature)
+        fusion = model.Decoder_Fusion(frame_feature, label_feature, mu if z is None else torch.full_like(mu, z))
+        return {"frame_feature": frame_feature, "label_feature": label_feature, "mu": mu, "logvar": logvar,
+                "fusion": fusion, "frame": model.Generator(fusion)}
+
+    with torch.no_grad():
+        first = step(image(0), image(1))
+        return first | {"frame_2": step(first["frame"], image(2))["frame"],
+                        "frame_z_ones": step(image(0), image(1), z=1)["frame"],
+                        "kl_sum_over_batch": kl_divergence(first["mu"], first["logvar"])}
+
+
+def test_names_and_shapes_are_those_of_the_template():
+    model = VAE_Model()
+    assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == REFERENCE["state_dict"]
+    assert sum(tensor.numel() for tensor in model.parameters()) == REFERENCE["parameters"]
+
+
+@pytest.mark.parametrize("name", sorted(REFERENCE["figures"].keys() - {"kl_sum_over_batch"}))
+def test_output_is_that_of_the_template(output, name):
+    figures, tensor = REFERENCE["figures"][name], output[name]
+    assert list(tensor.shape) == figures["shape"]
+    assert tensor.mean().item() == pytest.approx(figures["mean"], abs=1e-9)
+    assert tensor.std(correction=0).item() == pytest.approx(figures["std"], abs=1e-9)
+    for place, value in figures["at"].items():
+        assert tensor.flatten()[int(place)].item() == pytest.approx(value, abs=1e-9)
+
+
+def test_kl_is_that_of_the_template(output):
+    assert output["kl_sum_over_batch"].item() == pytest.approx(REFERENCE["figures"]["kl_sum_over_batch"], abs=1e-9)
+
+
+@pytest.mark.parametrize("dimensions", [(8, 2, 4, 8), (24, 6, 5, 17), (16, 8, 4, 16)])
+def test_any_dimensions_give_frames_of_the_size_of_the_input(dimensions):
+    F_dim, L_dim, N_dim, _ = dimensions
+    model = VAE_Model(*dimensions)
+    frame, label = torch.rand(2, 2, 3, 9, 14)
+    frame_features, label_features = model.frame_transformation(frame), model.label_transformation(label)
+    mu, logvar = model.Gaussian_Predictor(frame_features, label_features)
+    assert frame_features.shape == (2, F_dim, 9, 14) and label_features.shape == (2, L_dim, 9, 14)
+    assert mu.shape == logvar.shape == (2, N_dim, 9, 14)
+    assert model.predict(frame_features, label_features, mu).shape == frame.shape

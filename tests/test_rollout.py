@@ -1,0 +1,215 @@
+"""The time loop: frame t from label t, in training and in generation, alone as in a batch."""
+
+import pytest
+import torch
+
+from conftest import tiny_model
+from modules.rollout import generate, rollout
+
+CLIPS, LENGTH, SIZE = 3, 6, (8, 16)
+
+
+def clips(length=LENGTH, seed=1):
+    """Frames and labels, [CLIPS, length, 3, H, W] each, in float64."""
+    random = torch.Generator().manual_seed(seed)
+    return torch.rand(2, CLIPS, length, 3, *SIZE, generator=random, dtype=torch.float64)
+
+
+NOISE = torch.randn(LENGTH, CLIPS, 4, *SIZE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+MASKS = {
+    "free": torch.zeros(CLIPS, LENGTH, dtype=torch.bool),
+    "forced": torch.ones(CLIPS, LENGTH, dtype=torch.bool),
+    "mixed": torch.rand(CLIPS, LENGTH, generator=torch.Generator().manual_seed(3)) < 0.5,
+}
+
+
+def run(model, frames, labels, mask=None, rows=slice(None)):
+    """All that the rollout predicts, and its posteriors: [CLIPS, LENGTH - 1, ...] each."""
+    noise = iter(NOISE[:, rows])
+    steps = list(rollout(model, frames, labels, lambda: next(noise), mask))
+    return [torch.stack(part, dim=1) for part in zip(*steps)]
+
+
+def plain_loop(model, frames, labels, mask):
+    """The protocol of a training clip, spelt out: predictions, mu and logvar."""
+    in_a_row = labels[:, 1:].reshape(-1, 3, *SIZE)
+    label_features = model.label_transformation(in_a_row).reshape(len(labels), LENGTH - 1, -1, *SIZE)
+    given, steps = frames[:, 0], []
+    for t in range(1, LENGTH):
+        pose = label_features[:, t - 1]
+        seen = frames[:, t] if model.posterior == "current" else given
+        mu, logvar = model.Gaussian_Predictor(model.frame_transformation(seen), pose)
+        z = mu + torch.exp(0.5 * logvar) * NOISE[t - 1]
+        predicted = model.Generator(model.Decoder_Fusion(model.frame_transformation(given), pose, z))
+        given = torch.stack([frames[b, t] if mask[b, t] else predicted[b] for b in range(CLIPS)])
+        steps.append((predicted, mu, logvar))
+    return [torch.stack(part, dim=1) for part in zip(*steps)]
+
+
+def assert_same(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def differing(ours, theirs):
+    """The places along dimension 1, time, where two results are not the same to rounding."""
+    difference = (ours - theirs).abs().transpose(0, 1).flatten(1).max(dim=1).values
+    return [place for place, value in enumerate(difference.tolist()) if value > 1e-9]
+
+
+@pytest.mark.parametrize("posterior", ["previous", "current"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_training_rollout_equals_the_protocol_spelt_out(posterior, mask):
+    model = tiny_model(posterior).double().train()
+    frames, labels = clips()
+    for ours, theirs in zip(run(model, frames, labels, MASKS[mask]), plain_loop(model, frames, labels, MASKS[mask])):
+        assert_same(ours, theirs)
+
+
+def test_no_mask_is_no_teacher_forcing(model):
+    frames, labels = clips()
+    assert_same(run(model.double(), frames, labels), run(model, frames, labels, MASKS["free"]))
+
+
+@pytest.mark.parametrize("t", range(LENGTH))
+def test_frame_t_is_generated_from_label_t(model, t):
+    (frames, labels), changed = clips(), clips()[1]
+    changed[:, t] = 1 - changed[:, t]
+    before, after = (generate(model.double(), frames[:, 0], part, seed=0) for part in (labels, changed))
+    assert torch.equal(before[:, :t], after[:, :t])
+    assert t == 0 and torch.equal(before, after) or not torch.equal(before[:, t], after[:, t])
+
+
+@pytest.mark.parametrize("t", range(2, LENGTH))
+def test_frame_t_is_trained_on_label_t(model, t):
+    """BatchNorm joins all labels of a batch in training; its statistics do not change when two of them
+    change places, so what changes is what is predicted from the one or the other."""
+    (frames, labels), changed = clips(), clips()[1]
+    changed[:, [t - 1, t]] = labels[:, [t, t - 1]]
+    before, after = (run(model.double().train(), frames, part, MASKS["forced"])[0] for part in (labels, changed))
+    assert differing(before, after) == [t - 2, t - 1]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_label_0_is_never_used(model, training):
+    (frames, labels), changed = clips(), clips()[1]
+    changed[:, 0] = 1 - changed[:, 0]
+    model.double().train(training)
+    for before, after in zip(run(model, frames, labels), run(model, frames, changed)):
+        assert torch.equal(before, after)
+
+
+def test_posterior_previous_sees_no_frame_but_its_input():
+    model = tiny_model("previous").double()
+    (frames, labels), others = clips(), clips(seed=9)[0]
+    others[:, 0] = frames[:, 0]
+    for before, after in zip(run(model, frames, labels), run(model, others, labels)):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("t", range(1, LENGTH))
+def test_posterior_current_sees_the_frame_to_predict(t):
+    model = tiny_model("current").double()
+    (frames, labels), others = clips(), clips()[0]
+    others[:, t] = 1 - others[:, t]
+    (_, mu, _), (_, changed_mu, _) = (run(model, part, labels) for part in (frames, others))
+    assert differing(mu, changed_mu) == [t - 1]
+
+
+@pytest.mark.parametrize("posterior", ["previous", "current"])
+def test_true_frame_is_fed_back_where_the_mask_says_so(posterior):
+    """Forcing at t changes the frames from t + 1 on, so that forcing the last frame changes nothing."""
+    model = tiny_model(posterior).double().eval()
+    frames, labels = clips()
+    free = run(model, frames, labels, MASKS["free"])[0]
+    for t in range(1, LENGTH):
+        mask = MASKS["free"].clone()
+        mask[1, t] = True
+        forced = run(model, frames, labels, mask)[0]
+        assert torch.equal(free[[0, 2]], forced[[0, 2]])
+        assert min(differing(free, forced), default=LENGTH - 1) == t  # the first place is frame 1
+
+
+def test_batch_equals_its_clips_one_by_one(model):
+    model.double().eval()  # in training BatchNorm joins the clips of a batch, as it shall
+    frames, labels = clips()
+    together = run(model, frames, labels, MASKS["mixed"])
+    for row in range(CLIPS):
+        part = slice(row, row + 1)
+        alone = run(model, frames[part], labels[part], MASKS["mixed"][part], part)
+        for ours, theirs in zip(alone, together):
+            assert_same(ours, theirs[part])
+
+
+def test_gradient_reaches_every_network_and_runs_back_through_predicted_frames_only(model):
+    model.double().train()
+    frames, labels = clips()
+    for mask, reaches_back in (("free", True), ("forced", False)):
+        frames.requires_grad_()
+        predicted, mu, logvar = run(model, frames, labels, MASKS[mask])
+        gradient = torch.autograd.grad(predicted[:, -1].sum(), frames, retain_graph=True)[0]
+        assert (gradient[:, 0].abs().max() > 0) == reaches_back
+        model.zero_grad()
+        (predicted.square().sum() + mu.square().sum() + logvar.square().sum()).backward()
+        for name, network in model.named_children():
+            assert all(weights.grad.isfinite().all() for weights in network.parameters()), name
+            assert any(weights.grad.abs().max() > 0 for weights in network.parameters()), name
+
+
+def test_generated_video_begins_with_the_given_frame_and_is_an_image_throughout(model):
+    frames, labels = clips()
+    with torch.no_grad():
+        model.Generator[-1].bias.add_(torch.tensor([-2.0, 0.0, 2.0]))  # outputs beyond both bounds
+    video = generate(model.double(), frames[:, 0], labels, seed=0)
+    assert video.shape == labels.shape
+    assert torch.equal(video[:, 0], frames[:, 0].float())
+    assert video.min() == 0 and video.max() == 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_generation_leaves_the_model_as_it_was(model, training):
+    frames, labels = clips()
+    model.double().train(training)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    generate(model, frames[:, 0], labels, seed=0)
+    assert all(part.training is training for part in model.modules())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_generation_normalises_by_the_running_statistics(model, training):
+    """So other sequences in the batch are without effect, and other statistics have one."""
+    frames, labels = clips()
+    model.double().train(training)
+    together = generate(model, frames[:, 0], labels, seed=5)
+    for row in range(CLIPS):
+        alone = generate(model, frames[row:row + 1, 0], labels[row:row + 1], seed=5 + row)
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-6)
+    model.label_transformation[2].running_mean += 1
+    assert differing(generate(model, frames[:, 0], labels, seed=5), together) == list(range(1, LENGTH))
+
+
+def test_longer_labels_do_not_change_the_frames_before(model):
+    frames, labels = clips()
+    whole = generate(model.double(), frames[:, 0], labels, seed=0)
+    for length in range(1, LENGTH):
+        assert torch.equal(generate(model, frames[:, 0], labels[:, :length], seed=0), whole[:, :length])
+
+
+def test_the_seed_alone_decides_the_noise(model):
+    frames, labels = clips()
+    state = torch.get_rng_state()
+    videos = [generate(model.double(), frames[:, 0], labels, seed) for seed in (0, 0, 100)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(videos[0], videos[1]) and not torch.equal(videos[0], videos[2])
+    alike = generate(model, frames[:1, 0].expand(2, -1, -1, -1), labels[:1].expand(2, -1, -1, -1, -1), seed=0)
+    assert not torch.equal(alike[0], alike[1])  # two sequences of a batch draw different noise
+
+
+def test_temperature_0_is_the_prior_mean_whatever_the_seed(model):
+    frames, labels = clips()
+    videos = [generate(model.double(), frames[:, 0], labels, seed, temperature=0.0) for seed in (0, 100)]
+    assert torch.equal(*videos)
+    zeros = rollout(model.eval(), frames[:, :1], labels, lambda: torch.zeros_like(NOISE[0]), use_posterior=False)
+    expected = torch.stack([step.frame.clamp(0, 1) for step in zeros], dim=1)
+    torch.testing.assert_close(videos[0][:, 1:].double(), expected, rtol=0, atol=1e-6)

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from modules import options, schedules
 from modules.errors import UsageError, run_script
-from modules.outputs import replacing
+from modules.outputs import MetricsLog, replacing
 
 # The colours of Okabe & Ito, which colour-blind readers can tell apart; past seven curves the dashes change.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -30,7 +30,6 @@ matplotlib.rcParams.update({
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888",
     "legend.frameon": False, "figure.constrained_layout.h_pad": 0.08, "savefig.dpi": 150,
 })
-METRICS = ["epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim"]
 SMOOTHED_FRAMES = 15
 
 
@@ -69,7 +68,7 @@ def read_columns(path, required, may_be_empty):
 
 def read_metrics(folder):
     """metrics.csv as {column: array over epochs}; val_* are NaN at the epochs without a validation."""
-    return read_columns(folder / "metrics.csv", METRICS, lambda column: column.startswith("val_"))
+    return read_columns(folder / "metrics.csv", MetricsLog.COLUMNS, lambda column: column.startswith("val_"))
 
 
 def read_psnr_per_frame(folder):

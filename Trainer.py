@@ -1,10 +1,11 @@
 """Train the conditional VAE, validate it as it goes, and keep what it learned."""
 
-import argparse
+import math
 import platform
+import shutil
 import subprocess
-import sys
 import time
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from dataloader import Dataset_Dance, dataset_or_dancer, epoch_starts
 from modules import VAE_Model
 from modules.checkpoint import load_checkpoint, load_weights, network_dimensions, save_checkpoint
 from modules.devices import choose_device
-from modules.errors import UsageError, run_script
+from modules.errors import RunError, Stopped, StopSignals, UsageError, run_script
 from modules.images import to_uint8, to_unit
 from modules.metrics import psnr, summarise, trivial_predictions
 from modules.options import take_from_checkpoint, trainer_parser, typed_command
-from modules.outputs import MetricsLog, table, write_comparison_gif, write_json, write_psnr_per_frame
+from modules.outputs import (MetricsLog, lock_folder, table, write_comparison_gif, write_json,
+                             write_psnr_per_frame)
 from modules.rollout import generate, input_filter
 from modules.schedules import kl_beta, learning_rate, teacher_forcing_ratio
 
@@ -28,6 +30,7 @@ from modules.schedules import kl_beta, learning_rate, teacher_forcing_ratio
 FIXED_IN_A_RUN = ("batch_size", "train_vi_len", "val_vi_len", "partial", "fast_train", "fast_partial",
                   "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "F_dim", "L_dim", "N_dim",
                   "D_out_dim", "posterior", "optim", "seed")
+CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths"}
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root", "ckpt_path")
 
 
@@ -47,44 +50,75 @@ def main():
     print(f"{sum(weights.numel() for weights in model.parameters()):,} parameters on {device}; "
           f"{len(train)} clips of {args.train_vi_len} frames to train on", flush=True)
     if args.test:
-        print_scores(*validate(model, val, args, device), train)
+        print_scores(*validate(model, val, args, device).values(), train)
         return
 
     optimizer = getattr(torch.optim, args.optim)(model.parameters(), args.lr)
-    first_epoch, best_psnr = 0, -float("inf")
+    state = {"last_epoch": -1, "step": 0, "totals": None, "best_psnr": -float("inf")}
     if args.resume:
         if checkpoint["sequence_lengths"] != train.sequence_lengths:
             raise UsageError(f"--DR {root} is not the dataset that {args.ckpt_path} was trained on; give that one")
         optimizer.load_state_dict(checkpoint["optimizer"])
-        first_epoch, best_psnr = checkpoint["last_epoch"] + 1, checkpoint["best_psnr"]
-    run = open_run(args)
-    log = MetricsLog(run / "metrics.csv", first_epoch)
+        state = {name: checkpoint[name] for name in state}
+    with open_run(args, model) as run:
+        fit(model, optimizer, train, val, state, run, args, device)
+        print_best(model, run, train, val, args, device)
 
-    for epoch in range(first_epoch, args.num_epoch):
+
+def fit(model, optimizer, train, val, state, run, args, device):
+    """Train from `state` to the last epoch; see `checkpoint_content` for the state."""
+    stop = StopSignals()
+    log = MetricsLog(run / "metrics.csv", state["last_epoch"] + 1)
+    saved_at = time.monotonic()
+
+    def save(names, metrics):
+        nonlocal saved_at
+        content = checkpoint_content(model, optimizer, metrics, state, train, args)
+        for name in names:
+            save_checkpoint(run / name, content)
+        saved_at = time.monotonic()
+        if stop.signal_number:
+            raise Stopped(stop.signal_number, f"saved; go on with: python Trainer.py --resume --save_root {run}")
+
+    def after_step(step, totals, metrics):
+        state.update(step=step, totals=totals)
+        if stop.signal_number or time.monotonic() - saved_at > 60 * args.save_minutes:
+            save(["last.ckpt"], metrics)
+
+    for epoch in range(state["last_epoch"] + 1, args.num_epoch):
         started = time.monotonic()
-        metrics = train_one_epoch(model, optimizer, train, epoch, args, device)
-        improved = False
+        metrics = train_one_epoch(model, optimizer, train, epoch, args, device, state, after_step)
+        names = ["last.ckpt"]
         if (epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch:
             videos = validate(model, val, args, device)
             scores = summarise(videos["prediction"], videos["truth"])
             metrics |= {"val_psnr": scores["psnr"], "val_ssim": scores["ssim"]}
-            improved = scores["psnr"] > best_psnr
-            best_psnr = max(best_psnr, scores["psnr"])
             if args.store_visualization:
                 write_gif_of(run / f"epoch={epoch}.gif", videos)
-            if improved:
+            if scores["psnr"] > state["best_psnr"]:
+                state["best_psnr"] = scores["psnr"]
+                names.append("best.ckpt")
                 write_gif_of(run / "best.gif", videos)
                 per_frame = psnr(videos["prediction"][:, 1:], videos["truth"][:, 1:])
                 write_psnr_per_frame(run / "psnr_per_frame.csv", per_frame.tolist())
+        if (epoch + 1) % args.per_save == 0:
+            names.append(f"epoch={epoch}.ckpt")
         log.append(metrics)
-        save(run, model, optimizer, metrics, best_psnr, improved, train, args)
-        print_epoch(metrics, best_psnr, args.num_epoch, time.monotonic() - started)
+        print_epoch(metrics, state["best_psnr"], args.num_epoch, time.monotonic() - started)
+        state.update(last_epoch=epoch, step=0, totals=None)
+        save(names[::-1], metrics)
 
-    best = load_checkpoint(run / "best.ckpt")
-    load_weights(model, best, run / "best.ckpt")
-    print(f"\nbest.ckpt (epoch {best['last_epoch']}):")
-    print_scores(*validate(model, val, args, device).values(), train)
-    print(f"\nfigures: python Plotting.py {run}\ntest:    python Tester.py --ckpt_path {run / 'best.ckpt'}")
+
+def print_best(model, run, train, val, args, device):
+    """Score best.ckpt beside the trivial predictors, and say what to do next."""
+    path = run / "best.ckpt"
+    if not path.exists():
+        raise RunError("no validation gave a finite PSNR, so there is no best.ckpt; try --clamp_feedback or a lower --lr")
+    best = load_checkpoint(path)
+    load_weights(model, best, path)
+    print(f"\n{path}, epoch {best['last_epoch']}:")
+    print_scores(validate(model, val, args, device), train)
+    print(f"\nfigures: python Plotting.py {run}\ntest:    python Tester.py --ckpt_path {path}")
 
 
 def parse_arguments():
@@ -97,10 +131,7 @@ def parse_arguments():
             raise UsageError("--resume needs --save_root, the folder of the run to go on with")
         if args.overwrite or args.ckpt_path:
             raise UsageError("--resume goes on from last.ckpt; leave --overwrite and --ckpt_path out")
-        path = Path(args.save_root) / "last.ckpt"
-        checkpoint = load_checkpoint(path, "--resume:")
-        if "arguments" not in checkpoint:
-            raise UsageError(f"--resume: {path} is no checkpoint of a run of this program; start from --ckpt_path")
+        path, checkpoint = newest_checkpoint(Path(args.save_root))
         saved = {name: value for name, value in checkpoint["arguments"].items() if name not in NOT_KEPT_ON_RESUME}
         fixed = {name: saved.pop(name) for name in FIXED_IN_A_RUN}
         take_from_checkpoint(args, typed, fixed, path)
@@ -120,30 +151,60 @@ def parse_arguments():
     return args, None
 
 
-def open_run(args):
-    """Make the run's folder, write args.json into it, and return it."""
+def newest_checkpoint(run):
+    """Path and content of the run's last.ckpt or, if that is damaged, of its newest good checkpoint."""
+    others = sorted({*run.glob("*.ckpt")} - {run / "last.ckpt"}, key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in (run / "last.ckpt", *others):
+        try:
+            checkpoint = load_checkpoint(path, "--resume:")
+            if not CHECKPOINT_KEYS <= checkpoint.keys():
+                raise UsageError(f"--resume: {path} is no checkpoint of a run of this program; start from --ckpt_path")
+            return path, checkpoint
+        except UsageError as error:
+            if not others or path == others[-1]:
+                raise
+            print(f"{error}; trying the next newest", flush=True)
+
+
+@contextmanager
+def open_run(args, model):
+    """The folder of this run, made, locked against a second run, and with args.json written into it."""
     run = Path(args.save_root or Path("runs") / f"{datetime.now():%Y-%m-%d_%H%M%S}")
-    if not args.resume:
-        if (run / "metrics.csv").exists():
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(run)
+    except OSError as error:
+        raise UsageError(f"--save_root {run} cannot be written ({error.strerror}); give another folder") from None
+    with lock:
+        if not args.resume and (run / "metrics.csv").exists():
             if not args.overwrite:
                 raise UsageError(f"--save_root {run} holds another run; give --resume to go on with it, "
                                  "--overwrite to replace it, or another folder")
             for pattern in ("*.ckpt", "*.gif", "*.csv", "*.json", "*.png"):
                 for path in run.glob(pattern):
                     path.unlink()
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--save_root {run} cannot be made ({error.strerror}); give another folder") from None
-    write_json(run / "args.json", {
-        "arguments": vars(args),
-        "command": typed_command(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "git_commit": git_commit(),
-        "seed": args.seed,
-    })
-    print(f"the run is in {run}", flush=True)
-    return run
+        for stale in run.glob(".*.tmp"):
+            stale.unlink()
+        check_room(run, model, args)
+        write_json(run / "args.json", {
+            "arguments": vars(args),
+            "command": typed_command(),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "git_commit": git_commit(),
+            "seed": args.seed,
+        })
+        print(f"the run is in {run}", flush=True)
+        yield run
+
+
+def check_room(run, model, args):
+    """Raise UsageError if the disk has no room for the checkpoints to come: weights and two moments each."""
+    each = 3 * sum(weights.numel() * weights.element_size() for weights in model.parameters())
+    wanted = each * (args.num_epoch // args.per_save + 3)
+    free = shutil.disk_usage(run).free
+    if free < wanted:
+        raise UsageError(f"--save_root {run}: the disk has {free / 2**20:.0f} MiB of room, the checkpoints need "
+                         f"{wanted / 2**20:.0f} MiB; make room, or raise --per_save")
 
 
 def git_commit():
@@ -163,8 +224,9 @@ def random_stream(seed, *place):
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
 
-def train_one_epoch(model, optimizer, dataset, epoch, args, device):
-    """One pass over the clips; returns the epoch's row of metrics.csv, means over the clips."""
+def train_one_epoch(model, optimizer, dataset, epoch, args, device, state, after_step):
+    """One pass over the clips, from the batch `state["step"]` on; returns the epoch's row of metrics.csv,
+    means over the clips. Calls after_step(step, totals, metrics) after each step of the optimizer."""
     model.train()
     beta = args.kl_weight * kl_beta(
         epoch, args.kl_anneal_type, args.num_epoch, args.kl_anneal_cycle, args.kl_anneal_ratio)
@@ -174,36 +236,37 @@ def train_one_epoch(model, optimizer, dataset, epoch, args, device):
     force_epoch = torch.rand((), generator=order) < tfr
     batches = epoch_starts(dataset, order, args.shuffle, args.random_start, partial).split(args.batch_size)
 
-    totals = {"loss": 0.0, "mse": 0.0, "kl": 0.0, "grad_norm": 0.0}
-    clips = 0
-    progress = tqdm(batches, desc=f"epoch {epoch}", unit="batch", disable=None, leave=False)
-    for step, starts in enumerate(progress):
+    totals = state["totals"] or dict.fromkeys(("clips", "loss", "mse", "kl", "grad_norm"), 0.0)
+    progress = tqdm(batches[state["step"]:], desc=f"epoch {epoch}", initial=state["step"], total=len(batches),
+                    unit="batch", disable=None, leave=False)
+    for step, starts in enumerate(progress, start=state["step"]):
         lr = learning_rate(epoch + step / len(batches), args.lr, args.lr_schedule, args.num_epoch,
                            args.milestones, args.gamma, args.warmup_epochs)
         for group in optimizer.param_groups:
             group["lr"] = lr
         frames, labels = (to_unit(part.to(device)) for part in dataset.clips(starts))  # [B, T, 3, H, W]
         random = random_stream(args.seed, epoch, step)
-        teacher_forced = draw_teacher_forcing(args.tfr_per, tfr, force_epoch, frames.shape[:2], random)
+        teacher_forced = draw_teacher_forcing(args.tfr_per, tfr, force_epoch, frames.shape[:2], random).to(device)
         as_input = input_filter(args.clamp_feedback, args.detach_feedback, args.input_noise, random)
         terms = model(frames, labels, random, beta, teacher_forced, as_input)
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if not torch.isfinite(grad_norm):
-            sys.exit(f"loss {terms['loss'].item()} with gradient norm {grad_norm.item()} in epoch {epoch}, batch {step}: "
-                     "stopped before the optimizer's step; try a lower --lr")
+        means = {name: term.item() / (frames.shape[1] - 1) for name, term in terms.items()}
+        means["grad_norm"] = grad_norm.item()
+        if not (math.isfinite(means["loss"]) and math.isfinite(means["grad_norm"])):
+            raise RunError(f"epoch {epoch}, batch {step}: loss {means['loss']}, gradient norm {means['grad_norm']}; "
+                           "the step was not taken and what was saved is intact; try a lower --lr or --kl_weight")
         optimizer.step()
 
-        predicted = frames.shape[1] - 1
-        means = {name: term.item() / predicted for name, term in terms.items()} | {"grad_norm": grad_norm.item()}
-        totals = {name: totals[name] + len(starts) * value for name, value in means.items()}
-        clips += len(starts)
+        totals = {name: totals[name] + len(starts) * value for name, value in {"clips": 1, **means}.items()}
+        metrics = {"epoch": epoch, **{name: totals[name] / totals["clips"] for name in means},
+                   "beta": beta, "tfr": tfr, "lr": lr}
         progress.set_postfix_str(
-            f"loss {means['loss']:.4f} mse {means['mse']:.4f} kl {means['kl']:.3g} beta {beta:.3g} "
-            f"tfr {tfr:.2g} lr {lr:.2e}", refresh=False)
-    return {"epoch": epoch, **{name: total / clips for name, total in totals.items()},
-            "beta": beta, "tfr": tfr, "lr": lr}
+            f"loss {metrics['loss']:.4f} mse {metrics['mse']:.4f} kl {metrics['kl']:.3g} beta {beta:.3g} "
+            f"tfr {tfr:.2g} lr {lr:.2e} best PSNR {state['best_psnr']:.2f}", refresh=False)
+        after_step(step + 1, totals, metrics)
+    return metrics
 
 
 def draw_teacher_forcing(tfr_per, tfr, force_epoch, shape, random):
@@ -228,27 +291,19 @@ def write_gif_of(path, videos):
     write_comparison_gif(path, {name: to_uint8(video[0]) for name, video in videos.items()})
 
 
-def print_scores(labels, prediction, truth, train):
+def print_scores(videos, train):
     """Print the scores of a validation beside those of the trivial predictors."""
-    rows = [{"predictor": "this model", **summarise(prediction, truth)}]
-    for name, video in trivial_predictions(train, truth, labels).items():
-        rows.append({"predictor": name, **summarise(video, truth)})
-    print(f"validation: {truth.shape[1] - 1} frames from one\n{table(rows)}", flush=True)
+    truth = videos["truth"]
+    contenders = {"this model": videos["prediction"], **trivial_predictions(train, truth, videos["label"])}
+    rows = [{"predictor": name, **summarise(video, truth)} for name, video in contenders.items()]
+    print(f"validation, {truth.shape[1] - 1} frames from one:\n{table(rows)}", flush=True)
 
 
-def save(run, model, optimizer, metrics, best_psnr, improved, train, args):
-    """Write last.ckpt, best.ckpt after an improvement, and the numbered one when its epoch has come."""
-    epoch = metrics["epoch"]
-    content = {
-        "state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "lr": metrics["lr"],
-        "tfr": metrics["tfr"], "last_epoch": epoch, "best_psnr": best_psnr, "arguments": vars(args),
-        "sequence_lengths": train.sequence_lengths,
-    }
-    if improved:
-        save_checkpoint(run / "best.ckpt", content)
-    if (epoch + 1) % args.per_save == 0:
-        save_checkpoint(run / f"epoch={epoch}.ckpt", content)
-    save_checkpoint(run / "last.ckpt", content)
+def checkpoint_content(model, optimizer, metrics, state, train, args):
+    """What a checkpoint holds. state: `last_epoch` done, `best_psnr`, and for the epoch after it the
+    batches done (`step`) with the sums of their metrics (`totals`)."""
+    return {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "lr": metrics["lr"],
+            "tfr": metrics["tfr"], **state, "arguments": vars(args), "sequence_lengths": train.sequence_lengths}
 
 
 def print_epoch(metrics, best_psnr, num_epoch, seconds):

@@ -2,22 +2,32 @@
 
 A checkpoint is a dict. Keys that the course template has too: `state_dict` (weights), `optimizer`
 (its state; the template keeps a second copy of the weights there), `lr`, `tfr`, `last_epoch`.
-Keys of ours: `arguments` (every flag), `best_psnr`, `sequence_lengths` (of the training set).
+Keys of ours: `arguments` (every flag), `best_psnr`, `sequence_lengths` (of the training set), and for
+a checkpoint within an epoch `step`, the batches of epoch last_epoch + 1 done, and their `totals`.
 """
 
+import io
 import zipfile
 from pathlib import Path
 
 import torch
 
-from .errors import UsageError
+from .errors import RunError, UsageError
 from .outputs import replacing
 
 
 def save_checkpoint(path, content):
-    """Put a checkpoint in place of `path`; a crash at any moment leaves the old one or the new one."""
-    with replacing(path) as file:
-        torch.save(content, file)
+    """Put a checkpoint in place of `path`; a crash at any moment leaves the old one or the new one.
+
+    Raises RunError, with the old one in place, if it cannot be written (a full disk).
+    """
+    buffer = io.BytesIO()  # torch's own writer does not report every failed write
+    torch.save(content, buffer)
+    try:
+        with replacing(path) as file:
+            file.write(buffer.getbuffer())
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error.strerror}); what was saved before is intact") from None
 
 
 def load_checkpoint(path, flag="--ckpt_path"):
@@ -34,7 +44,7 @@ def load_checkpoint(path, flag="--ckpt_path"):
     except Exception as error:  # zlib.error and the like: whatever a damaged member makes of its reader
         raise UsageError(f"{flag} {path} is damaged ({type(error).__name__}); give another file") from None
     if damaged:
-        raise UsageError(f"{flag} {path} is damaged (in {damaged}); give another file")
+        raise UsageError(f"{flag} {path} is damaged (in {damaged!r}); give another file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -1,5 +1,6 @@
-"""A user's mistake, and how a script ends on one."""
+"""How a script ends: 0 when done, 2 on a user's mistake, 1 on a run that failed, 128 + n on signal n."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -8,10 +9,48 @@ class UsageError(Exception):
     """A mistake of the user's: one line that names the flag or the file, and the remedy."""
 
 
+class RunError(Exception):
+    """A run that cannot go on, through no fault in its flags: one line that says where and why."""
+
+
+class Stopped(Exception):
+    """A run that ended because of a signal, with all it needs to go on saved."""
+
+    def __init__(self, signal_number, message):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class StopSignals:
+    """Takes note of the first SIGINT or SIGTERM, so that a step can be finished and saved; a second one
+    ends the process at once."""
+
+    def __init__(self):
+        self.signal_number = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number, _):
+        self.signal_number = number
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        print("finishing this step; a second signal quits at once", file=sys.stderr, flush=True)
+
+
 def run_script(main):
-    """Call main() and end the process: 0 when it returns, 2 with one line on a UsageError."""
+    """Call main() and end the process as the exception that it raises, if any, asks for."""
+    name = Path(sys.argv[0]).name
     try:
         main()
     except UsageError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunError as error:
+        print(f"{name}: stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Stopped as stopped:
+        print(f"{name}: {stopped}", file=sys.stderr)
+        sys.exit(128 + stopped.signal_number)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

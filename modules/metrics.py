@@ -80,7 +80,7 @@ def _nearest(queries, images, chunk=4096):
     """For each query [Q, 3HW], in [0, 1], the index of the uint8 image of least L2 distance."""
     distances, indices = [], []
     for part in images.split(chunk):
-        distance, index = torch.cdist(queries, to_unit(part).flatten(1)).min(dim=1)
+        distance, index = torch.cdist(queries.double(), to_unit(part).flatten(1).double()).min(dim=1)
         distances.append(distance)
         indices.append(index + len(indices) * chunk)
     best = torch.stack(distances).argmin(dim=0)

@@ -160,6 +160,8 @@ def add_run_options(parser):
     group = parser.add_argument_group("run")
     group.add_argument("--save_root", metavar="FOLDER", help="folder of this run; a new one under runs/ if left out")
     group.add_argument("--per_save", type=positive_int, default=3, help="epochs between numbered checkpoints")
+    group.add_argument("--save_minutes", type=positive_float, default=10.0,
+                       help="minutes after which last.ckpt is written within an epoch as well")
     group.add_argument("--val_every", type=positive_int, default=1, help="epochs between validations")
     group.add_argument("--store_visualization", action="store_true", help="write a GIF at every validation")
     group.add_argument("--test", action="store_true", help="only validate the checkpoint of --ckpt_path")

@@ -1,8 +1,10 @@
 """The files that a run leaves behind: metrics, submission, GIFs. None is ever seen half written."""
 
 import csv
+import fcntl
 import json
 import os
+import socket
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -31,6 +33,23 @@ def replacing(path, mode="wb", **arguments):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def lock_folder(folder):
+    """Take the lock of a run's folder, as an open file: it holds until that is closed or the process ends,
+    however it ends. Raises UsageError saying who holds it if another process does."""
+    file = open(Path(folder) / ".lock", "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise UsageError(f"--save_root {folder} is in use by {holder}; wait for it, or give another folder") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
 
 
 _DIGITS = np.array([str(value) for value in range(256)], dtype=object)
@@ -79,7 +98,7 @@ def read_pixels_csv(path, flag):
                 raise ValueError
             row = int(cells[id_column])
             values = np.array(cells[first:last], dtype=np.float64)
-            if not 0 <= row < len(lines) or row in seen or values.min() < 0 or values.max() > 255:
+            if not 0 <= row < len(lines) or row in seen or not 0 <= values.min() <= values.max() <= 255:
                 raise ValueError
         except ValueError:
             raise UsageError(f"{flag} {path}, line {number}: not {len(header)} cells with a new id below {len(lines)} "

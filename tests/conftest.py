@@ -59,8 +59,8 @@ def flags(**values):
             for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])]
 
 
-TINY_TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, batch_size=4, train_vi_len=6, val_vi_len=10,
-                      num_workers=1, device="cpu")
+TINY_CLIPS = flags(frame_H=8, frame_W=16, batch_size=4, train_vi_len=6, val_vi_len=10, num_workers=1, device="cpu")
+TINY_TRAINING = flags(**TINY_NETWORK) + TINY_CLIPS
 
 
 def read_csv(path):

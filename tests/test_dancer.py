@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from modules import dancer
+from modules.choreography import ANKLE_HEIGHT, INDEX, SHIN, THIGH
 from modules.errors import UsageError
 from modules.images import read_image, resize_image
+from modules.stage import HEIGHT, WIDTH, Stage, draw_frame, draw_label, draw_person, project
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {"frames": 5, "val_frames": 3, "test_sequences": 4, "test_frames": 3}
@@ -35,7 +37,7 @@ def contents(root):
 
 
 def coverage(points):
-    return dancer.draw_person(np.zeros((3, dancer.HEIGHT, dancer.WIDTH), np.float32), points)
+    return draw_person(np.zeros((3, HEIGHT, WIDTH), np.float32), points)
 
 
 def prepare(*arguments):
@@ -105,17 +107,17 @@ def test_settings_tell_whether_a_folder_is_the_wanted_dancer(tiny, tmp_path):
 
 def test_a_long_sequence_shows_absence_and_closeness_and_begins_with_somebody(dance):
     points, _ = dance
-    blank = np.array([(dancer.draw_label(frame) == WHITE).all() for frame in points[::10]])
+    blank = np.array([(draw_label(frame) == WHITE).all() for frame in points[::10]])
     assert not blank[0]
     assert 0.02 < blank.mean() < 0.35
-    _, scale = dancer.project(points[:, dancer.INDEX["pelvis"]])
+    _, scale = project(points[:, INDEX["pelvis"]])
     assert scale.max() > 1.3 * np.median(scale)
 
 
 def test_label_is_blank_exactly_when_nobody_is_in_the_frame(dance):
     points, _ = dance
     for frame in points[::7]:
-        blank, cover = (dancer.draw_label(frame) == WHITE).all(), coverage(frame)
+        blank, cover = (draw_label(frame) == WHITE).all(), coverage(frame)
         if blank:  # at the very edge clothes may be in the frame while the bones within them are not
             assert cover[:, 8:-8].sum() == 0 and cover.mean() < 0.02
         else:
@@ -125,7 +127,7 @@ def test_label_is_blank_exactly_when_nobody_is_in_the_frame(dance):
 def test_lines_of_the_label_lie_on_the_person(dance):
     points, _ = dance
     for frame in points[::9]:
-        on_line = (dancer.draw_label(frame) != WHITE).any(axis=2)
+        on_line = (draw_label(frame) != WHITE).any(axis=2)
         if on_line.any():
             assert (coverage(frame)[on_line] > 0.5).mean() > 0.97
 
@@ -135,17 +137,17 @@ def test_the_dance_is_neither_jittery_nor_frozen_and_stays_above_the_floor(dance
     speed = np.linalg.norm(np.diff(points, axis=0), axis=2)  # metres a frame
     jerk = np.linalg.norm(np.diff(points, 2, axis=0), axis=2)
     assert speed.max() < 0.35 and jerk.max() < 0.12
-    assert np.median(speed[:, dancer.INDEX["left_hand"]]) > 0.005
+    assert np.median(speed[:, INDEX["left_hand"]]) > 0.005
     assert points[..., 1].min() > 0
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_limbs_keep_their_lengths_and_knees_bend_forward(dance, side):
     points, _ = dance
-    hip, knee, ankle = (points[:, dancer.INDEX[f"{side}_{name}"]] for name in ("hip", "knee", "ankle"))
-    assert np.allclose(np.linalg.norm(knee - hip, axis=1), dancer.THIGH)
-    assert np.allclose(np.linalg.norm(ankle - knee, axis=1), dancer.SHIN)
-    across = points[:, dancer.INDEX["left_hip"]] - points[:, dancer.INDEX["right_hip"]]
+    hip, knee, ankle = (points[:, INDEX[f"{side}_{name}"]] for name in ("hip", "knee", "ankle"))
+    assert np.allclose(np.linalg.norm(knee - hip, axis=1), THIGH)
+    assert np.allclose(np.linalg.norm(ankle - knee, axis=1), SHIN)
+    across = points[:, INDEX["left_hip"]] - points[:, INDEX["right_hip"]]
     bend = np.cross(knee - hip, ankle - knee)  # about the axis from right to left when it is natural
     unnatural = (bend * across).sum(axis=1) < -0.01
     assert unnatural.mean() < 0.02
@@ -153,8 +155,8 @@ def test_limbs_keep_their_lengths_and_knees_bend_forward(dance, side):
 
 def test_a_foot_on_the_floor_stays_where_it_is(dance):
     points, _ = dance
-    ankle = points[:, dancer.INDEX["left_ankle"]]
-    standing = (ankle[1:, 1] < dancer.ANKLE_HEIGHT + 0.002) & (ankle[:-1, 1] < dancer.ANKLE_HEIGHT + 0.002)
+    ankle = points[:, INDEX["left_ankle"]]
+    standing = (ankle[1:, 1] < ANKLE_HEIGHT + 0.002) & (ankle[:-1, 1] < ANKLE_HEIGHT + 0.002)
     assert standing.mean() > 0.2
     slide = np.linalg.norm(np.diff(ankle, axis=0)[standing][:, [0, 2]], axis=1)
     assert np.quantile(slide, 0.9) < 0.003
@@ -165,8 +167,8 @@ def test_exposure_drifts_slowly_within_its_bounds(dance):
     assert np.abs(exposure - 1).max() <= dancer.EXPOSURE_RANGE
     assert exposure.std() > 0.01
     assert np.abs(np.diff(exposure)).max() < 0.005
-    stage = dancer.Stage()
-    dark, bright = (dancer.draw_frame(points[0], level, stage).mean() for level in (0.95, 1.05))
+    stage = Stage()
+    dark, bright = (draw_frame(points[0], level, stage).mean() for level in (0.95, 1.05))
     assert bright > dark
 
 

@@ -1,0 +1,257 @@
+"""The stage of the stage dancer: what the camera sees of it, and of the person on it, in one frame.
+
+The world is that of choreography.py, in metres. Frames and labels are HEIGHT x WIDTH pixels, the
+centres of which are at halves.
+
+Labels keep the anatomical sides: a left limb has its colour whichever way the dancer faces. As the
+two sides differ only in tint, the way faced is plain from the front and the back, and has to be
+guessed from the past in profile. Shadow, exposure, hair and the turn of the head are in no label.
+"""
+
+import math
+
+import numpy as np
+
+from .choreography import INDEX, ease
+
+HEIGHT, WIDTH = 128, 256  # pixels
+
+CAMERA_HEIGHT, CAMERA_DISTANCE = 1.25, 5.0  # metres: its y and its z
+FOCAL_LENGTH = 312.0  # pixels
+HORIZON_ROW = 42.0
+BACK = -2.4  # z in metres at which the floor ends and the curtain begins
+
+
+def project(points):
+    """Points [..., 3] in metres to pixels [..., 3]: column, row, and nearness in pixels at that scale.
+
+    The second result is the scale, [...], in pixels a metre.
+    """
+    scale = FOCAL_LENGTH / (CAMERA_DISTANCE - points[..., 2]).clip(0.5)
+    column = WIDTH / 2 + points[..., 0] * scale
+    row = HORIZON_ROW + (CAMERA_HEIGHT - points[..., 1]) * scale
+    return np.stack([column, row, points[..., 2] * scale], axis=-1), scale
+
+
+def half_width_seen(z):
+    """How far from the middle of the stage, in metres, the picture ends at depth z."""
+    return WIDTH / 2 * (CAMERA_DISTANCE - z) / FOCAL_LENGTH
+
+
+# Red, green and blue of 0 ... 1, before the light falls on it.
+_COLOURS = {
+    "skin": (0.96, 0.76, 0.62), "hair": (0.78, 0.36, 0.13), "top": (0.98, 0.95, 0.88),
+    "sleeve": (0.45, 0.93, 0.86), "sash": (0.90, 0.20, 0.34), "trousers": (1.00, 0.78, 0.36),
+    "shoe": (0.95, 0.95, 0.98), "eye": (0.12, 0.08, 0.10), "lip": (0.75, 0.25, 0.25),
+}
+
+
+def _both(start, end, *rest):
+    return [(f"{side}_{start}", f"{side}_{end}", *rest) for side in ("left", "right")]
+
+
+# Solid parts of the body: from, to, radius in metres at each, colour.
+SOLIDS = [
+    *_both("heel", "toe", 0.048, 0.040, "shoe"),
+    *_both("knee", "ankle", 0.084, 0.112, "trousers"),
+    *_both("hip", "knee", 0.122, 0.090, "trousers"),
+    ("left_hip", "right_hip", 0.118, 0.118, "trousers"),
+    ("left_flank", "right_flank", 0.122, 0.122, "sash"),
+    *[(f"{side}_breast", "waist", 0.100, 0.118, "top") for side in ("left", "right")],
+    ("left_breast", "right_breast", 0.100, 0.100, "top"),
+    ("left_shoulder", "right_shoulder", 0.064, 0.064, "top"),
+    ("neck", "head", 0.056, 0.056, "skin"),
+    ("head", "mouth", 0.104, 0.054, "skin"),
+    ("head", "crown", 0.104, 0.100, "skin"),
+    ("crown", "nape", 0.114, 0.120, "hair"),
+    ("nape", "tail", 0.075, 0.030, "hair"),
+    *_both("eye", "eye", 0.016, 0.016, "eye"),
+    ("mouth", "mouth", 0.020, 0.020, "lip"),
+    *_both("shoulder", "elbow", 0.084, 0.070, "sleeve"),
+    *_both("elbow", "wrist", 0.048, 0.040, "skin"),
+    *_both("wrist", "hand", 0.040, 0.046, "skin"),
+]
+# Lines of the label: from, to, colour of 0 ... 255.
+LINES = [
+    ("neck", "head", (216, 150, 226)), ("neck", "pelvis", (150, 160, 226)),
+    ("neck", "left_shoulder", (240, 150, 180)), ("neck", "right_shoulder", (244, 170, 140)),
+    ("pelvis", "left_hip", (130, 200, 230)), ("pelvis", "right_hip", (130, 220, 200)),
+    ("left_shoulder", "left_elbow", (246, 160, 160)), ("right_shoulder", "right_elbow", (246, 196, 136)),
+    ("left_elbow", "left_wrist", (238, 138, 200)), ("right_elbow", "right_wrist", (232, 216, 120)),
+    ("left_hip", "left_knee", (140, 180, 244)), ("right_hip", "right_knee", (140, 222, 160)),
+    ("left_knee", "left_ankle", (170, 160, 244)), ("right_knee", "right_ankle", (186, 226, 130)),
+]
+LABEL_RADIUS = 1.25  # pixels
+
+_CASTING = [[INDEX[start], INDEX[end]] for start, end, *_ in SOLIDS if start != end]
+_CASTING_RADII = np.array([solid[2:4] for solid in SOLIDS if solid[0] != solid[1]], np.float32)
+_LIGHT = (-0.42, -0.62, 0.66)  # towards the lamp, in the picture's column, row, nearness
+_SHADOW_SLANT = 0.35, -0.30  # metres the shadow moves in x and z for a metre of height
+
+
+class Stage:
+    """The empty stage, lit, and the places of its floor: made once, drawn on for every frame.
+
+    picture: float32 [3, HEIGHT, WIDTH] in 0 ... 1. floor_row: the row of the picture at which the floor
+    begins. floor_x, floor_z: the place in metres that each pixel from that row on shows, [rows, WIDTH].
+    """
+
+    def __init__(self):
+        rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH] + 0.5
+        self.floor_row = int(HORIZON_ROW + CAMERA_HEIGHT * FOCAL_LENGTH / (CAMERA_DISTANCE - BACK))
+        depth = CAMERA_HEIGHT * FOCAL_LENGTH / (rows - HORIZON_ROW).clip(1)
+        self.floor_x = ((columns - WIDTH / 2) * depth / FOCAL_LENGTH)[self.floor_row:].astype(np.float32)
+        self.floor_z = (CAMERA_DISTANCE - depth)[self.floor_row:].astype(np.float32)
+        picture = _curtain(rows, columns)
+        picture[self.floor_row:] = _floor(self.floor_x, self.floor_z)
+        vignette = 1 - 0.45 * (((columns / WIDTH - 0.5) * 1.7) ** 2 + ((rows / HEIGHT - 0.5) * 0.9) ** 2)
+        # Channels first: numpy is several times faster with long rows innermost.
+        self.picture = (picture * vignette[..., None]).transpose(2, 0, 1).astype(np.float32, order="C")
+
+
+def _curtain(rows, columns):
+    """Colours of the curtain, [H, W, 3], at the pixels of these rows and columns."""
+    x = columns / WIDTH
+    sway = 0.006 * np.sin(rows / 19.0)
+    folds = np.sin(2 * np.pi * 17 * (x + sway)) + 0.5 * np.sin(2 * np.pi * 41 * (x + sway) + 1.0)
+    folds = 0.5 + 0.22 * folds
+    glow = np.exp(-((x - 0.5) / 0.33) ** 2 - ((rows / HEIGHT - 0.62) / 0.55) ** 2)
+    level = (0.45 + 0.75 * folds) * (0.42 + 0.75 * glow)
+    return level[..., None] * (0.16, 0.13, 0.30)
+
+
+def _floor(x, z):
+    """Colours of the floorboards, [H, W, 3], at these places in metres."""
+    board = np.floor(x / 0.24)
+    along = np.floor(z / 1.7 + (board * 0.618) % 1)
+    tone = 0.9 + 0.2 * ((np.sin(board * 12.9898 + along * 78.233) * 43758.5453) % 1)
+    grain = 1 + 0.04 * np.sin(x * 42 + 3 * np.sin(z * 4 + board))
+    from_seam = 0.24 * (0.5 - np.abs((x / 0.24) % 1 - 0.5))  # metres
+    seam = (1.1 - from_seam * FOCAL_LENGTH / (CAMERA_DISTANCE - z)).clip(0, 1)
+    pool = np.exp(-(x / 1.8) ** 2 - ((z + 0.1) / 1.7) ** 2)
+    level = tone * grain * (1 - 0.3 * seam) * (0.32 + 0.95 * pool)
+    edge = np.clip((z - BACK) / 0.5, 0.45, 1)
+    return (level * edge)[..., None] * (0.40, 0.25, 0.20)
+
+
+def draw_frame(points, exposure, stage):
+    """One frame, uint8 [H, W, 3], of the points [P, 3] on the Stage; exposure multiplies its brightness."""
+    canvas = stage.picture.copy()
+    _cast_shadow(canvas, points, stage)
+    draw_person(canvas, points)
+    return _pixels(canvas * (255 * exposure))
+
+
+def draw_label(points):
+    """One label, uint8 [H, W, 3]: thin lines on white between the projected points [P, 3]."""
+    canvas = np.full((3, HEIGHT, WIDTH), 255, np.float32)
+    pixels, _ = project(points.astype(np.float32))
+    for start, end, colour in LINES:
+        line = _capsule(pixels[INDEX[start]], pixels[INDEX[end]], LABEL_RADIUS, LABEL_RADIUS)
+        if line is not None:
+            box, _, _, _, inside = line
+            _blend(canvas[(..., *box)], (inside + 0.5).clip(0, 1), _column(colour))
+    return _pixels(canvas)
+
+
+def _pixels(canvas):
+    """A canvas of 0 ... 255, float [3, H, W], as uint8 [H, W, 3]."""
+    return (canvas + 0.5).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def draw_person(canvas, points):
+    """Draw the solids of a person, points [P, 3], on canvas: float32 [3, H, W], changed in place.
+
+    Those nearer cover those further away.
+    Returns the part of each pixel that the person covers, float32 [H, W] in 0 ... 1.
+    """
+    pixels, scale = project(points.astype(np.float32))
+    nearness = np.full((HEIGHT, WIDTH), -1e6, np.float32)
+    cover = np.zeros((HEIGHT, WIDTH), np.float32)
+    for start, end, radius, end_radius, colour in sorted(
+        SOLIDS, key=lambda solid: pixels[INDEX[solid[0]], 2] + pixels[INDEX[solid[1]], 2]
+    ):
+        start, end = INDEX[start], INDEX[end]
+        solid = _capsule(pixels[start], pixels[end], radius * scale[start], end_radius * scale[end])
+        if solid is None:
+            continue
+        box, across, down, part, inside = solid
+        out = np.sqrt((1 - across * across - down * down).clip(0))
+        light = 0.56 + 0.60 * (across * _LIGHT[0] + down * _LIGHT[1] + out * _LIGHT[2]).clip(0)
+        near = pixels[start, 2] + part * (pixels[end, 2] - pixels[start, 2]) + out * radius * scale[start]
+        gap, region = near - nearness[box], canvas[(..., *box)]
+        if colour == "top":
+            in_front = gap / 8  # the solids of the torso melt into each other
+        else:
+            in_front = gap / 1.5 + 0.5
+            # What a limb passes in front of darkens along its edge, or like on like would not be seen.
+            behind = (gap / (0.12 * scale[start]) - 1).clip(0, 1) * cover[box]
+            region *= 1 - 0.45 * (1 + inside / 3).clip(0, 1) * behind
+        in_front = np.maximum(in_front, 2 - 2 * cover[box]).clip(0, 1)  # it shows behind a soft edge
+        alpha = (inside + 0.5).clip(0, 1) * in_front
+        _blend(region, alpha, light * _column(_COLOURS[colour]))
+        np.maximum(nearness[box], near, out=nearness[box], where=inside > 0)
+        np.maximum(cover[box], alpha, out=cover[box])
+    return cover
+
+
+def _capsule(start, end, radius, end_radius):
+    """A capsule that tapers between two projected points, over the pixels of its box alone.
+
+    Returns None outside the frame, else the box (two slices) and float [h, w] arrays: the offset from
+    the axis in columns and in rows (by the radius, for shading), the place along the axis in 0 ... 1,
+    and the distance inside the outline in pixels.
+    """
+    margin = 3
+    reach, end_reach = radius + margin, end_radius + margin
+    left = max(int(min(start[0] - reach, end[0] - end_reach)), 0)
+    right = min(int(max(start[0] + reach, end[0] + end_reach)) + 1, WIDTH)
+    top = max(int(min(start[1] - reach, end[1] - end_reach)), 0)
+    bottom = min(int(max(start[1] + reach, end[1] + end_reach)) + 1, HEIGHT)
+    if left >= right or top >= bottom:
+        return None
+    across = np.arange(left + 0.5 - start[0], right - start[0], dtype=np.float32)[None, :]
+    down = np.arange(top + 0.5 - start[1], bottom - start[1], dtype=np.float32)[:, None]
+    line_x, line_y = np.float32(end[0] - start[0]), np.float32(end[1] - start[1])
+    square = line_x * line_x + line_y * line_y + np.float32(1e-6)
+    beyond = across * (line_x / square) + down * (line_y / square)
+    part = beyond.clip(0, 1)
+    thickness = np.float32(radius) + part * np.float32(end_radius - radius)
+    inside = thickness - np.sqrt((across - part * line_x) ** 2 + (down - part * line_y) ** 2)
+    # A long capsule's ends are shaded nearly as its sides, so that two of them join without a seam.
+    roundness = np.float32(np.clip(1.3 - 0.5 * math.sqrt(square) / radius, 0.2, 1))
+    shaded = beyond + roundness * (part - beyond)
+    across, down = (across - shaded * line_x) / thickness, (down - shaded * line_y) / thickness
+    return (slice(top, bottom), slice(left, right)), across, down, part, inside
+
+
+def _blend(region, alpha, colour):
+    """Lay a colour over a region of a canvas, [3, h, w], in place, as densely as alpha [h, w] says."""
+    region += alpha * (colour - region)
+
+
+def _column(colour):
+    """A colour as float32 [3, 1, 1], to be spread over a region of a canvas."""
+    return np.array(colour, np.float32)[:, None, None]
+
+
+def _cast_shadow(canvas, points, stage):
+    """Darken the floor where the body is in the way of the lamp; the higher a part, the softer."""
+    ends = points[_CASTING].astype(np.float32)  # [solid, end, 3]
+    x = ends[..., 0] + _SHADOW_SLANT[0] * ends[..., 1]
+    z = ends[..., 2] + _SHADOW_SLANT[1] * ends[..., 1]
+    soft = 0.05 + 0.16 * ends[..., 1].sum(axis=1)
+    margin = 0.6
+    rows = slice(*np.searchsorted(stage.floor_z[:, 0], (z.min() - margin, z.max() + margin)))
+    if rows.start == rows.stop:
+        return
+    columns = slice(*np.searchsorted(stage.floor_x[rows.start], (x.min() - margin, x.max() + margin)))
+    floor_x, floor_z = stage.floor_x[rows, columns], stage.floor_z[rows, columns]
+    light = np.ones(floor_x.shape, np.float32)
+    for (start_x, end_x), (start_z, end_z), (radius, end_radius), blur in zip(x, z, _CASTING_RADII, soft):
+        line_x, line_z = end_x - start_x, end_z - start_z
+        across, deep = floor_x - start_x, floor_z - start_z
+        part = ((across * line_x + deep * line_z) / (line_x**2 + line_z**2 + 1e-6)).clip(0, 1)
+        distance = np.sqrt((across - part * line_x) ** 2 + (deep - part * line_z) ** 2)
+        light *= 1 - 0.36 * ease(0.5 - (distance - radius - part * (end_radius - radius)) / blur)
+    canvas[:, stage.floor_row:][:, rows, columns] *= light

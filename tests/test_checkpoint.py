@@ -1,0 +1,173 @@
+"""Checkpoints: what is saved comes back, whole or not at all, and reading one never runs it."""
+
+import math
+import os
+
+import pytest
+import torch
+
+from conftest import TINY_CLIPS, TINY_NETWORK, flags, tiny_model
+from dataloader import Dataset_Dance
+from modules import VAE_Model
+from modules.checkpoint import load_checkpoint, load_weights, network_dimensions, save_checkpoint
+from modules.errors import UsageError
+from modules.images import to_uint8
+from modules.outputs import read_pixels_csv
+from modules.rollout import generate
+
+
+def template_checkpoint(path, model):
+    """A checkpoint as the course's template writes it."""
+    torch.save({"state_dict": model.state_dict(), "optimizer": model.state_dict(), "lr": 1e-3 * 0.1**2,
+                "tfr": 1 - 3 * 0.1, "last_epoch": 12}, path)
+    return path
+
+
+def same_tensors(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_what_is_saved_comes_back(model, tmp_path):
+    optimizer = torch.optim.Adam(model.parameters())
+    sum(weights.sum() for weights in model.parameters()).backward()
+    optimizer.step()
+    content = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "last_epoch": 3,
+               "best_psnr": -math.inf, "arguments": {"lr": 0.1, "milestones": [2, 5], "DR": None, "test": False}}
+    save_checkpoint(tmp_path / "a.ckpt", content)
+    loaded = load_checkpoint(tmp_path / "a.ckpt")
+    assert same_tensors(loaded["state_dict"], content["state_dict"])
+    for number, state in content["optimizer"]["state"].items():
+        assert same_tensors(loaded["optimizer"]["state"][number], state)
+    for name in ("last_epoch", "best_psnr", "arguments"):
+        assert loaded[name] == content[name]
+    assert same_tensors(torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"], content["state_dict"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+@pytest.mark.parametrize("dimensions", [{}, TINY_NETWORK, {"F_dim": 24, "L_dim": 6, "N_dim": 5, "D_out_dim": 17}])
+def test_weights_tell_the_dimensions_of_their_network(dimensions, tmp_path):
+    model = VAE_Model(**dimensions)
+    found = network_dimensions({"state_dict": model.state_dict()}, "a.ckpt")
+    assert found == model.dimensions
+    rebuilt = VAE_Model(**found)
+    load_weights(rebuilt, {"state_dict": model.state_dict()}, "a.ckpt")
+    assert same_tensors(rebuilt.state_dict(), model.state_dict())
+
+
+def test_template_checkpoint_is_tested_as_the_network_that_wrote_it(model, dancer, tmp_path, call):
+    path = template_checkpoint(tmp_path / "template.ckpt", model)
+    call("Tester", "--DR", dancer, "--ckpt_path", path, "--save_root", tmp_path / "out", "--no-make_gif",
+         "--device", "cpu", "--seed", 3)
+    pixels, _ = read_pixels_csv(tmp_path / "out/submission.csv", "--gt")
+    frames, labels = zip(*(Dataset_Dance(dancer, None, "test")[index] for index in range(2)))
+    video = generate(model, torch.cat(frames), torch.stack(labels), seed=3)
+    difference = torch.from_numpy(pixels).int() - to_uint8(video).flatten(0, 1).flatten(1).int()
+    assert difference.abs().max() <= 1  # another memory format rounds otherwise
+
+
+def test_template_checkpoint_is_where_training_starts(model, dancer, tmp_path, call):
+    path = template_checkpoint(tmp_path / "template.ckpt", model)
+    call("Trainer", "--DR", dancer, "--ckpt_path", path, "--save_root", "run", *TINY_CLIPS,
+         *flags(num_epoch=1, lr=1e-12))
+    trained = load_checkpoint("run/last.ckpt")["state_dict"]
+    for name, weights in model.named_parameters():
+        torch.testing.assert_close(trained[name], weights.detach(), rtol=0, atol=1e-6)
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(path, {"state_dict": model.state_dict()})
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="(?i)pickle"):
+        save_checkpoint(path, {"state_dict": model.state_dict(), "late": lambda: None})
+
+    def disk_full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OSError):
+        save_checkpoint(path, {"state_dict": {}})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_flipped_byte_is_refused_or_does_no_harm(tmp_path):
+    path = tmp_path / "a.ckpt"
+    content = {"state_dict": {"a": torch.arange(50.0), "b": torch.tensor([1.5])}, "lr": 0.25, "last_epoch": 7}
+    save_checkpoint(path, content)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x55
+        path.write_bytes(damaged)
+        try:
+            loaded = load_checkpoint(path)
+        except UsageError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            assert same_tensors(loaded["state_dict"], content["state_dict"]), place
+            assert (loaded["lr"], loaded["last_epoch"]) == (0.25, 7), place
+    assert refused > 200
+
+
+@pytest.mark.parametrize("part", [0, 0.1, 0.5, 0.9, 0.999])
+def test_a_file_cut_short_is_refused(model, tmp_path, part):
+    path = tmp_path / "a.ckpt"
+    save_checkpoint(path, {"state_dict": model.state_dict()})
+    path.write_bytes(path.read_bytes()[:int(part * path.stat().st_size)])
+    with pytest.raises(UsageError, match="a.ckpt"):
+        load_checkpoint(path)
+
+
+class Malicious:
+    """Makes the file `mark` when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return (open, (self.mark, "w"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_reading_a_checkpoint_runs_nothing(model, tmp_path, zipped):
+    mark, path = tmp_path / "mark", tmp_path / "a.ckpt"
+    torch.save({"state_dict": model.state_dict(), "lr": Malicious(mark)}, path,
+               _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UsageError, match="a.ckpt"):
+        load_checkpoint(path)
+    assert not mark.exists()
+    if zipped:
+        torch.load(path, weights_only=False)
+        assert mark.exists()  # so it was in the file
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {"a": 1}}, {"weights": {}}, [1, 2], torch.ones(3),
+                                     {"state_dict": torch.ones(3)}])
+def test_other_content_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(UsageError, match="a.ckpt.*state_dict"):
+        load_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_weights_of_another_network_are_refused_with_the_differences_and_change_nothing(model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    wider = VAE_Model(**{**TINY_NETWORK, "D_out_dim": 24})
+    differences = [f"{name} is {list(weights.shape)}, not {list(before[name].shape)}"
+                   for name, weights in wider.state_dict().items() if weights.shape != before[name].shape]
+    with pytest.raises(UsageError, match=rf"a\.ckpt.* {len(differences)} ") as error:
+        load_weights(model, {"state_dict": wider.state_dict()}, "a.ckpt")
+    assert "\n" not in str(error.value) and any(line in str(error.value) for line in differences)
+
+    lacking = dict(tiny_model().state_dict())
+    lacking["Generator.9.weight"] = lacking.pop("Generator.7.weight")
+    with pytest.raises(UsageError, match=r"Generator\.7\.weight is missing; Generator\.9\.weight is unknown"):
+        load_weights(model, {"state_dict": lacking}, "a.ckpt")
+    assert same_tensors(model.state_dict(), before)
+
+
+def test_a_checkpoint_of_something_else_has_no_dimensions():
+    with pytest.raises(UsageError, match="a.ckpt"):
+        network_dimensions({"state_dict": {"a": torch.ones(3)}}, "a.ckpt")

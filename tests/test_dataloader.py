@@ -1,0 +1,350 @@
+"""The dataset: what is read is what lies in the files, paired and in order, and clips stay in their sequences."""
+
+import shutil
+import struct
+import zlib
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataloader import Dataset_Dance, describe_dataset, epoch_starts
+from modules import decoding
+from modules.errors import UsageError
+from modules.images import read_image, to_unit
+
+SIZE = (8, 16)
+
+
+def images(number, seed=0, size=SIZE):
+    return np.random.default_rng(seed).integers(256, size=(number, *size, 3), dtype=np.uint8)
+
+
+def write_folder(folder, pixels, name="{}.png"):
+    folder.mkdir(parents=True)
+    for number, image in enumerate(pixels):
+        iio.imwrite(folder / name.format(number), image)
+
+
+def write_split(root, mode, number, lengths=None, seed=0, name="{}.png"):
+    """A split of random images that need no resizing; returns its frames and labels."""
+    frames, labels = images(number, seed), images(number, seed + 100)
+    write_folder(root / mode / f"{mode}_img", frames, name)
+    write_folder(root / mode / f"{mode}_label", labels, name)
+    if lengths:
+        (root / mode / "sequences.txt").write_text("\n".join(map(str, lengths)))
+    return frames, labels
+
+
+def open_set(root, mode="train", video_len=4, **options):
+    return Dataset_Dance(root, None, mode, video_len, frame_size=SIZE, num_workers=1, **options)
+
+
+def channels_first(pixels):
+    """[..., H, W, 3] as a file has it -> [..., 3, H, W], value by value."""
+    out = np.empty((*pixels.shape[:-3], 3, *pixels.shape[-3:-1]), pixels.dtype)
+    for channel in range(3):
+        out[..., channel, :, :] = pixels[..., channel]
+    return out
+
+
+def assert_clip(item, frames, labels):
+    for ours, theirs in zip(item, (frames, labels)):
+        assert ours.dtype == torch.float32
+        np.testing.assert_array_equal(ours.numpy(), channels_first(theirs).astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("mode", ["train", "val"])
+@pytest.mark.parametrize("name", ["{}.png", "frame{}.png", "{:05}.png"])
+def test_items_hold_the_pixels_of_the_files_in_the_order_of_their_numbers(tmp_path, mode, name):
+    frames, labels = write_split(tmp_path, mode, 12, name=name)
+    dataset = open_set(tmp_path, mode)
+    assert len(dataset) == 3
+    for number in range(3):
+        part = slice(4 * number, 4 * number + 4)
+        assert_clip(dataset[number], frames[part], labels[part])
+
+
+def test_numbers_need_not_begin_at_0_nor_be_without_gaps_and_other_files_do_not_matter(tmp_path):
+    numbers = [2, 9, 10, 11, 100, 1000]
+    frames, labels = images(6), images(6, seed=1)
+    for kind, pixels in (("img", frames), ("label", labels)):
+        folder = tmp_path / "train" / f"train_{kind}"
+        folder.mkdir(parents=True)
+        for number, image in zip(numbers, pixels):
+            iio.imwrite(folder / f"frame{number}.png", image)
+        (folder / "notes.txt").write_text("not an image")
+    assert_clip(open_set(tmp_path, video_len=6)[0], frames, labels)
+
+
+def test_test_sequences_are_in_order_each_with_its_first_frame_and_all_its_labels(tmp_path):
+    lengths = {0: 3, 2: 12, 10: 5}
+    for number, length in lengths.items():
+        write_folder(tmp_path / "test/test_img" / str(number), images(1, seed=number))
+        write_folder(tmp_path / "test/test_label" / str(number), images(length, seed=50 + number))
+    dataset = open_set(tmp_path, "test")
+    assert dataset.names == ["0", "2", "10"] and len(dataset) == 3
+    for item, (number, length) in zip([dataset[index] for index in range(3)], lengths.items()):
+        assert_clip(item, images(1, seed=number), images(length, seed=50 + number))
+
+
+def test_clips_lie_within_their_sequences_and_in_the_end_cover_them(tmp_path):
+    lengths, video_len = [7, 3, 4, 12, 5], 4
+    write_split(tmp_path, "train", sum(lengths), lengths)
+    dataset = open_set(tmp_path, video_len=video_len)
+    ends = np.cumsum(lengths)
+    valid = {start for end, length in zip(ends, lengths) for start in range(end - length, end - video_len + 1)}
+    drawn = set()
+    for seed in range(200):
+        starts = dataset.starts(generator=torch.Generator().manual_seed(seed)).tolist()
+        assert len(starts) == len(dataset) == 1 + 0 + 1 + 3 + 1
+        drawn |= set(starts)
+    assert drawn == valid
+    assert set(dataset.starts().tolist()) <= valid
+
+
+def test_clips_are_the_frames_and_labels_from_their_start_on(tmp_path):
+    frames, labels = write_split(tmp_path, "train", 20)
+    starts = [13, 0, 5]
+    clips = open_set(tmp_path).clips(torch.tensor(starts))
+    for ours, theirs in zip(clips, (frames, labels)):
+        expected = np.stack([theirs[start:start + 4] for start in starts])
+        np.testing.assert_array_equal(ours.numpy(), channels_first(expected))
+
+
+def test_every_frame_is_as_likely_to_be_in_the_training_clips_of_long_sequences(tmp_path):
+    write_split(tmp_path, "train", 40)
+    dataset = open_set(tmp_path)
+    starts = torch.cat([dataset.starts(generator=torch.Generator().manual_seed(seed)) for seed in range(300)])
+    counts = torch.bincount(starts, minlength=37).float()
+    assert len(counts) == 37 and counts.min() > 0.5 * counts.mean() and counts.max() < 1.6 * counts.mean()
+
+
+def test_epochs_differ_in_their_order_and_hold_the_same_clips(tmp_path):
+    write_split(tmp_path, "train", 80, [50, 30])
+    dataset = open_set(tmp_path)
+
+    def order(seed, **options):
+        return epoch_starts(dataset, torch.Generator().manual_seed(seed), **options).tolist()
+
+    orders = [order(seed, random_start=False) for seed in range(5)]
+    assert len(set(map(tuple, orders))) == 5
+    for starts in orders:
+        assert starts != sorted(starts) and sorted(starts) == dataset.starts().tolist()
+    assert order(3) == order(3) != order(4)
+    assert order(0, shuffle=False, random_start=False) == dataset.starts().tolist()
+    assert order(0, shuffle=False) == sorted(order(0, shuffle=False)) != order(1, shuffle=False)
+
+
+@pytest.mark.parametrize("partial", [0.1, 0.25, 0.5, 0.99, 1.0])
+def test_partial_is_the_set_of_the_first_frames_alone(tmp_path, partial):
+    lengths = [16, 4, 20]
+    frames, labels = write_split(tmp_path, "train", 40, lengths)
+    dataset, used = open_set(tmp_path, partial=partial), round(40 * partial)
+    assert len(dataset.frames) == len(dataset.labels) == sum(dataset.sequence_lengths) == used
+    for index in range(len(dataset)):
+        start = dataset.starts()[index]
+        assert start + 4 <= used
+        assert_clip(dataset[index], frames[start:start + 4], labels[start:start + 4])
+    whole = open_set(tmp_path)
+    assert whole.starts(partial).tolist() == dataset.starts().tolist()
+    assert epoch_starts(whole, torch.Generator(), partial=partial).max() + 4 <= used
+
+
+def test_video_length_may_be_all_frames_and_no_more(tmp_path):
+    write_split(tmp_path, "val", 9)
+    assert len(open_set(tmp_path, "val", 9)) == 1
+    assert len(open_set(tmp_path, "val", 1)) == 9
+    with pytest.raises(UsageError, match="9.*--val_vi_len"):
+        open_set(tmp_path, "val", 10)
+    write_split(tmp_path, "train", 9, [4, 5])
+    with pytest.raises(UsageError, match="5.*--train_vi_len"):
+        open_set(tmp_path, "train", 6)
+
+
+@pytest.mark.parametrize("text", ["3\n5\n", "4 x 5", "12", "-1 10", "9.0"])
+def test_sequence_lengths_that_do_not_sum_up_are_refused(tmp_path, text):
+    write_split(tmp_path, "train", 9)
+    (tmp_path / "train/sequences.txt").write_text(text)
+    with pytest.raises(UsageError, match="sequences.txt"):
+        open_set(tmp_path)
+
+
+def refuse_to_decode(path):
+    raise AssertionError(f"{path} is decoded")
+
+
+def test_second_opening_decodes_nothing_and_another_size_does(tmp_path, monkeypatch):
+    write_split(tmp_path, "train", 9)
+    first = open_set(tmp_path)
+    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
+    again = open_set(tmp_path)
+    assert torch.equal(first.frames, again.frames) and torch.equal(first.labels, again.labels)
+    with pytest.raises(AssertionError):
+        Dataset_Dance(tmp_path, None, "train", 4, frame_size=(4, 8), num_workers=1)
+
+
+def test_a_changed_added_or_removed_file_is_seen(tmp_path):
+    frames, labels = write_split(tmp_path, "train", 9)
+    open_set(tmp_path)
+    frames[5] = 255 - frames[5]
+    iio.imwrite(tmp_path / "train/train_img/5.png", frames[5])
+    assert_clip(open_set(tmp_path, video_len=9)[0], frames, labels)
+    for kind, pixels in (("img", frames), ("label", labels)):
+        iio.imwrite(tmp_path / f"train/train_{kind}/9.png", pixels[0])
+        (tmp_path / f"train/train_{kind}/0.png").unlink()
+    order = [1, 2, 3, 4, 5, 6, 7, 8, 0]
+    assert_clip(open_set(tmp_path, video_len=9)[0], frames[order], labels[order])
+
+
+def test_another_set_of_the_same_names_and_sizes_is_not_taken_for_this_one(tmp_path, monkeypatch):
+    """Which a cache that both share, the user's, might do."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, seed in (("one", 0), ("two", 1)):
+        frames, labels = write_split(tmp_path / name, "train", 4, seed=seed)
+        (tmp_path / name / ".decoded").write_text("in the way of the folder")
+        assert_clip(open_set(tmp_path / name)[0], frames, labels)
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4
+
+
+def test_a_root_that_cannot_be_written_is_cached_for_the_user(tmp_path, monkeypatch):
+    frames, labels = write_split(tmp_path / "data", "train", 4)
+    (tmp_path / "data/.decoded").write_text("in the way of the folder")  # as root may write anywhere
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    open_set(tmp_path / "data")
+    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
+    assert_clip(open_set(tmp_path / "data")[0], frames, labels)
+
+
+def test_without_any_place_for_a_cache_the_set_is_read_all_the_same(tmp_path, monkeypatch):
+    frames, labels = write_split(tmp_path / "data", "train", 4)
+    (tmp_path / "data/.decoded").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "data/.decoded"))
+    assert_clip(open_set(tmp_path / "data")[0], frames, labels)
+
+
+def test_writing_into_an_item_changes_no_file(tmp_path):
+    frames, labels = write_split(tmp_path, "train", 4)
+    dataset = open_set(tmp_path)
+    dataset.frames[:] = 0
+    assert_clip(open_set(tmp_path)[0], frames, labels)
+
+
+def test_images_are_resized_as_by_antialiased_bilinear(dancer):
+    from torchvision.transforms import Compose, Resize, ToTensor  # after modules.images, which mends its import
+
+    default = Dataset_Dance(dancer, None, "val", 20, frame_size=(32, 64), num_workers=1)[0]
+    transform = Compose([Resize((32, 64)), ToTensor()])
+    custom = Dataset_Dance(dancer, transform, "val", 20, num_workers=1)[0]
+    for ours, theirs in zip(default, custom):
+        assert ours.shape == theirs.shape == (20, 3, 32, 64)
+        assert (ours - theirs).abs().max() < 2.5 / 255  # Pillow and torch round differently
+    source = to_unit(read_image(dancer / "val/val_img/7.png"))
+    coarse = source.unflatten(1, (32, -1)).unflatten(3, (64, -1)).mean(dim=(2, 4))
+    assert (default[0][7] - coarse).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("convert", [lambda image: (255 * image).byte(), lambda image: image])
+def test_a_transform_may_give_float_or_uint8(tmp_path, convert):
+    frames, labels = write_split(tmp_path, "train", 4)
+
+    def transform(image):
+        assert isinstance(image, Image.Image)
+        return convert(torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255)
+
+    for ours, theirs in zip(Dataset_Dance(tmp_path, transform, "train", 4)[0], (frames, labels)):
+        assert (ours - torch.from_numpy(channels_first(theirs)) / 255).abs().max() < 1.01 / 255
+
+
+def write_png_16(path, pixels):
+    """A PNG with 16 bits a channel, grey [H, W] or RGB [H, W, 3]."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = pixels.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
+                     + chunk(b"IEND", b""))
+
+
+def over_white(colour, alpha):
+    alpha = alpha[..., None] / 255
+    return colour * alpha + 255 * (1 - alpha)
+
+
+RGB, GREY, ALPHA = images(1)[0], images(1, seed=1)[0][..., 0], images(1, seed=2)[0][..., 0]
+DEEP = np.random.default_rng(3).integers(65536, size=(*SIZE, 3))
+PALETTED = Image.fromarray(RGB).quantize(8)
+KINDS = {  # what Pillow writes, and what a viewer shows of it
+    "RGB": (Image.fromarray(RGB), RGB),
+    "grey": (Image.fromarray(GREY), GREY[..., None]),
+    "palette": (PALETTED, np.asarray(PALETTED.convert("RGB"))),
+    "black and white": (Image.fromarray(GREY > 99), 255 * (GREY[..., None] > 99)),
+    "RGBA": (Image.fromarray(np.dstack([RGB, ALPHA])), over_white(RGB, ALPHA)),
+    "grey and alpha": (Image.fromarray(np.dstack([GREY, ALPHA])), over_white(GREY[..., None], ALPHA)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_every_kind_are_read_as_a_viewer_shows_them(tmp_path, kind):
+    image, expected = KINDS[kind]
+    image.save(tmp_path / "0.png")
+    read = read_image(tmp_path / "0.png")
+    assert read.shape == (3, *SIZE) and read.dtype == torch.uint8
+    expected = channels_first(np.broadcast_to(expected, (*SIZE, 3)))
+    assert np.abs(read.numpy() - expected).max() <= 0.5
+
+
+@pytest.mark.parametrize("pixels", [DEEP, DEEP[..., 0], DEEP // 256, np.full(SIZE, 65535)],
+                         ids=["RGB", "grey", "dark RGB", "white"])
+def test_16_bits_become_8(tmp_path, pixels):
+    write_png_16(tmp_path / "0.png", pixels)
+    read = read_image(tmp_path / "0.png")
+    expected = np.broadcast_to(pixels.reshape(*SIZE, -1) / 257, (*SIZE, 3))
+    assert read.dtype == torch.uint8
+    assert np.abs(read.numpy() - channels_first(expected)).max() <= 1
+
+
+def test_palette_with_transparency_is_over_white(tmp_path):
+    image = Image.new("P", (SIZE[1], SIZE[0]), 1)
+    image.putpalette([0, 0, 0, 200, 100, 50])
+    image.putpixel((3, 2), 0)
+    image.save(tmp_path / "0.png", transparency=0)
+    read = read_image(tmp_path / "0.png")
+    assert read[:, 0, 0].tolist() == [200, 100, 50] and read[:, 2, 3].tolist() == [255, 255, 255]
+
+
+def test_jpeg_is_read_too(tmp_path):
+    smooth = np.linspace(0, 255, 8 * 16 * 3).reshape(*SIZE, 3).astype(np.uint8)
+    for suffix in ("jpg", "jpeg", "JPG"):
+        for kind in ("img", "label"):
+            folder = tmp_path / suffix / "train" / f"train_{kind}"
+            folder.mkdir(parents=True)
+            Image.fromarray(smooth).save(folder / f"0.{suffix}", format="JPEG", quality=95)
+        frame = open_set(tmp_path / suffix, video_len=1)[0][0][0]
+        assert (frame - torch.from_numpy(channels_first(smooth)) / 255).abs().mean() < 0.03
+
+
+def test_a_whole_dataset_is_described_without_complaint(dancer):
+    problems, facts = describe_dataset(dancer)
+    assert problems == []
+    train, val, test = facts
+    assert "70 frames" in train and "20 frames" in val and "2 sequences of 12 labels" in test
+    assert all("256 x 128" in fact for fact in facts)
+
+
+def test_everything_wrong_with_a_dataset_is_described_at_once(dancer, tmp_path):
+    root = tmp_path / "broken"
+    shutil.copytree(dancer, root, ignore=shutil.ignore_patterns(".decoded"))
+    (root / "train/train_label/17.png").unlink()
+    (root / "val/val_img/3.png").write_bytes(b"no image")
+    iio.imwrite(root / "val/val_label/4.png", images(1)[0])
+    shutil.rmtree(root / "test/test_img/1")
+    problems, _ = describe_dataset(root)
+    for words in (("17", "train_label"), (str(root / "val/val_img/3.png"),), ("different sizes", "16 x 8"),
+                  (str(root / "test/test_img/1"),)):
+        assert any(all(word in problem for word in words) for problem in problems), words
+    assert len(problems) == 4 and not any("\n" in problem for problem in problems)

@@ -1,0 +1,224 @@
+"""The scripts, one after the other as a user runs them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import ROOT, TINY_NETWORK, TINY_TRAINING, flags, read_csv
+from dataloader import Dataset_Dance
+from modules import VAE_Model
+from modules.checkpoint import load_checkpoint
+from modules.outputs import read_pixels_csv
+
+# Of the size of the ground truth of the tests. To prolong a run, beta must not depend on the number of epochs.
+TRAINING = flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_size=2, partial=0.4, num_workers=1, device="cpu",
+                 kl_anneal_type="Monotonic", kl_anneal_ratio=0.4, milestones=1, tfr_sde=1, tfr_d_step=0.5, per_save=2,
+                 tfr_per="frame", store_visualization=True)
+
+
+def run_script(script, *words, cwd):
+    command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def prolonged(dancer, tmp_path_factory):
+    """The folder of a run of two epochs that was then resumed to make three."""
+    folder = tmp_path_factory.mktemp("user")
+    run_script("Trainer", "--DR", dancer, "--save_root", "run", "--num_epoch", 2, *TRAINING, cwd=folder)
+    run_script("Trainer", "--resume", "--save_root", "run", "--num_epoch", 3, cwd=folder)
+    return folder / "run"
+
+
+def assert_same_run(ours, theirs):
+    """Bit for bit: the metrics, the weights and what the optimizer remembers."""
+    assert (ours / "metrics.csv").read_bytes() == (theirs / "metrics.csv").read_bytes()
+    for name in ("last.ckpt", "best.ckpt"):
+        one, other = load_checkpoint(ours / name), load_checkpoint(theirs / name)
+        for key in ("lr", "tfr", "last_epoch", "best_psnr"):
+            assert one[key] == other[key], (name, key)
+        assert one["state_dict"].keys() == other["state_dict"].keys()
+        for key, weights in one["state_dict"].items():
+            assert torch.equal(weights, other["state_dict"][key]), (name, key)
+        for number, state in one["optimizer"]["state"].items():
+            for key, value in state.items():
+                assert torch.equal(value, other["optimizer"]["state"][number][key]), (name, number, key)
+
+
+def test_resumed_run_equals_an_uninterrupted_one(prolonged, dancer, tmp_path, call):
+    call("Trainer", "--DR", dancer, "--save_root", "run", "--num_epoch", 3, *TRAINING)
+    assert_same_run(prolonged, tmp_path / "run")
+
+
+class Killed(BaseException):
+    """As abrupt as a power cut: nothing in the scripts waits for it."""
+
+
+def test_run_killed_twice_and_resumed_equals_an_uninterrupted_one(dancer, tmp_path, call, monkeypatch):
+    words = ["--DR", dancer, *TINY_TRAINING, *flags(num_epoch=3, kl_anneal_cycle=1, warmup_epochs=0.5, input_noise=0.1)]
+    call("Trainer", "--save_root", "whole", *words)
+    take_step = torch.optim.Adam.step
+
+    def kill_after_four_steps(*words):
+        left = iter(range(4))
+
+        def step_or_die(self, *arguments, **more):
+            if next(left, None) is None:
+                raise Killed
+            return take_step(self, *arguments, **more)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(torch.optim.Adam, "step", step_or_die)
+            call("Trainer", "--save_root", "killed", *words)
+
+    kill_after_four_steps(*words)  # of three an epoch: early in the second
+    kill_after_four_steps("--resume")
+    assert len(read_csv("killed/metrics.csv")) < 3
+    call("Trainer", "--save_root", "killed", "--resume")
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_run_leaves_the_files_that_it_promises(prolonged):
+    names = {path.name for path in prolonged.iterdir()}
+    assert {"args.json", "metrics.csv", "psnr_per_frame.csv", "epoch=1.ckpt", "last.ckpt", "best.ckpt", "best.gif",
+            "epoch=0.gif", "epoch=1.gif", "epoch=2.gif"} <= names
+    assert not any(name.startswith(".") or name.endswith(".tmp") for name in names)
+
+    rows = read_csv(prolonged / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert [float(row["beta"]) for row in rows] == pytest.approx([0, 0.4, 0.8])
+    assert [float(row["tfr"]) for row in rows] == [1, 0.5, 0]
+    for row in rows:
+        assert float(row["loss"]) == pytest.approx(float(row["mse"]) + float(row["beta"]) * float(row["kl"]), rel=1e-5)
+    arguments = json.loads((prolonged / "args.json").read_text())
+    assert arguments["arguments"]["num_epoch"] == 3 and arguments["arguments"]["N_dim"] == TINY_NETWORK["N_dim"]
+    assert {"versions", "git_commit", "seed", "command"} <= arguments.keys()
+
+    best = max(range(3), key=lambda epoch: float(rows[epoch]["val_psnr"]))
+    checkpoint = load_checkpoint(prolonged / "best.ckpt")
+    assert checkpoint["last_epoch"] == best
+    per_frame = [float(row["seq0"]) for row in read_csv(prolonged / "psnr_per_frame.csv")]
+    assert len(per_frame) == 9 and len(read_csv(prolonged / "psnr_per_frame.csv")[0]) == 1 + 20 // 10
+
+
+def test_preparer_finds_the_dataset_whole(dancer, call, capsys):
+    call("Preparer", "--check", dancer)
+    assert "70 frames" in capsys.readouterr().out
+
+
+def test_tester_writes_a_submission_and_the_scores_that_it_has(prolonged, dancer):
+    truth = dancer / "test/gt.csv"
+    shown = run_script("Tester", "--ckpt_path", "run/best.ckpt", "--gt", truth, cwd=prolonged.parent)
+
+    out = prolonged / "test"
+    assert {path.name for path in out.iterdir()} >= {"submission.csv", "scores.json", "psnr_per_frame.csv",
+                                                     "pred_seq0.gif", "pred_seq1.gif"}
+    ours, _ = read_pixels_csv(out / "submission.csv", "--gt")
+    theirs, _ = read_pixels_csv(truth, "--gt")
+    assert ours.shape == theirs.shape == (2 * 12, 3 * 32 * 64)
+    given = [0, 12]
+    np.testing.assert_array_equal(ours[given], theirs[given])
+    predicted = [row for row in range(24) if row not in given]
+    error = ((ours[predicted] / 255 - theirs[predicted] / 255) ** 2).mean(axis=1)
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["this model"]["score"] == pytest.approx(np.mean(-10 * np.log10(error)), rel=1e-4)
+    assert {"this model", "nearest label", "mean frame", "first frame"} == scores.keys()
+    assert all(name in shown for name in scores)
+    rows = read_csv(out / "psnr_per_frame.csv")
+    assert [row["frame"] for row in rows] == [str(frame) for frame in range(1, 12)]
+
+
+def test_a_perfect_submission_scores_100(dancer, prolonged, tmp_path, call, monkeypatch):
+    import Tester
+
+    truth, _ = read_pixels_csv(dancer / "test/gt.csv", "--gt")
+    perfect = list(torch.from_numpy(truth).float().div(255).unflatten(1, (3, 32, 64)).split(12))
+    monkeypatch.setattr(Tester, "roll_out", lambda *_: perfect)
+    call("Tester", "--ckpt_path", prolonged / "best.ckpt", "--gt", dancer / "test/gt.csv", "--no-make_gif",
+         "--save_root", "out")
+    scores = json.loads((tmp_path / "out/scores.json").read_text())["this model"]
+    assert scores["score"] == scores["psnr"] == 100 and scores["ssim"] == pytest.approx(1)
+
+
+def test_validation_split_is_tested_as_the_trainer_validated_it(prolonged, tmp_path, call):
+    call("Tester", "--ckpt_path", prolonged / "best.ckpt", "--split", "val", "--save_root", "val")
+    scores = json.loads((tmp_path / "val/scores.json").read_text())["this model"]
+    assert scores["psnr"] == pytest.approx(load_checkpoint(prolonged / "best.ckpt")["best_psnr"], abs=1e-3)
+    assert not (tmp_path / "val/submission.csv").exists()
+
+
+def test_plotting_draws_the_run(prolonged, tmp_path):
+    run_script("Plotting", prolonged, "--out", tmp_path, cwd=tmp_path)
+    assert len(list(tmp_path.glob("*.png"))) == 6
+
+
+def test_overwriting_leaves_nothing_of_the_run_before(prolonged, dancer, tmp_path, call):
+    shutil.copytree(prolonged, tmp_path / "run")
+    (tmp_path / "run/notes.txt").write_text("mine")
+    call("Trainer", "--DR", dancer, "--save_root", "run", *TINY_TRAINING, "--num_epoch", 1, "--overwrite")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert "notes.txt" in names and not {"epoch=1.ckpt", "epoch=1.gif"} & names
+    assert load_checkpoint("run/best.ckpt")["last_epoch"] == 0
+
+
+def test_test_flag_validates_and_writes_nothing(prolonged, dancer, tmp_path, call, capsys):
+    call("Trainer", "--DR", dancer, "--test", "--ckpt_path", prolonged / "best.ckpt", "--val_vi_len", 10)
+    assert "this model" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """What a run would train on, batch by batch: the starts of its clips and its masks of teacher forcing."""
+    seen = {"starts": [], "masks": []}
+    clips = Dataset_Dance.clips
+
+    def watched_clips(self, starts):
+        if self.mode == "train":
+            seen["starts"].append(starts.tolist())
+        return clips(self, starts)
+
+    def watched_forward(self, frames, labels, generator, beta, teacher_forced=None, *_):
+        seen["masks"].append(teacher_forced.expand(frames.shape[:2]))
+        nothing = sum(weights.sum() for weights in self.parameters()) * 0
+        return {"loss": nothing, "mse": nothing, "kl": nothing}
+
+    monkeypatch.setattr(Dataset_Dance, "clips", watched_clips)
+    monkeypatch.setattr(VAE_Model, "forward", watched_forward)
+    return seen
+
+
+def test_training_is_shuffled_anew_in_every_epoch_and_alike_for_a_seed(dancer, call, watched):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        call("Trainer", "--DR", dancer, *TINY_TRAINING, "--save_root", name, *flags(num_epoch=2, seed=seed),
+             "--no-random_start")
+    starts = np.array([start for batch in watched["starts"] for start in batch]).reshape(3, 2, -1)
+    assert starts.shape[2] == 70 // 6
+    for run in starts:
+        assert sorted(run[0]) == sorted(run[1]) and list(run[0]) != list(run[1])
+        assert list(run[0]) != sorted(run[0])
+    assert (starts[0] == starts[1]).all() and not (starts[0] == starts[2]).all()
+
+
+@pytest.mark.parametrize("per", ["epoch", "batch", "frame"])
+def test_teacher_forcing_is_drawn_as_often_as_asked(dancer, call, watched, per):
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, "--save_root", "run",
+         *flags(num_epoch=8, tfr=0.5, tfr_sde=8, tfr_per=per, batch_size=2, partial=0.7, val_every=8))
+    masks = torch.stack(watched["masks"]).unflatten(0, (8, 4)).flatten(2)  # [epoch, batch, frames of the batch]
+    varies = [part.float().std(dim=-1).max() > 0 for part in (masks, masks.flatten(1), masks.flatten())]
+    assert varies == {"epoch": [False, False, True], "batch": [False, True, True], "frame": [True] * 3}[per]
+
+
+@pytest.mark.parametrize("tfr", [0.0, 1.0])
+def test_teacher_forcing_is_never_or_always_at_its_bounds(dancer, call, watched, tfr):
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, "--save_root", "run", *flags(num_epoch=2, tfr=tfr, tfr_per="frame"))
+    assert all((mask == bool(tfr)).all() for mask in watched["masks"])

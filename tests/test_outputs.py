@@ -1,0 +1,175 @@
+"""The files of a run: what is written can be read back, and means what it says."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import read_csv
+from modules.errors import UsageError
+from modules.outputs import (MetricsLog, read_pixels_csv, replacing, write_comparison_gif, write_gif, write_json,
+                             write_pixels_csv, write_psnr_per_frame)
+
+FRAME_MILLISECONDS = 20
+
+
+def pixels(*shape, seed=0):
+    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
+
+
+def plain_frames(levels, height=8, width=16):
+    """One grey frame a level, uint8 tensor [T, 3, H, W]."""
+    return torch.tensor(levels, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, height, width)
+
+
+def read_gif(path):
+    """The frames of a GIF, uint8 [H, W, 3] each, as often as 20 ms pass while it is shown."""
+    frames = []
+    with Image.open(path) as gif:
+        assert gif.info["loop"] == 0
+        for number in range(gif.n_frames):
+            gif.seek(number)
+            times, rest = divmod(gif.info["duration"], FRAME_MILLISECONDS)
+            assert rest == 0
+            frames += [np.asarray(gif.convert("RGB"))] * times
+    return np.stack(frames)
+
+
+@pytest.mark.parametrize("usage", [None, ["Public", "Private", "Public"]])
+def test_pixels_come_back_from_the_csv(tmp_path, usage):
+    sequences = [pixels(length, 3, 4, 5, seed=length) for length in (3, 1, 7)]
+    write_pixels_csv(tmp_path / "a.csv", sequences, usage)
+    read, words = read_pixels_csv(tmp_path / "a.csv", "--gt")
+    np.testing.assert_array_equal(read, np.concatenate(sequences).reshape(11, -1))
+    assert words == (usage and [word for word, frames in zip(usage, sequences) for _ in frames])
+
+
+def test_submission_has_a_row_a_frame_with_ids_running_on_and_integers_in_the_order_c_h_w(tmp_path):
+    sequences = [pixels(4, 3, 2, 5), pixels(3, 3, 2, 5, seed=1)]
+    write_pixels_csv(tmp_path / "a.csv", sequences)
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert lines[0].split(",") == ["id", *map(str, range(30))]
+    rows = [line.split(",") for line in lines[1:]]
+    assert [row[0] for row in rows] == [str(number) for number in range(7)]
+    frames = [frame for sequence in sequences for frame in sequence]
+    for row, frame in zip(rows, frames, strict=True):
+        assert all(cell.isdecimal() and 0 <= int(cell) <= 255 for cell in row[1:])
+        for place in np.ndindex(3, 2, 5):
+            channel, y, x = place
+            assert int(row[1 + channel * 10 + y * 5 + x]) == frame[place]
+
+
+def test_csv_is_read_by_its_header_and_ids_whatever_their_order(tmp_path):
+    (tmp_path / "a.csv").write_text("Usage,id,0,1\nPublic,1,3,4\nPrivate,0,1.0,2.4\n")
+    read, usage = read_pixels_csv(tmp_path / "a.csv", "--gt")
+    assert read.tolist() == [[1, 2], [3, 4]] and usage == ["Private", "Public"]
+
+
+@pytest.mark.parametrize("text, line", [
+    ("", None), ("id\n0\n", None), ("0,1\n1,2\n", None), ("id,0,2\n0,1,2\n", None), ("id,0\n0,256\n", 2),
+    ("id,0\n0,-1\n", 2), ("id,0\n0,1\n0,1\n", 3), ("id,0\n0,1\n2,1\n", 3), ("id,0\n0,x\n", 2),
+    ("id,0\n0,1\n1,1,1\n", 3), ("id,0\n0,nan\n", 2), ("id,0\n0,\n", 2), ("id,0\n-1,3\n", 2),
+    ("id,0\n0.5,3\n", 2), ("id,0\n0,1\n\n1,2\n", 3)])
+def test_a_csv_that_is_none_is_refused_with_its_line(tmp_path, text, line):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(UsageError, match="--gt .*a.csv") as error:
+        read_pixels_csv(tmp_path / "a.csv", "--gt")
+    assert "\n" not in str(error.value)
+    assert line is None or f"line {line}:" in str(error.value)
+
+
+@pytest.mark.parametrize("levels", [
+    [0, 50, 100, 150, 200, 250], [0, 0, 0, 50, 50, 100], [9, 80, 80, 80, 80, 80], [7] * 6, [0, 200, 0, 200, 0, 0], [30]])
+def test_gif_lasts_20_ms_a_frame_and_shows_the_video(tmp_path, levels):
+    """A frame equal to the one before is no new frame in a GIF, but a longer duration."""
+    video = plain_frames(levels)
+    write_gif(tmp_path / "a.gif", video)
+    shown = read_gif(tmp_path / "a.gif")
+    np.testing.assert_allclose(shown, video.permute(0, 2, 3, 1).numpy(), atol=8)
+
+
+def test_gif_of_a_moving_picture_shows_it(tmp_path):
+    ramp = torch.linspace(0, 255, 64).expand(3, 32, 64)
+    video = torch.stack([ramp.roll(2 * step, dims=2) for step in range(40)]).to(torch.uint8)
+    write_gif(tmp_path / "a.gif", video)
+    shown = read_gif(tmp_path / "a.gif")
+    assert shown.shape == (40, 32, 64, 3)
+    assert np.abs(shown.astype(int) - video.permute(0, 2, 3, 1).numpy()).mean() < 4
+
+
+@pytest.mark.parametrize("names", [["label", "prediction"], ["label", "prediction", "truth"], ["alone"]])
+@pytest.mark.parametrize("scale", [1, 4])
+def test_comparison_shows_the_videos_enlarged_side_by_side_below_their_names(tmp_path, names, scale):
+    height, width = 32, 64
+    videos = {name: plain_frames([60 * place, 60 * place + 20, 60 * place + 40], height, width)
+              for place, name in enumerate(names)}
+    write_comparison_gif(tmp_path / "a.gif", videos, scale)
+    shown = read_gif(tmp_path / "a.gif").astype(int)
+    assert len(shown) == 3
+    rows, columns = shown.shape[1:3]
+    assert rows > scale * height and columns >= len(names) * scale * width
+    gap = (columns - len(names) * scale * width) // max(len(names) - 1, 1)
+    for place, video in enumerate(videos.values()):
+        left = place * (scale * width + gap)
+        part = shown[:, -scale * height:, left:left + scale * width]
+        assert np.abs(part - video[:, 0, 0, 0].numpy().reshape(3, 1, 1, 1)).max() < 16
+        above = shown[:, :-scale * height, left:left + scale * width]
+        assert above.min() < 100 and above.max() > 230  # dark letters on a bright ground
+
+
+def test_metrics_come_back_and_epochs_without_validation_have_empty_cells(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.csv")
+    for epoch in range(3):
+        log.append({"epoch": epoch, "loss": epoch / 3, "kl": 1e-20} | ({"val_psnr": 20.5} if epoch == 2 else {}))
+        assert len(read_csv(tmp_path / "metrics.csv")) == epoch + 1  # written out at once
+    rows = read_csv(tmp_path / "metrics.csv")
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
+    assert [float(row["loss"]) for row in rows] == pytest.approx([0, 1 / 3, 2 / 3], rel=1e-7)
+    assert float(rows[0]["kl"]) == 1e-20 and [row["val_psnr"] for row in rows] == ["", "", "20.5"]
+
+
+@pytest.mark.parametrize("first_epoch", range(5))
+def test_metrics_of_a_resumed_run_go_on_where_it_goes_on(tmp_path, first_epoch):
+    path = tmp_path / "metrics.csv"
+    log = MetricsLog(path)
+    for epoch in range(4):
+        log.append({"epoch": epoch, "loss": 0.1 + epoch})
+    uninterrupted = path.read_bytes()
+    with open(path, "a") as file:
+        file.write("4,")  # a line that a crash has cut short
+    log = MetricsLog(path, first_epoch)
+    for epoch in range(first_epoch, 4):
+        log.append({"epoch": epoch, "loss": 0.1 + epoch})
+    assert path.read_bytes() == uninterrupted
+
+
+def test_metrics_start_anew_where_there_are_none(tmp_path):
+    MetricsLog(tmp_path / "metrics.csv", first_epoch=3).append({"epoch": 3, "loss": 1.0})
+    assert [row["epoch"] for row in read_csv(tmp_path / "metrics.csv")] == ["3"]
+
+
+def test_psnr_per_frame_names_frames_from_1_and_leaves_a_shorter_sequence_empty(tmp_path):
+    write_psnr_per_frame(tmp_path / "a.csv", [[20.5, 21, 22], [30.25]])
+    assert read_csv(tmp_path / "a.csv") == [
+        {"frame": "1", "seq0": "20.5", "seq1": "30.25"}, {"frame": "2", "seq0": "21", "seq1": ""},
+        {"frame": "3", "seq0": "22", "seq1": ""}]
+
+
+def test_json_comes_back(tmp_path):
+    content = {"arguments": {"milestones": [2, 5], "DR": None}, "seed": 0}
+    write_json(tmp_path / "a.json", content)
+    assert json.loads((tmp_path / "a.json").read_text()) == content
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    for text in ("old", "new"):
+        with replacing(path, "w") as file:
+            file.write(text)
+            assert not path.exists() or path.read_text() == "old"
+    with pytest.raises(KeyboardInterrupt), replacing(path, "w") as file:
+        file.write("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]

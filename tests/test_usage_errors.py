@@ -1,0 +1,236 @@
+"""Every wrong use ends with exit status 2 and one line that names the flag or the file, before any work."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from conftest import ROOT, TINY_CLIPS, TINY_NETWORK, TINY_TRAINING, flags, tiny_model
+from modules.checkpoint import save_checkpoint
+
+
+@pytest.fixture
+def refusal(call, capsys, tmp_path):
+    """refusal("Trainer", ...) is the one line with which a script refuses to work with these words."""
+
+    def refuse(script, *words):
+        there = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit) as ended:
+            call(script, *words)
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and error.endswith("\n") and "Traceback" not in error
+        assert sorted(path for path in tmp_path.rglob("*") if ".decoded" not in str(path)) == there
+        return error
+
+    return refuse
+
+
+@pytest.fixture
+def train(refusal, dancer):
+    """train(...) is the refusal of a training that is right but for these words."""
+    return lambda *words: refusal("Trainer", "--DR", dancer, *TINY_TRAINING, "--num_epoch", 1, *words)
+
+
+@pytest.fixture
+def broken(dancer, tmp_path):
+    """A copy of the dancer, to be broken."""
+    return shutil.copytree(dancer, tmp_path / "broken", ignore=shutil.ignore_patterns(".decoded"))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint of the tiny network, made without any training."""
+    path = tmp_path / "tiny.ckpt"
+    save_checkpoint(path, {"state_dict": tiny_model().state_dict(), "last_epoch": 0, "lr": 0.1, "tfr": 1.0})
+    return path
+
+
+def test_folder_of_the_dataset_is_missing(refusal):
+    for script, words in (("Trainer", []), ("Tester", ["--ckpt_path", "none.ckpt"])):
+        assert "none" in refusal(script, "--DR", "nowhere", *words)
+    assert "--DR nowhere" in refusal("Trainer", "--DR", "nowhere")
+    assert "nowhere" in refusal("Preparer", "--check", "nowhere")
+
+
+def test_folder_of_the_dataset_is_empty_or_a_file(refusal, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for name in ("empty", "file"):
+        error = refusal("Trainer", "--DR", name, *TINY_TRAINING)
+        assert "--DR" in error and name in error
+
+
+def test_label_is_missing(refusal, broken):
+    (broken / "train/train_label/17.png").unlink()
+    error = refusal("Trainer", "--DR", broken, *TINY_TRAINING)
+    assert "label missing for frame 17" in error and str(broken / "train/train_label") in error
+
+
+def test_all_labels_are_missing(refusal, broken):
+    for path in (broken / "val/val_label").iterdir():
+        path.unlink()
+    assert str(broken / "val/val_label") in refusal("Trainer", "--DR", broken, *TINY_TRAINING)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n\0\0"])
+def test_image_cannot_be_read(refusal, broken, content):
+    path = broken / "val/val_img/5.png"
+    path.write_bytes(content)
+    assert str(path) in refusal("Trainer", "--DR", broken, *TINY_TRAINING)
+
+
+def test_image_is_cut_short(refusal, broken):
+    path = broken / "train/train_img/5.png"
+    path.write_bytes(path.read_bytes()[:2000])
+    assert str(path) in refusal("Trainer", "--DR", broken, *TINY_TRAINING)
+
+
+def test_first_frame_of_a_test_sequence_is_missing(refusal, broken, checkpoint):
+    (broken / "test/test_img/1/0.png").unlink()
+    error = refusal("Tester", "--DR", broken, "--ckpt_path", checkpoint, "--device", "cpu")
+    assert str(broken / "test/test_img/1") in error
+
+
+@pytest.mark.parametrize("flag, frames", [("--train_vi_len", 71), ("--val_vi_len", 21)])
+def test_too_few_frames_for_the_clips(train, flag, frames):
+    assert flag in train(flag, frames)
+
+
+@pytest.mark.parametrize("words", [
+    ["--batch", "2"], ["--no_such_flag"], ["--optim", "SGD"], ["--lr", "0"], ["--lr", "nan"], ["--tfr", "1.5"],
+    ["--num_epoch", "0"], ["--batch_size", "two"], ["--partial", "0"], ["--milestones", "2", "x"], ["--frame_H", "0"],
+    ["--frame_W", "3"], ["--train_vi_len", "1"], ["--val_vi_len", "1"], ["--N_dim", "1"], ["--F_dim", "3"],
+    ["--L_dim", "1"], ["--D_out_dim", "2"], ["--lr"], ["--seed", "-1"], ["--per_save", "0"], ["--gpu", "-1"]])
+def test_flag_is_unknown_abbreviated_or_of_no_use(train, words):
+    assert words[0] in train(*words)
+
+
+@pytest.mark.parametrize("script", ["Tester", "Preparer", "Plotting"])
+def test_other_scripts_know_their_flags_too(refusal, script):
+    assert "--no_such_flag" in refusal(script, *{"Preparer": ["--check", "x"]}.get(script, []), "--no_such_flag")
+
+
+def test_smallest_values_that_the_flags_take_can_train(dancer, call):
+    """So that the bounds of the flags are those of the network."""
+    call("Trainer", "--DR", dancer, *flags(F_dim=8, L_dim=2, N_dim=4, D_out_dim=8, frame_H=4, frame_W=4, val_vi_len=2,
+                                           train_vi_len=2, partial=0.1, num_epoch=1, device="cpu", num_workers=0,
+                                           batch_size=50, save_root="run", milestones=0, tfr=0))
+
+
+def test_cuda_is_asked_for_and_not_there(train, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "--device cuda" in train("--device", "cuda")
+
+
+def test_cuda_device_is_not_there(train, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "--gpu 2" in train("--device", "cuda", "--gpu", 2)
+
+
+def test_checkpoint_is_missing_or_none(train, refusal, dancer, tmp_path):
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    (tmp_path / "folder.ckpt").mkdir()
+    torch.save({"weights": torch.ones(3)}, tmp_path / "other.ckpt")
+    torch.save({"state_dict": {"weights": torch.ones(3)}}, tmp_path / "network.ckpt")
+    for name in ("nowhere.ckpt", "text.ckpt", "folder.ckpt", "other.ckpt", "network.ckpt"):
+        for error in (train("--ckpt_path", name), refusal("Tester", "--DR", dancer, "--ckpt_path", name)):
+            assert "--ckpt_path" in error and name in error
+
+
+def test_flag_contradicts_the_checkpoint(train, refusal, dancer, checkpoint):
+    for script, words in (("Trainer", TINY_CLIPS), ("Tester", [])):
+        for flag, value in (("--N_dim", 8), ("--F_dim", 128)):
+            error = refusal(script, "--DR", dancer, *words, "--ckpt_path", checkpoint, flag, value)
+            assert f"{flag} {value}" in error and str(checkpoint) in error
+
+
+def test_checkpoint_lacks_weights(train, tmp_path):
+    weights = tiny_model().state_dict()
+    del weights["Generator.7.bias"]
+    save_checkpoint(tmp_path / "a.ckpt", {"state_dict": weights})
+    error = train("--ckpt_path", "a.ckpt")
+    assert "a.ckpt" in error and "Generator.7.bias" in error
+
+
+def test_test_needs_a_checkpoint(train, refusal, dancer):
+    error = train("--test")
+    assert "--test" in error and "--ckpt_path" in error
+    assert "--ckpt_path" in refusal("Tester", "--DR", dancer)
+
+
+def test_folder_of_the_run_holds_another(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.csv").write_text("epoch\n0\n")
+    error = train("--save_root", "run")
+    assert all(word in error for word in ("--save_root run", "--resume", "--overwrite"))
+
+
+def test_folder_of_the_run_cannot_be_made(train, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "--save_root" in train("--save_root", "file")
+    assert "--save_root" in train("--save_root", "file/run")
+
+
+def test_nothing_to_resume(train, refusal, tmp_path):
+    assert "--resume" in train("--resume")
+    error = train("--resume", "--save_root", "nowhere")
+    assert "--resume" in error and "nowhere" in error
+    for other in (["--overwrite"], ["--ckpt_path", "a.ckpt"]):
+        assert other[0] in train("--resume", "--save_root", "run", *other)
+
+
+def test_checkpoint_of_another_program_is_not_resumed(refusal, checkpoint):
+    checkpoint.rename(checkpoint.parent / "last.ckpt")
+    error = refusal("Trainer", "--resume", "--save_root", checkpoint.parent)
+    assert "--resume" in error and "last.ckpt" in error
+
+
+def test_resumed_run_keeps_its_clips_its_network_and_its_dataset(refusal, call, dancer, broken, tmp_path):
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
+    for flag, value in (("--batch_size", 3), ("--seed", 5), ("--N_dim", 8), ("--train_vi_len", 7)):
+        error = refusal("Trainer", "--resume", "--save_root", "run", flag, value)
+        assert f"{flag} {value}" in error and "last.ckpt" in error
+    (broken / "train/sequences.txt").write_text("40 30")
+    assert f"--DR {broken}" in refusal("Trainer", "--resume", "--save_root", "run", "--DR", broken)
+
+
+@pytest.mark.parametrize("text", ["--no_such_flag 1", "--lr", "--lr zero", "words", '--save_root "half', "--lr 1\xff"])
+def test_recipe_is_wrong(train, tmp_path, text):
+    (tmp_path / "a.txt").write_bytes(f"# a recipe\n--num_epoch 1\n{text}\n".encode("latin-1"))
+    train("@a.txt")
+
+
+def test_recipe_is_missing(train):
+    assert "nowhere.txt" in train("@nowhere.txt")
+
+
+def test_recipe_is_as_good_as_its_flags(train, tmp_path):
+    (tmp_path / "a.txt").write_text("# Why\n\n--tfr 0.5 --milestones 2 5   # both in one line\n--test --save_root 'a b'\n")
+    assert "--test needs --ckpt_path" in train("@a.txt")
+
+
+def test_ground_truth_does_not_fit(refusal, dancer, checkpoint, tmp_path):
+    words = ["--DR", dancer, "--ckpt_path", checkpoint, "--device", "cpu", "--save_root", "out"]
+    (tmp_path / "short.csv").write_text("id,0,1\n0,1,2\n")
+    (tmp_path / "other.csv").write_text("some text")
+    for name in ("nowhere.csv", "short.csv", "other.csv"):
+        error = refusal("Tester", *words, "--gt", name)
+        assert "--gt" in error and name in error
+    assert "--gt" in refusal("Tester", *words, "--gt", "short.csv", "--split", "val")
+
+
+@pytest.mark.parametrize("script, words, named", [
+    ("Trainer", ["--DR", "nowhere"], "--DR nowhere"),
+    ("Trainer", ["--batch", "2"], "--batch"),
+    ("Tester", [], "--ckpt_path"),
+    ("Preparer", ["--check", "nowhere"], "nowhere"),
+])
+def test_so_it_is_for_the_shell(script, words, named, tmp_path):
+    done = subprocess.run([sys.executable, str(ROOT / f"{script}.py"), *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and named in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

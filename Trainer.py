@@ -29,7 +29,7 @@ from modules.schedules import kl_beta, learning_rate, teacher_forcing_ratio
 # Another value on --resume would go on with other clips or another network, so it is refused.
 FIXED_IN_A_RUN = ("batch_size", "train_vi_len", "val_vi_len", "partial", "fast_train", "fast_partial",
                   "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "F_dim", "L_dim", "N_dim",
-                  "D_out_dim", "posterior", "optim", "seed")
+                  "D_out_dim", "posterior", "optim", "bptt", "seed")
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths"}
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root", "ckpt_path")
 
@@ -50,7 +50,7 @@ def main():
     print(f"{sum(weights.numel() for weights in model.parameters()):,} parameters on {device}; "
           f"{len(train)} clips of {args.train_vi_len} frames to train on", flush=True)
     if args.test:
-        print_scores(*validate(model, val, args, device).values(), train)
+        print_scores(validate(model, val, args, device), train)
         return
 
     optimizer = getattr(torch.optim, args.optim)(model.parameters(), args.lr)
@@ -247,17 +247,8 @@ def train_one_epoch(model, optimizer, dataset, epoch, args, device, state, after
         frames, labels = (to_unit(part.to(device)) for part in dataset.clips(starts))  # [B, T, 3, H, W]
         random = random_stream(args.seed, epoch, step)
         teacher_forced = draw_teacher_forcing(args.tfr_per, tfr, force_epoch, frames.shape[:2], random).to(device)
-        as_input = input_filter(args.clamp_feedback, args.detach_feedback, args.input_noise, random)
-        terms = model(frames, labels, random, beta, teacher_forced, as_input)
-        optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        means = {name: term.item() / (frames.shape[1] - 1) for name, term in terms.items()}
-        means["grad_norm"] = grad_norm.item()
-        if not (math.isfinite(means["loss"]) and math.isfinite(means["grad_norm"])):
-            raise RunError(f"epoch {epoch}, batch {step}: loss {means['loss']}, gradient norm {means['grad_norm']}; "
-                           "the step was not taken and what was saved is intact; try a lower --lr or --kl_weight")
-        optimizer.step()
+        means = train_on_clips(model, optimizer, frames, labels, teacher_forced, beta, random, args,
+                               f"epoch {epoch}, batch {step}")
 
         totals = {name: totals[name] + len(starts) * value for name, value in {"clips": 1, **means}.items()}
         metrics = {"epoch": epoch, **{name: totals[name] / totals["clips"] for name in means},
@@ -267,6 +258,32 @@ def train_one_epoch(model, optimizer, dataset, epoch, args, device, state, after
             f"tfr {tfr:.2g} lr {lr:.2e} best PSNR {state['best_psnr']:.2f}", refresh=False)
         after_step(step + 1, totals, metrics)
     return metrics
+
+
+def train_on_clips(model, optimizer, frames, labels, teacher_forced, beta, random, args, where):
+    """Take the optimizer's step on a batch of clips, [B, T, 3, H, W], or with --bptt one for every so many
+    predicted frames. Returns the terms of the loss, means over the predicted frames, and the gradient norm."""
+    as_input = input_filter(args.clamp_feedback, args.input_noise, random)
+    predicted = frames.shape[1] - 1
+    segments = range(0, predicted, args.bptt or predicted)
+    means = {"loss": 0.0, "mse": 0.0, "kl": 0.0, "grad_norm": 0.0}
+    first = frames[:, 0]
+    for start in segments:
+        part = slice(start, start + segments.step + 1)  # its first frame is given, as x_0 is
+        given = torch.cat([first[:, None], frames[:, part][:, 1:]], dim=1)
+        terms, first = model(given, labels[:, part], random, beta, teacher_forced[:, part], as_input)
+        optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
+        loss = terms["loss"].item()
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise RunError(f"{where}: loss {loss}, gradient norm {grad_norm}; the step was not taken and what was "
+                           "saved is intact; try a lower --lr or --kl_weight")
+        optimizer.step()
+        for name, term in terms.items():
+            means[name] += term.item() / predicted
+        means["grad_norm"] += grad_norm / len(segments)
+    return means
 
 
 def draw_teacher_forcing(tfr_per, tfr, force_epoch, shape, random):

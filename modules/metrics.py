@@ -1,7 +1,6 @@
 """How good a generated video is, and how good the trivial predictors are. Images are in [0, 1]."""
 
 import torch
-from torch.nn import functional
 
 from .images import to_unit
 
@@ -19,17 +18,21 @@ def ssim(prediction, target):
     """Structural similarity of each frame, [..., 3, H, W] -> [...], mean over channels and over the
     places where the window fits (Wang et al. 2004: Gaussian window of 11 x 11, sigma 1.5, K 0.01 and
     0.03). A frame with a side below 11 takes the largest odd window that fits."""
-    shape = prediction.shape
-    x = prediction.clamp(0, 1).reshape(-1, 1, *shape[-2:])
-    y = target.reshape(-1, 1, *shape[-2:])
-    size = min(11, *(side - 1 + side % 2 for side in shape[-2:]))
+    x, y = prediction.clamp(0, 1), target
+    size = min(11, *(side - 1 + side % 2 for side in x.shape[-2:]))
     offsets = torch.arange(size, dtype=x.dtype, device=x.device) - size // 2
     window = torch.exp(-(offsets**2) / (2 * 1.5**2))
     window = window / window.sum()
 
+    def band(side):  # [side - size + 1, side]: the window at each of its places, so that blurring is a product
+        rows = torch.arange(side - size + 1, device=x.device)[:, None]
+        matrix = x.new_zeros(len(rows), side)
+        return matrix.scatter_(1, rows + torch.arange(size, device=x.device), window.expand(len(rows), size))
+
+    vertical, horizontal = band(x.shape[-2]), band(x.shape[-1]).T
+
     def blur(image):
-        image = functional.conv2d(image, window.view(1, 1, -1, 1))
-        return functional.conv2d(image, window.view(1, 1, 1, -1))
+        return vertical @ (image @ horizontal)
 
     mean_x, mean_y = blur(x), blur(y)
     variance_x = blur(x * x) - mean_x**2
@@ -38,7 +41,7 @@ def ssim(prediction, target):
     c1, c2 = 0.01**2, 0.03**2
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
-    return similarity.mean(dim=(-3, -2, -1)).reshape(*shape[:-3], 3).mean(dim=-1)
+    return similarity.mean(dim=(-3, -2, -1))
 
 
 def summarise(predictions, targets):

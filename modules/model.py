@@ -35,7 +35,8 @@ class VAE_Model(nn.Module):
 
         generator: the torch.Generator (CPU) that the noise of z is drawn from; beta: weight of the KL;
         teacher_forced (bool [B, T]) and as_input: see `rollout`.
-        Returns {"loss", "mse", "kl"}, each a sum over the predicted frames 1..T-1.
+        Returns {"loss", "mse", "kl"}, each a sum over the predicted frames 1..T-1, and the frame that is
+        the input of the step after the clip, [B, 3, H, W], without gradient.
         """
         z_shape = (len(frames), self.dimensions["N_dim"], *frames.shape[-2:])
 
@@ -47,4 +48,7 @@ class VAE_Model(nn.Module):
         for t, step in enumerate(steps, start=1):
             mse = mse + mean_squared_error(step.frame, frames[:, t])
             kl = kl + kl_divergence(step.mu, step.logvar)
-        return {"loss": mse + beta * kl, "mse": mse, "kl": kl}
+        next_input = step.frame.detach()
+        if teacher_forced is not None:
+            next_input = torch.where(teacher_forced[:, -1, None, None, None], frames[:, -1], next_input)
+        return {"loss": mse + beta * kl, "mse": mse, "kl": kl}, next_input

@@ -117,12 +117,13 @@ def add_training_options(parser):
                        help="cut the clips at new random offsets in every epoch")
 
 
-def add_input_options(parser):
-    group = parser.add_argument_group("input frame (against drift over a long rollout)")
+def add_feedback_options(parser):
+    group = parser.add_argument_group("feedback (against drift over a long rollout)")
     group.add_argument("--clamp_feedback", action=argparse.BooleanOptionalAction, default=False,
                        help="clamp a predicted frame to [0, 1] before it is the next input, in training and test")
-    group.add_argument("--detach_feedback", action=argparse.BooleanOptionalAction, default=False,
-                       help="no gradient through the fed-back frame to the step before")
+    group.add_argument("--bptt", type=natural_int, default=0, metavar="FRAMES",
+                       help="predicted frames to an optimizer step: a longer clip goes on from its last prediction, "
+                            "without gradient to the frames before (truncated backpropagation); 0: the whole clip")
     group.add_argument("--input_noise", type=natural_float, default=0.0,
                        help="Gaussian noise on every input frame in training, of a standard deviation drawn anew "
                             "from 0 to this")
@@ -172,7 +173,7 @@ def add_run_options(parser):
 def trainer_parser():
     parser = Parser("Train the conditional VAE on a dance dataset.")
     for add_options in (add_data_options, add_training_options, add_network_options, add_schedule_options,
-                        add_input_options, add_rollout_options, add_run_options, add_machine_options):
+                        add_feedback_options, add_rollout_options, add_run_options, add_machine_options):
         add_options(parser)
     return parser
 

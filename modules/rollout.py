@@ -52,18 +52,16 @@ def rollout(model, frames, labels, draw_noise, teacher_forced=None, use_posterio
             frame = torch.where(teacher_forced[:, t, None, None, None], frames[:, t], prediction)
 
 
-def input_filter(clamp=False, detach=False, noise=0.0, generator=None):
+def input_filter(clamp=False, noise=0.0, generator=None):
     """What is done to the input frames of a rollout, against drift, as a function of a frame [B, 3, H, W].
 
-    clamp: to [0, 1]. detach: no gradient through the fed-back frame to the step before.
+    clamp: to [0, 1].
     noise: Gaussian noise whose standard deviation is drawn from [0, noise], for each clip and step,
     so that the network learns to mend a frame that is not quite right.
     """
     def as_input(frame):
         if clamp:
             frame = frame.clamp(0, 1)
-        if detach:
-            frame = frame.detach()
         if noise:
             strength = noise * torch.rand((len(frame), 1, 1, 1), generator=generator)
             frame = frame + (strength * torch.randn(frame.shape, generator=generator)).to(frame.device)

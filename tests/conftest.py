@@ -2,7 +2,9 @@
 
 import csv
 import os
+import signal
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -40,17 +42,24 @@ def model():
     return tiny_model()
 
 
+def call_script(folder, script, *words):
+    """Do what the command line would, in this process; raises SystemExit unless all goes well."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
+        try:
+            run_script(import_module(script).main)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
 @pytest.fixture
 def call(monkeypatch, tmp_path):
-    """call("Trainer", "--DR", folder, ...) does what the command line would, in this process and an
-    empty folder; one that does not end well raises SystemExit."""
+    """call("Trainer", "--DR", folder, ...) runs a script in the test's own folder, empty at first."""
     monkeypatch.chdir(tmp_path)
-
-    def call_script(script, *words):
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
-        run_script(import_module(script).main)
-
-    return call_script
+    return partial(call_script, tmp_path)
 
 
 def flags(**values):
@@ -59,7 +68,8 @@ def flags(**values):
             for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])]
 
 
-TINY_CLIPS = flags(frame_H=8, frame_W=16, batch_size=4, train_vi_len=6, val_vi_len=10, num_workers=1, device="cpu")
+TINY_CLIPS = flags(frame_H=8, frame_W=16, batch_size=4, train_vi_len=6, val_vi_len=10, num_workers=1,
+                   device="cpu")
 TINY_TRAINING = flags(**TINY_NETWORK) + TINY_CLIPS
 
 

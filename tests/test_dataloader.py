@@ -1,4 +1,4 @@
-"""The dataset: what is read is what lies in the files, paired and in order, and clips stay in their sequences."""
+"""The dataset: items are what lies in the files, paired and in order, and clips stay in their sequences."""
 
 import shutil
 import struct
@@ -94,8 +94,8 @@ def test_clips_lie_within_their_sequences_and_in_the_end_cover_them(tmp_path):
     lengths, video_len = [7, 3, 4, 12, 5], 4
     write_split(tmp_path, "train", sum(lengths), lengths)
     dataset = open_set(tmp_path, video_len=video_len)
-    ends = np.cumsum(lengths)
-    valid = {start for end, length in zip(ends, lengths) for start in range(end - length, end - video_len + 1)}
+    valid = {start for end, length in zip(np.cumsum(lengths), lengths)
+             for start in range(end - length, end - video_len + 1)}
     drawn = set()
     for seed in range(200):
         starts = dataset.starts(generator=torch.Generator().manual_seed(seed)).tolist()
@@ -233,7 +233,7 @@ def test_writing_into_an_item_changes_no_file(tmp_path):
 
 
 def test_images_are_resized_as_by_antialiased_bilinear(dancer):
-    from torchvision.transforms import Compose, Resize, ToTensor  # after modules.images, which mends its import
+    from torchvision.transforms import Compose, Resize, ToTensor  # modules.images mends its import
 
     default = Dataset_Dance(dancer, None, "val", 20, frame_size=(32, 64), num_workers=1)[0]
     transform = Compose([Resize((32, 64)), ToTensor()])

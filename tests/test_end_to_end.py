@@ -1,8 +1,8 @@
 """The scripts, one after the other as a user runs them."""
 
 import json
-import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -10,21 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT, TINY_NETWORK, TINY_TRAINING, flags, read_csv
+from conftest import ROOT, TINY_NETWORK, TINY_TRAINING, call_script, flags, read_csv
 from dataloader import Dataset_Dance
 from modules import VAE_Model
 from modules.checkpoint import load_checkpoint
 from modules.outputs import read_pixels_csv
 
-# Of the size of the ground truth of the tests. To prolong a run, beta must not depend on the number of epochs.
-TRAINING = flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_size=2, partial=0.4, num_workers=1, device="cpu",
-                 kl_anneal_type="Monotonic", kl_anneal_ratio=0.4, milestones=1, tfr_sde=1, tfr_d_step=0.5, per_save=2,
-                 tfr_per="frame", store_visualization=True)
+# Frames are as large as those of the tests' ground truth. Beta does not depend on the number of epochs,
+# so that a run can be prolonged.
+TRAINING = flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_size=2, partial=0.4, num_workers=1,
+                 kl_anneal_type="Monotonic", kl_anneal_ratio=0.4, milestones=1, tfr_sde=1, tfr_d_step=0.5,
+                 tfr_per="frame", per_save=2, store_visualization=True, device="cpu")
 
 
 def run_script(script, *words, cwd):
     command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)  # OMP_NUM_THREADS: conftest
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr
     return done.stdout
@@ -63,45 +64,101 @@ class Killed(BaseException):
     """As abrupt as a power cut: nothing in the scripts waits for it."""
 
 
-def test_run_killed_twice_and_resumed_equals_an_uninterrupted_one(dancer, tmp_path, call, monkeypatch):
-    words = ["--DR", dancer, *TINY_TRAINING, *flags(num_epoch=3, kl_anneal_cycle=1, warmup_epochs=0.5, input_noise=0.1)]
-    call("Trainer", "--save_root", "whole", *words)
-    take_step = torch.optim.Adam.step
+def die():
+    raise Killed
 
-    def kill_after_four_steps(*words):
-        left = iter(range(4))
 
-        def step_or_die(self, *arguments, **more):
+@pytest.fixture
+def interrupted(call, monkeypatch):
+    """interrupted(n, event, ...) is a training in which event() happens just before each step of the
+    optimizer after the first n."""
+
+    def train(number, event, *words):
+        left, take_step = iter(range(number)), torch.optim.Adam.step
+
+        def step(self, *arguments, **more):
             if next(left, None) is None:
-                raise Killed
+                event()
             return take_step(self, *arguments, **more)
 
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(torch.optim.Adam, "step", step_or_die)
-            call("Trainer", "--save_root", "killed", *words)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.Adam, "step", step)
+            call("Trainer", *words)
 
-    kill_after_four_steps(*words)  # of three an epoch: early in the second
-    kill_after_four_steps("--resume")
-    assert len(read_csv("killed/metrics.csv")) < 3
-    call("Trainer", "--save_root", "killed", "--resume")
-    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    return train
+
+
+@pytest.fixture(scope="module")
+def whole(dancer, tmp_path_factory):
+    """The words of a training of three epochs of three steps, and the folder of that run."""
+    folder = tmp_path_factory.mktemp("whole")
+    words = ["--DR", str(dancer), *TINY_TRAINING, *flags(num_epoch=3, kl_anneal_cycle=1, warmup_epochs=0.5,
+                                                         input_noise=0.1, tfr=0.5, tfr_per="frame")]
+    call_script(folder, "Trainer", *words, "--save_root", "run")
+    return words, folder / "run"
+
+
+def test_run_killed_twice_and_resumed_equals_an_uninterrupted_one(whole, interrupted, call, tmp_path):
+    words, run = whole
+    with pytest.raises(Killed):
+        interrupted(4, die, *words, "--save_root", "killed")
+    with pytest.raises(Killed):
+        interrupted(4, die, "--resume", "--save_root", "killed", "--save_minutes", "1e-9")
+    assert len(read_csv("killed/metrics.csv")) == 2
+    call("Trainer", "--resume", "--save_root", "killed")
+    assert_same_run(tmp_path / "killed", run)
+
+
+def test_run_stopped_by_signals_and_resumed_equals_an_uninterrupted_one(
+        whole, interrupted, call, tmp_path, capsys):
+    words, run = whole
+    for number, words in ((signal.SIGINT, words), (signal.SIGTERM, ["--resume"])):
+        def stop():
+            assert signal.getsignal(number) is not signal.SIG_DFL  # which would end the tests
+            signal.raise_signal(number)
+
+        with pytest.raises(SystemExit) as ended:
+            interrupted(1, stop, *words, "--save_root", "stopped")
+        assert ended.value.code == 128 + number
+        assert "--resume --save_root stopped" in capsys.readouterr().err.splitlines()[-1]
+    call("Trainer", "--resume", "--save_root", "stopped")
+    assert_same_run(tmp_path / "stopped", run)
+
+
+def test_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(prolonged, call, tmp_path):
+    shutil.copytree(prolonged, tmp_path / "run")
+    (tmp_path / "run/last.ckpt").write_bytes(b"damaged")
+    call("Trainer", "--resume", "--save_root", "run", "--num_epoch", 3)
+    assert (tmp_path / "run/metrics.csv").read_bytes() == (prolonged / "metrics.csv").read_bytes()
+
+
+def test_run_that_diverges_says_so_and_keeps_what_was_saved(whole, dancer, call, tmp_path, capsys):
+    call("Trainer", *whole[0], "--save_root", "run", "--num_epoch", 1)
+    before = (tmp_path / "run/last.ckpt").read_bytes()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        call("Trainer", "--resume", "--save_root", "run", *flags(lr=1e30, num_epoch=3))
+    error = capsys.readouterr().err
+    assert ended.value.code == 1 and error.count("\n") == 1 and "--lr" in error
+    assert (tmp_path / "run/last.ckpt").read_bytes() == before
 
 
 def test_run_leaves_the_files_that_it_promises(prolonged):
     names = {path.name for path in prolonged.iterdir()}
-    assert {"args.json", "metrics.csv", "psnr_per_frame.csv", "epoch=1.ckpt", "last.ckpt", "best.ckpt", "best.gif",
-            "epoch=0.gif", "epoch=1.gif", "epoch=2.gif"} <= names
-    assert not any(name.startswith(".") or name.endswith(".tmp") for name in names)
+    assert {"args.json", "metrics.csv", "psnr_per_frame.csv", "epoch=1.ckpt", "last.ckpt", "best.ckpt",
+            "best.gif", "epoch=0.gif", "epoch=1.gif", "epoch=2.gif"} <= names
+    assert not any(name.endswith(".tmp") for name in names)
 
     rows = read_csv(prolonged / "metrics.csv")
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert [float(row["beta"]) for row in rows] == pytest.approx([0, 0.4, 0.8])
     assert [float(row["tfr"]) for row in rows] == [1, 0.5, 0]
     for row in rows:
-        assert float(row["loss"]) == pytest.approx(float(row["mse"]) + float(row["beta"]) * float(row["kl"]), rel=1e-5)
-    arguments = json.loads((prolonged / "args.json").read_text())
-    assert arguments["arguments"]["num_epoch"] == 3 and arguments["arguments"]["N_dim"] == TINY_NETWORK["N_dim"]
-    assert {"versions", "git_commit", "seed", "command"} <= arguments.keys()
+        loss, mse, beta, kl = (float(row[name]) for name in ("loss", "mse", "beta", "kl"))
+        assert loss == pytest.approx(mse + beta * kl, rel=1e-5)
+    content = json.loads((prolonged / "args.json").read_text())
+    assert content["arguments"].items() >= (TINY_NETWORK | {"num_epoch": 3}).items()
+    assert {"versions", "git_commit", "seed", "command"} <= content.keys()
 
     best = max(range(3), key=lambda epoch: float(rows[epoch]["val_psnr"]))
     checkpoint = load_checkpoint(prolonged / "best.ckpt")
@@ -178,19 +235,18 @@ def test_test_flag_validates_and_writes_nothing(prolonged, dancer, tmp_path, cal
 
 @pytest.fixture
 def watched(monkeypatch):
-    """What a run would train on, batch by batch: the starts of its clips and its masks of teacher forcing."""
+    """What a run trains on, batch by batch: the starts of its clips and its masks of teacher forcing."""
     seen = {"starts": [], "masks": []}
-    clips = Dataset_Dance.clips
+    clips, forward = Dataset_Dance.clips, VAE_Model.forward
 
     def watched_clips(self, starts):
         if self.mode == "train":
             seen["starts"].append(starts.tolist())
         return clips(self, starts)
 
-    def watched_forward(self, frames, labels, generator, beta, teacher_forced=None, *_):
+    def watched_forward(self, frames, labels, generator, beta, teacher_forced, *more):
         seen["masks"].append(teacher_forced.expand(frames.shape[:2]))
-        nothing = sum(weights.sum() for weights in self.parameters()) * 0
-        return {"loss": nothing, "mse": nothing, "kl": nothing}
+        return forward(self, frames, labels, generator, beta, teacher_forced, *more)
 
     monkeypatch.setattr(Dataset_Dance, "clips", watched_clips)
     monkeypatch.setattr(VAE_Model, "forward", watched_forward)
@@ -199,10 +255,9 @@ def watched(monkeypatch):
 
 def test_training_is_shuffled_anew_in_every_epoch_and_alike_for_a_seed(dancer, call, watched):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        call("Trainer", "--DR", dancer, *TINY_TRAINING, "--save_root", name, *flags(num_epoch=2, seed=seed),
-             "--no-random_start")
+        call("Trainer", "--DR", dancer, *TINY_TRAINING, "--save_root", name, "--no-random_start",
+             *flags(num_epoch=2, seed=seed, val_every=2, val_vi_len=2, train_vi_len=2, partial=0.4))
     starts = np.array([start for batch in watched["starts"] for start in batch]).reshape(3, 2, -1)
-    assert starts.shape[2] == 70 // 6
     for run in starts:
         assert sorted(run[0]) == sorted(run[1]) and list(run[0]) != list(run[1])
         assert list(run[0]) != sorted(run[0])
@@ -211,14 +266,15 @@ def test_training_is_shuffled_anew_in_every_epoch_and_alike_for_a_seed(dancer, c
 
 @pytest.mark.parametrize("per", ["epoch", "batch", "frame"])
 def test_teacher_forcing_is_drawn_as_often_as_asked(dancer, call, watched, per):
-    call("Trainer", "--DR", dancer, *TINY_TRAINING, "--save_root", "run",
-         *flags(num_epoch=8, tfr=0.5, tfr_sde=8, tfr_per=per, batch_size=2, partial=0.7, val_every=8))
-    masks = torch.stack(watched["masks"]).unflatten(0, (8, 4)).flatten(2)  # [epoch, batch, frames of the batch]
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, "--save_root", "run", "--tfr_per", per,
+         *flags(num_epoch=8, tfr=0.5, tfr_sde=8, batch_size=7, train_vi_len=3, partial=0.9, val_every=8))
+    masks = torch.stack(watched["masks"]).unflatten(0, (8, 3)).flatten(2)  # [epoch, batch, its frames]
     varies = [part.float().std(dim=-1).max() > 0 for part in (masks, masks.flatten(1), masks.flatten())]
     assert varies == {"epoch": [False, False, True], "batch": [False, True, True], "frame": [True] * 3}[per]
 
 
 @pytest.mark.parametrize("tfr", [0.0, 1.0])
 def test_teacher_forcing_is_never_or_always_at_its_bounds(dancer, call, watched, tfr):
-    call("Trainer", "--DR", dancer, *TINY_TRAINING, "--save_root", "run", *flags(num_epoch=2, tfr=tfr, tfr_per="frame"))
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, "--save_root", "run",
+         *flags(num_epoch=1, tfr=tfr, tfr_per="frame"))
     assert all((mask == bool(tfr)).all() for mask in watched["masks"])

@@ -11,7 +11,7 @@ CLIPS, LENGTH, SIZE = 3, 5, (8, 16)
 
 
 def clips():
-    return torch.rand(2, CLIPS, LENGTH, 3, *SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.rand(2, CLIPS, LENGTH, 3, *SIZE, generator=draws(1), dtype=torch.float64)
 
 
 def noiseless(posterior="previous"):
@@ -49,7 +49,7 @@ def test_loss_is_that_of_the_protocol(posterior, probability, beta):
     model = noiseless(posterior)
     frames, labels = clips()
     forced = torch.rand(CLIPS, LENGTH, generator=draws(4)) < probability
-    terms = model(frames, labels, draws(), beta, forced)
+    terms, _ = model(frames, labels, draws(), beta, forced)
     for name, value in plain_loss(model, frames, labels, forced, beta).items():
         assert terms[name].item() == pytest.approx(value.item(), rel=1e-9), name
 
@@ -58,27 +58,37 @@ def test_teacher_forced_loss_is_of_the_predictions(model):
     """Not of the true frames that took their place as inputs, which have no error."""
     frames, labels = clips()
     forced = torch.ones(CLIPS, LENGTH, dtype=torch.bool)
-    terms = model.double()(frames, labels, draws(), 0.0, forced)
+    terms, _ = model.double()(frames, labels, draws(), 0.0, forced)
     assert terms["mse"].item() > 0.01
     terms["mse"].backward()
     for name, network in model.named_children():
         assert any(weights.grad.abs().max() > 0 for weights in network.parameters()), name
 
 
-def test_teacher_forced_clip_costs_what_its_steps_cost_one_by_one():
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("segment", [1, 2, 3, LENGTH - 1])
+def test_clip_cut_into_segments_costs_what_the_whole_costs(probability, segment):
+    """Each segment goes on from the input that the one before hands over, which has no gradient."""
     model = noiseless().eval()
     frames, labels = clips()
-    forced = torch.ones(CLIPS, LENGTH, dtype=torch.bool)
-    whole = model(frames, labels, draws(), 0.5, forced)
-    steps = [model(frames[:, t:t + 2], labels[:, t:t + 2], draws(), 0.5) for t in range(LENGTH - 1)]
+    forced = torch.rand(CLIPS, LENGTH, generator=draws(4)) < probability
+    whole, whole_end = model(frames, labels, draws(), 0.5, forced)
+    parts, given = [], frames[:, 0]
+    for start in range(0, LENGTH - 1, segment):
+        part = slice(start, start + segment + 1)
+        seen = torch.cat([given[:, None], frames[:, part][:, 1:]], dim=1)
+        terms, given = model(seen, labels[:, part], draws(), 0.5, forced[:, part])
+        assert not given.requires_grad
+        parts.append(terms)
+    torch.testing.assert_close(given, whole_end)
     for name, value in whole.items():
-        assert value.item() == pytest.approx(sum(step[name] for step in steps).item(), rel=1e-9), name
+        assert value.item() == pytest.approx(sum(terms[name] for terms in parts).item(), rel=1e-9), name
 
 
 def test_loss_is_decided_by_the_generator_handed_in(model):
     frames, labels = clips()
     model.double().eval()
-    first, again, other = (model(frames, labels, draws(seed), 1.0)["loss"] for seed in (0, 0, 1))
+    first, again, other = (model(frames, labels, draws(seed), 1.0)[0]["loss"] for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -87,7 +97,8 @@ def test_kl_is_that_of_the_distributions_summed_over_the_latent_and_averaged_ove
     mu, logvar = torch.randn(2, CLIPS, 4, *SIZE, generator=draws(seed), dtype=torch.float64)
     expected = kl_of_distributions(Normal(mu, torch.exp(logvar / 2)), Normal(0, 1)).sum() / CLIPS
     assert kl_divergence(mu, logvar).item() == pytest.approx(expected.item(), rel=1e-9)
-    assert kl_divergence(mu.repeat(2, 1, 1, 1), logvar.repeat(2, 1, 1, 1)).item() == pytest.approx(expected.item())
+    twice = kl_divergence(torch.cat([mu, mu]), torch.cat([logvar, logvar]))
+    assert twice.item() == pytest.approx(expected.item())
     assert kl_divergence(torch.zeros_like(mu), torch.zeros_like(mu)) == 0
 
 

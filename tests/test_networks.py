@@ -42,7 +42,8 @@ def output():
     def step(frame, label, z=None):
         frame_feature, label_feature = model.frame_transformation(frame), model.label_transformation(label)
         mu, logvar = model.Gaussian_Predictor(frame_feature, label_feature)
-        fusion = model.Decoder_Fusion(frame_feature, label_feature, mu if z is None else torch.full_like(mu, z))
+        z = mu if z is None else torch.full_like(mu, z)
+        fusion = model.Decoder_Fusion(frame_feature, label_feature, z)
         return {"frame_feature": frame_feature, "label_feature": label_feature, "mu": mu, "logvar": logvar,
                 "fusion": fusion, "frame": model.Generator(fusion)}
 
@@ -55,7 +56,8 @@ def output():
 
 def test_names_and_shapes_are_those_of_the_template():
     model = VAE_Model()
-    assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == REFERENCE["state_dict"]
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert shapes == REFERENCE["state_dict"]
     assert sum(tensor.numel() for tensor in model.parameters()) == REFERENCE["parameters"]
 
 
@@ -70,7 +72,8 @@ def test_output_is_that_of_the_template(output, name):
 
 
 def test_kl_is_that_of_the_template(output):
-    assert output["kl_sum_over_batch"].item() == pytest.approx(REFERENCE["figures"]["kl_sum_over_batch"], abs=1e-9)
+    expected = REFERENCE["figures"]["kl_sum_over_batch"]
+    assert output["kl_sum_over_batch"].item() == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("dimensions", [(8, 2, 4, 8), (24, 6, 5, 17), (16, 8, 4, 16)])

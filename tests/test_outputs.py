@@ -9,8 +9,8 @@ from PIL import Image
 
 from conftest import read_csv
 from modules.errors import UsageError
-from modules.outputs import (MetricsLog, read_pixels_csv, replacing, write_comparison_gif, write_gif, write_json,
-                             write_pixels_csv, write_psnr_per_frame)
+from modules.outputs import (MetricsLog, read_pixels_csv, replacing, write_comparison_gif, write_gif,
+                             write_json, write_pixels_csv, write_psnr_per_frame)
 
 FRAME_MILLISECONDS = 20
 
@@ -81,7 +81,8 @@ def test_a_csv_that_is_none_is_refused_with_its_line(tmp_path, text, line):
 
 
 @pytest.mark.parametrize("levels", [
-    [0, 50, 100, 150, 200, 250], [0, 0, 0, 50, 50, 100], [9, 80, 80, 80, 80, 80], [7] * 6, [0, 200, 0, 200, 0, 0], [30]])
+    [0, 50, 100, 150, 200, 250], [0, 0, 0, 50, 50, 100], [9, 80, 80, 80, 80, 80], [7] * 6,
+    [0, 200, 0, 200, 0, 0], [30]])
 def test_gif_lasts_20_ms_a_frame_and_shows_the_video(tmp_path, levels):
     """A frame equal to the one before is no new frame in a GIF, but a longer duration."""
     video = plain_frames(levels)
@@ -122,7 +123,8 @@ def test_comparison_shows_the_videos_enlarged_side_by_side_below_their_names(tmp
 def test_metrics_come_back_and_epochs_without_validation_have_empty_cells(tmp_path):
     log = MetricsLog(tmp_path / "metrics.csv")
     for epoch in range(3):
-        log.append({"epoch": epoch, "loss": epoch / 3, "kl": 1e-20} | ({"val_psnr": 20.5} if epoch == 2 else {}))
+        validation = {"val_psnr": 20.5} if epoch == 2 else {}
+        log.append({"epoch": epoch, "loss": epoch / 3, "kl": 1e-20} | validation)
         assert len(read_csv(tmp_path / "metrics.csv")) == epoch + 1  # written out at once
     rows = read_csv(tmp_path / "metrics.csv")
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conftest import tiny_model
-from modules.rollout import generate, rollout
+from modules.rollout import generate, input_filter, rollout
 
 CLIPS, LENGTH, SIZE = 3, 6, (8, 16)
 
@@ -61,7 +61,8 @@ def differing(ours, theirs):
 def test_training_rollout_equals_the_protocol_spelt_out(posterior, mask):
     model = tiny_model(posterior).double().train()
     frames, labels = clips()
-    for ours, theirs in zip(run(model, frames, labels, MASKS[mask]), plain_loop(model, frames, labels, MASKS[mask])):
+    expected = plain_loop(model, frames, labels, MASKS[mask])
+    for ours, theirs in zip(run(model, frames, labels, MASKS[mask]), expected):
         assert_same(ours, theirs)
 
 
@@ -85,7 +86,8 @@ def test_frame_t_is_trained_on_label_t(model, t):
     change places, so what changes is what is predicted from the one or the other."""
     (frames, labels), changed = clips(), clips()[1]
     changed[:, [t - 1, t]] = labels[:, [t, t - 1]]
-    before, after = (run(model.double().train(), frames, part, MASKS["forced"])[0] for part in (labels, changed))
+    model.double().train()
+    before, after = (run(model, frames, part, MASKS["forced"])[0] for part in (labels, changed))
     assert differing(before, after) == [t - 2, t - 1]
 
 
@@ -140,6 +142,48 @@ def test_batch_equals_its_clips_one_by_one(model):
             assert_same(ours, theirs[part])
 
 
+@pytest.mark.parametrize("mask", MASKS)
+def test_every_input_frame_goes_through_the_filter_and_no_target_or_prediction_does(model, mask):
+    model.double().eval()
+    frames, labels = clips()
+    noise, inputs = iter(NOISE), []
+
+    def brighten(frame):
+        inputs.append(frame)
+        return frame + 1
+
+    steps = rollout(model, frames, labels, lambda: next(noise), MASKS[mask], as_input=brighten)
+    predicted = [step.frame for step in steps]
+    assert_same(inputs[0], frames[:, 0])
+    for t in range(1, LENGTH - 1):
+        forced = MASKS[mask][:, t, None, None, None]
+        assert_same(inputs[t], torch.where(forced, frames[:, t], predicted[t - 1]))
+    assert len(inputs) == LENGTH - 1
+    features = model.frame_transformation(frames[:, 0] + 1), model.label_transformation(labels[:, 1])
+    mu, logvar = model.Gaussian_Predictor(*features)
+    assert_same(predicted[0], model.predict(*features, mu + torch.exp(logvar / 2) * NOISE[0]))
+
+
+def test_input_filter_clamps_and_adds_noise_of_its_generator_alone():
+    frame = 2 * clips()[0][:, 0] - 0.5
+    assert torch.equal(input_filter()(frame), frame)
+    assert torch.equal(input_filter(clamp=True)(frame), frame.clamp(0, 1))
+    streams = [torch.Generator().manual_seed(seed) for seed in (0, 0, 1)]
+    noisy = [input_filter(noise=0.2, generator=stream)(frame) for stream in streams]
+    assert torch.equal(noisy[0], noisy[1]) and not torch.equal(noisy[0], noisy[2])
+    spread = (noisy[0] - frame).std(dim=(1, 2, 3))
+    assert spread.max() < 0.25 and spread.min() != spread.max()
+
+
+def test_a_stray_logvar_does_not_drown_the_frame(model):
+    frames, labels = clips()
+    with torch.no_grad():
+        model.Gaussian_Predictor[-1].bias[4:] += 1000
+    predicted, _, logvar = run(model.double(), frames, labels)
+    assert logvar.min() > 900  # handed on as it is, for the KL
+    assert predicted.isfinite().all() and predicted.abs().max() < 1e3
+
+
 def test_gradient_reaches_every_network_and_runs_back_through_predicted_frames_only(model):
     model.double().train()
     frames, labels = clips()
@@ -189,6 +233,16 @@ def test_generation_normalises_by_the_running_statistics(model, training):
     assert differing(generate(model, frames[:, 0], labels, seed=5), together) == list(range(1, LENGTH))
 
 
+@pytest.mark.parametrize("t", range(LENGTH))
+def test_generation_with_clamped_feedback_goes_on_from_any_of_its_frames(model, t):
+    frames, labels = clips()
+    with torch.no_grad():
+        model.Generator[-1].bias.add_(torch.tensor([-2.0, 0.0, 2.0]))  # outputs beyond both bounds
+    whole = generate(model.double(), frames[:, 0], labels, seed=0, temperature=0.0, clamp=True).double()
+    rest = generate(model, whole[:, t], labels[:, t:], seed=0, temperature=0.0, clamp=True)
+    torch.testing.assert_close(rest.double(), whole[:, t:], rtol=0, atol=1e-6)
+
+
 def test_longer_labels_do_not_change_the_frames_before(model):
     frames, labels = clips()
     whole = generate(model.double(), frames[:, 0], labels, seed=0)
@@ -210,6 +264,7 @@ def test_temperature_0_is_the_prior_mean_whatever_the_seed(model):
     frames, labels = clips()
     videos = [generate(model.double(), frames[:, 0], labels, seed, temperature=0.0) for seed in (0, 100)]
     assert torch.equal(*videos)
-    zeros = rollout(model.eval(), frames[:, :1], labels, lambda: torch.zeros_like(NOISE[0]), use_posterior=False)
-    expected = torch.stack([step.frame.clamp(0, 1) for step in zeros], dim=1)
+    zero = torch.zeros_like(NOISE[0])
+    steps = rollout(model.eval(), frames[:, :1], labels, lambda: zero, use_posterior=False)
+    expected = torch.stack([step.frame.clamp(0, 1) for step in steps], dim=1)
     torch.testing.assert_close(videos[0][:, 1:].double(), expected, rtol=0, atol=1e-6)

@@ -54,7 +54,8 @@ def test_no_annealing_is_beta_1():
     assert set(betas("None")) == {1.0}
 
 
-@pytest.mark.parametrize("tfr, sde, step", [(1.0, 10, 0.1), (0.7, 0, 0.3), (0.5, 3, 0.25), (0.0, 5, 0.1), (1.0, 4, 0.0)])
+@pytest.mark.parametrize("tfr, sde, step", [
+    (1.0, 10, 0.1), (0.7, 0, 0.3), (0.5, 3, 0.25), (0.0, 5, 0.1), (1.0, 4, 0.0)])
 def test_teacher_forcing_falls_from_its_first_epoch_on_down_to_0(tfr, sde, step):
     ratio = [teacher_forcing_ratio(epoch, tfr, sde, step) for epoch in range(70)]
     assert all(value == tfr for value in ratio[:sde])

@@ -9,6 +9,12 @@ import torch
 
 from conftest import ROOT, TINY_CLIPS, TINY_NETWORK, TINY_TRAINING, flags, tiny_model
 from modules.checkpoint import save_checkpoint
+from modules.outputs import lock_folder
+
+
+def visible(folder):
+    """All files below a folder but for those that begin with a dot: the cache and the lock."""
+    return sorted(path for path in folder.rglob("[!.]*") if ".decoded" not in path.parts)
 
 
 @pytest.fixture
@@ -16,13 +22,13 @@ def refusal(call, capsys, tmp_path):
     """refusal("Trainer", ...) is the one line with which a script refuses to work with these words."""
 
     def refuse(script, *words):
-        there = sorted(tmp_path.rglob("*"))
+        there = visible(tmp_path)
         with pytest.raises(SystemExit) as ended:
             call(script, *words)
         assert ended.value.code == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and error.endswith("\n") and "Traceback" not in error
-        assert sorted(path for path in tmp_path.rglob("*") if ".decoded" not in str(path)) == there
+        assert visible(tmp_path) == there
         return error
 
     return refuse
@@ -48,10 +54,9 @@ def checkpoint(tmp_path):
     return path
 
 
-def test_folder_of_the_dataset_is_missing(refusal):
-    for script, words in (("Trainer", []), ("Tester", ["--ckpt_path", "none.ckpt"])):
-        assert "none" in refusal(script, "--DR", "nowhere", *words)
+def test_folder_of_the_dataset_is_missing(refusal, checkpoint):
     assert "--DR nowhere" in refusal("Trainer", "--DR", "nowhere")
+    assert "--DR nowhere" in refusal("Tester", "--DR", "nowhere", "--ckpt_path", checkpoint)
     assert "nowhere" in refusal("Preparer", "--check", "nowhere")
 
 
@@ -100,24 +105,24 @@ def test_too_few_frames_for_the_clips(train, flag, frames):
 
 
 @pytest.mark.parametrize("words", [
-    ["--batch", "2"], ["--no_such_flag"], ["--optim", "SGD"], ["--lr", "0"], ["--lr", "nan"], ["--tfr", "1.5"],
-    ["--num_epoch", "0"], ["--batch_size", "two"], ["--partial", "0"], ["--milestones", "2", "x"], ["--frame_H", "0"],
-    ["--frame_W", "3"], ["--train_vi_len", "1"], ["--val_vi_len", "1"], ["--N_dim", "1"], ["--F_dim", "3"],
-    ["--L_dim", "1"], ["--D_out_dim", "2"], ["--lr"], ["--seed", "-1"], ["--per_save", "0"], ["--gpu", "-1"]])
+    "--batch 2", "--no_such_flag", "--optim SGD", "--lr 0", "--lr nan", "--lr", "--tfr 1.5", "--num_epoch 0",
+    "--batch_size two", "--partial 0", "--milestones 2 x", "--frame_H 0", "--frame_W 3", "--train_vi_len 1",
+    "--val_vi_len 1", "--F_dim 3", "--L_dim 1", "--N_dim 1", "--D_out_dim 2", "--seed -1", "--per_save 0"])
 def test_flag_is_unknown_abbreviated_or_of_no_use(train, words):
-    assert words[0] in train(*words)
+    assert words.split()[0] in train(*words.split())
 
 
-@pytest.mark.parametrize("script", ["Tester", "Preparer", "Plotting"])
-def test_other_scripts_know_their_flags_too(refusal, script):
-    assert "--no_such_flag" in refusal(script, *{"Preparer": ["--check", "x"]}.get(script, []), "--no_such_flag")
+@pytest.mark.parametrize("script, words", [
+    ("Tester", []), ("Preparer", ["--check", "x"]), ("Plotting", ["x"])])
+def test_other_scripts_know_their_flags_too(refusal, script, words):
+    assert "--no_such_flag" in refusal(script, *words, "--no_such_flag")
 
 
 def test_smallest_values_that_the_flags_take_can_train(dancer, call):
     """So that the bounds of the flags are those of the network."""
-    call("Trainer", "--DR", dancer, *flags(F_dim=8, L_dim=2, N_dim=4, D_out_dim=8, frame_H=4, frame_W=4, val_vi_len=2,
-                                           train_vi_len=2, partial=0.1, num_epoch=1, device="cpu", num_workers=0,
-                                           batch_size=50, save_root="run", milestones=0, tfr=0))
+    smallest = flags(F_dim=8, L_dim=2, N_dim=4, D_out_dim=8, frame_H=4, frame_W=4, val_vi_len=2,
+                     train_vi_len=2, partial=0.1, num_epoch=1, num_workers=0, milestones=0, tfr=0)
+    call("Trainer", "--DR", dancer, *smallest, *flags(batch_size=50, save_root="run", device="cpu"))
 
 
 def test_cuda_is_asked_for_and_not_there(train, monkeypatch):
@@ -169,6 +174,12 @@ def test_folder_of_the_run_holds_another(train, tmp_path):
     assert all(word in error for word in ("--save_root run", "--resume", "--overwrite"))
 
 
+def test_folder_of_the_run_is_in_use(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    with lock_folder(tmp_path / "run"):
+        assert "--save_root run" in train("--save_root", "run")
+
+
 def test_folder_of_the_run_cannot_be_made(train, tmp_path):
     (tmp_path / "file").write_text("")
     assert "--save_root" in train("--save_root", "file")
@@ -198,7 +209,8 @@ def test_resumed_run_keeps_its_clips_its_network_and_its_dataset(refusal, call, 
     assert f"--DR {broken}" in refusal("Trainer", "--resume", "--save_root", "run", "--DR", broken)
 
 
-@pytest.mark.parametrize("text", ["--no_such_flag 1", "--lr", "--lr zero", "words", '--save_root "half', "--lr 1\xff"])
+@pytest.mark.parametrize("text", [
+    "--no_such_flag 1", "--lr", "--lr zero", "words", '--save_root "half', "--lr 1\xff"])
 def test_recipe_is_wrong(train, tmp_path, text):
     (tmp_path / "a.txt").write_bytes(f"# a recipe\n--num_epoch 1\n{text}\n".encode("latin-1"))
     train("@a.txt")
@@ -209,7 +221,8 @@ def test_recipe_is_missing(train):
 
 
 def test_recipe_is_as_good_as_its_flags(train, tmp_path):
-    (tmp_path / "a.txt").write_text("# Why\n\n--tfr 0.5 --milestones 2 5   # both in one line\n--test --save_root 'a b'\n")
+    lines = ["# Why", "", "--tfr 0.5 --milestones 2 5   # both in one line", "--save_root 'a b' --test"]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
     assert "--test needs --ckpt_path" in train("@a.txt")
 
 
@@ -224,13 +237,10 @@ def test_ground_truth_does_not_fit(refusal, dancer, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("script, words, named", [
-    ("Trainer", ["--DR", "nowhere"], "--DR nowhere"),
-    ("Trainer", ["--batch", "2"], "--batch"),
-    ("Tester", [], "--ckpt_path"),
-    ("Preparer", ["--check", "nowhere"], "nowhere"),
-])
+    ("Trainer", ["--DR", "nowhere"], "--DR nowhere"), ("Tester", ["--batch", "2"], "--batch")])
 def test_so_it_is_for_the_shell(script, words, named, tmp_path):
-    done = subprocess.run([sys.executable, str(ROOT / f"{script}.py"), *words], cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, str(ROOT / f"{script}.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and named in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

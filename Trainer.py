@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from dataloader import Dataset_Dance, dataset_or_dancer, epoch_starts
 from modules import VAE_Model
-from modules.checkpoint import load_checkpoint, load_weights, network_dimensions, save_checkpoint
+from modules.checkpoint import (load_checkpoint, load_optimizer, load_weights, network_dimensions,
+                                save_checkpoint)
 from modules.devices import choose_device
 from modules.errors import RunError, Stopped, StopSignals, UsageError, run_script
 from modules.images import to_uint8, to_unit
@@ -58,10 +59,14 @@ def main():
     if args.resume:
         if checkpoint["sequence_lengths"] != train.sequence_lengths:
             raise UsageError(f"--DR {root} is not the dataset that {args.ckpt_path} was trained on; give that one")
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        load_optimizer(optimizer, checkpoint, args.ckpt_path, "--resume:")
         state = {name: checkpoint[name] for name in state}
     with open_run(args, model) as run:
-        fit(model, optimizer, train, val, state, run, args, device)
+        try:
+            fit(model, optimizer, train, val, state, run, args, device)
+        except torch.OutOfMemoryError:
+            raise RunError("the GPU's memory is full; lower --batch_size or --train_vi_len, or give --bptt, and "
+                           f"start again (the last checkpoint in {run} is intact)") from None
         print_best(model, run, train, val, args, device)
 
 

@@ -133,8 +133,8 @@ def dataset_or_dancer(root):
 
 def list_frames_and_labels(root, mode):
     """Paths of the frames and of the labels of "train" or "val", paired and in order."""
-    frames = _list_images(root / mode / f"{mode}_img")
-    labels = _list_images(root / mode / f"{mode}_label")
+    frames = _list_images(root / mode / f"{mode}_img", root)
+    labels = _list_images(root / mode / f"{mode}_label", root)
     lone = [f"label missing for frame {number} in {root / mode / f'{mode}_label'}" for number in frames.keys() - labels]
     lone += [f"frame missing for label {number} in {root / mode / f'{mode}_img'}" for number in labels.keys() - frames]
     if lone:
@@ -151,11 +151,11 @@ def list_test_sequences(root):
     names.sort(key=int)
     first_frames = []
     for name in names:
-        frames = _list_images(root / "test" / "test_img" / name)
+        frames = _list_images(root / "test" / "test_img" / name, root)
         if 0 not in frames:
             raise UsageError(f"{root / 'test' / 'test_img' / name / '0.png'} is missing: its first frame")
         first_frames.append(frames[0])
-    return names, first_frames, [list(_list_images(folder / name).values()) for name in names]
+    return names, first_frames, [list(_list_images(folder / name, root).values()) for name in names]
 
 
 def read_sequence_lengths(path, frames):
@@ -168,7 +168,7 @@ def read_sequence_lengths(path, frames):
     return [int(word) for word in words]
 
 
-def _list_images(folder):
+def _list_images(folder, root):
     """The images of a folder by number, in order."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is missing; --DR wants the LAB4 layout (README, Your own data)")
@@ -183,8 +183,15 @@ def _list_images(folder):
         if number in paths:
             raise UsageError(f"{path} and {paths[number].name} are both number {number}; remove one")
         paths[number] = path
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise UsageError(f"{path} is a link that leads out of {root}; put the file itself there")
     if not paths:
         raise UsageError(f"{folder} has no images in it; put them there, named 0.png, 1.png, ...")
+    missing = max(paths) - min(paths) + 1 - len(paths)
+    if missing:
+        first = next(number + 1 for number in sorted(paths) if number + 1 not in paths)
+        print(f"note: {folder} skips {missing} number{'s' * (missing > 1)}, the first of them {first}; the frames "
+              "around a gap count as neighbours", flush=True)
     return dict(sorted(paths.items()))
 
 

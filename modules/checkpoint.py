@@ -84,3 +84,23 @@ def load_weights(model, content, path, flag="--ckpt_path"):
         shown = "; ".join(sorted(differences)[:5])
         raise UsageError(f"{flag} {path} does not fit the network in {len(differences)} places: {shown}")
     model.load_state_dict(theirs)
+
+
+def load_optimizer(optimizer, content, path, flag="--ckpt_path"):
+    """Restore the optimizer's state once all its moments are known to have the shapes of their parameters."""
+    state = content["optimizer"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    try:
+        differences = [
+            f"{name} of parameter {index} is {list(value.shape)}, not {list(parameters[index].shape)}"
+            for index, moments in state["state"].items()
+            for name, value in moments.items()
+            if value.dim() and value.shape != parameters[index].shape
+        ]
+        if differences:
+            raise UsageError(f"{flag} {path}: the optimizer's state does not fit the network in {len(differences)} "
+                             f"places: {'; '.join(differences[:5])}")
+        optimizer.load_state_dict(state)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        raise UsageError(f"{flag} {path} holds no state of this optimizer; start anew from its weights with "
+                         "--ckpt_path") from None

@@ -72,9 +72,11 @@ def decode_cached(root, paths, frame_size, num_workers):
     name = f"{prefix}-{_fingerprint(folder, paths)}.npy"
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dance-cvae"
     places = (root / ".decoded", user_cache)
+    shape = (len(paths), 3, height, width)
     for place in places:
-        if (place / name).is_file():
-            return _map(place / name)
+        pixels = _map(place / name, shape)
+        if pixels is not None:
+            return pixels
     pixels = decode_images(paths, lambda image: resize_image(image, frame_size), num_workers, folder.name)
     for place in places:
         try:
@@ -86,12 +88,17 @@ def decode_cached(root, paths, frame_size, num_workers):
         if place == root / ".decoded":
             for outdated in set(place.glob(f"{prefix}-*.npy")) - {place / name}:
                 outdated.unlink(missing_ok=True)
-        return _map(place / name)
+        return _map(place / name, shape)
     return pixels
 
 
-def _map(path):
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+def _map(path, shape):
+    """Map a file of pixels into memory; None if it is not there or not whole."""
+    try:
+        pixels = np.load(path, mmap_mode="c")
+    except (OSError, ValueError, EOFError):
+        return None
+    return torch.from_numpy(pixels) if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
 def _fingerprint(folder, paths):

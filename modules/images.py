@@ -35,6 +35,9 @@ def _import_torchvision():
 transforms = _import_torchvision()
 
 
+LARGEST_IMAGE = 2**26  # pixels: twice an 8K frame; a small file may claim to unpack to far more
+
+
 def read_image(path):
     """Decode an image file to uint8 RGB [3, H, W].
 
@@ -42,7 +45,15 @@ def read_image(path):
     laid over white, as a viewer shows it. Raises UsageError naming the file if it is no image.
     """
     try:
-        pixels = np.asarray(iio.imread(path, index=0))
+        with iio.imopen(path, "r", plugin="pillow") as file:
+            height, width = file.properties(index=0).shape[:2]
+            if height * width > LARGEST_IMAGE:
+                raise UsageError(f"{path} is {width} x {height} pixels, more than is read; make it smaller")
+            metadata = file.metadata(index=0)
+            keyed = "transparency" in metadata and not metadata["mode"].startswith("I")
+            pixels = np.asarray(file.read(index=0, mode="RGBA" if keyed else None))  # one colour is see-through
+    except UsageError:
+        raise
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist") from None
     except Exception as error:

@@ -22,7 +22,17 @@ class Parser(argparse.ArgumentParser):
         )
 
     def convert_arg_line_to_args(self, arg_line):
-        return shlex.split(arg_line, comments=True)
+        try:
+            return shlex.split(arg_line, comments=True)
+        except ValueError as error:
+            self.error(f"a recipe has the line {arg_line!r} ({error}); mend it")
+
+    def parse_known_args(self, args=None, namespace=None):
+        try:
+            return super().parse_known_args(args, namespace)
+        except UnicodeDecodeError:
+            recipes = [word for word in (sys.argv[1:] if args is None else args) if word.startswith("@")]
+            self.error(f"{' '.join(recipes)} is no text; give a file of flags")
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists every flag)\n")

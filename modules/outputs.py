@@ -94,11 +94,13 @@ def read_pixels_csv(path, flag):
     for number, line in enumerate(lines, start=2):
         cells = line.split(",")
         try:
-            if len(cells) != len(header) or last - first != len(pixel_columns):
+            if len(cells) != len(header) or not 0 < last - first == len(pixel_columns):
                 raise ValueError
             row = int(cells[id_column])
-            values = np.array(cells[first:last], dtype=np.float64)
-            if not 0 <= row < len(lines) or row in seen or not 0 <= values.min() <= values.max() <= 255:
+            values = np.fromstring(",".join(cells[first:last]), sep=",")  # stops at what is no number
+            if values.size != len(pixel_columns) or not ((0 <= values) & (values <= 255)).all():
+                raise ValueError
+            if not 0 <= row < len(lines) or row in seen:
                 raise ValueError
         except ValueError:
             raise UsageError(f"{flag} {path}, line {number}: not {len(header)} cells with a new id below {len(lines)} "

@@ -225,6 +225,15 @@ def test_without_any_place_for_a_cache_the_set_is_read_all_the_same(tmp_path, mo
     assert_clip(open_set(tmp_path / "data")[0], frames, labels)
 
 
+@pytest.mark.parametrize("part", [0, 0.1, 0.9])
+def test_a_cache_cut_short_is_decoded_anew(tmp_path, part):
+    frames, labels = write_split(tmp_path, "train", 4)
+    open_set(tmp_path)
+    for path in (tmp_path / ".decoded").iterdir():
+        path.write_bytes(path.read_bytes()[:int(part * path.stat().st_size)])
+    assert_clip(open_set(tmp_path)[0], frames, labels)
+
+
 def test_writing_into_an_item_changes_no_file(tmp_path):
     frames, labels = write_split(tmp_path, "train", 4)
     dataset = open_set(tmp_path)
@@ -308,13 +317,27 @@ def test_16_bits_become_8(tmp_path, pixels):
     assert np.abs(read.numpy() - channels_first(expected)).max() <= 1
 
 
-def test_palette_with_transparency_is_over_white(tmp_path):
-    image = Image.new("P", (SIZE[1], SIZE[0]), 1)
-    image.putpalette([0, 0, 0, 200, 100, 50])
-    image.putpixel((3, 2), 0)
-    image.save(tmp_path / "0.png", transparency=0)
-    read = read_image(tmp_path / "0.png")
-    assert read[:, 0, 0].tolist() == [200, 100, 50] and read[:, 2, 3].tolist() == [255, 255, 255]
+@pytest.mark.parametrize("mode, ground, see_through", [("P", 1, 0), ("RGB", (7, 8, 9), (1, 2, 3)), ("L", 70, 30)])
+def test_a_colour_that_is_see_through_is_white(tmp_path, mode, ground, see_through):
+    image = Image.new(mode, (SIZE[1], SIZE[0]), ground)
+    if mode == "P":
+        image.putpalette([0, 0, 0, 200, 100, 50])
+    expected = np.array(image.convert("RGB"))
+    expected[2, 3] = 255
+    image.putpixel((3, 2), see_through)
+    image.save(tmp_path / "0.png", transparency=see_through)
+    np.testing.assert_array_equal(read_image(tmp_path / "0.png").numpy(), channels_first(expected))
+
+
+def test_a_small_file_of_a_vast_image_is_refused(tmp_path):
+    write_png_16(tmp_path / "0.png", DEEP)
+    content = bytearray((tmp_path / "0.png").read_bytes())
+    content[16:24] = struct.pack(">II", 60000, 60000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "0.png").write_bytes(content)
+    with pytest.raises(UsageError, match="0.png") as error:
+        read_image(tmp_path / "0.png")
+    assert "\n" not in str(error.value)
 
 
 def test_jpeg_is_read_too(tmp_path):

@@ -194,18 +194,6 @@ def test_tester_writes_a_submission_and_the_scores_that_it_has(prolonged, dancer
     assert [row["frame"] for row in rows] == [str(frame) for frame in range(1, 12)]
 
 
-def test_a_perfect_submission_scores_100(dancer, prolonged, tmp_path, call, monkeypatch):
-    import Tester
-
-    truth, _ = read_pixels_csv(dancer / "test/gt.csv", "--gt")
-    perfect = list(torch.from_numpy(truth).float().div(255).unflatten(1, (3, 32, 64)).split(12))
-    monkeypatch.setattr(Tester, "roll_out", lambda *_: perfect)
-    call("Tester", "--ckpt_path", prolonged / "best.ckpt", "--gt", dancer / "test/gt.csv", "--no-make_gif",
-         "--save_root", "out")
-    scores = json.loads((tmp_path / "out/scores.json").read_text())["this model"]
-    assert scores["score"] == scores["psnr"] == 100 and scores["ssim"] == pytest.approx(1)
-
-
 def test_validation_split_is_tested_as_the_trainer_validated_it(prolonged, tmp_path, call):
     call("Tester", "--ckpt_path", prolonged / "best.ckpt", "--split", "val", "--save_root", "val")
     scores = json.loads((tmp_path / "val/scores.json").read_text())["this model"]
@@ -231,6 +219,13 @@ def test_test_flag_validates_and_writes_nothing(prolonged, dancer, tmp_path, cal
     call("Trainer", "--DR", dancer, "--test", "--ckpt_path", prolonged / "best.ckpt", "--val_vi_len", 10)
     assert "this model" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_truncation_to_the_whole_clip_is_no_truncation(dancer, tmp_path, call):
+    for name, frames in (("none", 0), ("whole", 5), ("more", 100), ("two", 2)):
+        call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, partial=0.3, save_root=name, bptt=frames))
+    none, whole, more, two = ((tmp_path / name / "metrics.csv").read_text() for name in ("none", "whole", "more", "two"))
+    assert none == whole == more != two
 
 
 @pytest.fixture

@@ -71,7 +71,8 @@ def test_csv_is_read_by_its_header_and_ids_whatever_their_order(tmp_path):
     ("", None), ("id\n0\n", None), ("0,1\n1,2\n", None), ("id,0,2\n0,1,2\n", None), ("id,0\n0,256\n", 2),
     ("id,0\n0,-1\n", 2), ("id,0\n0,1\n0,1\n", 3), ("id,0\n0,1\n2,1\n", 3), ("id,0\n0,x\n", 2),
     ("id,0\n0,1\n1,1,1\n", 3), ("id,0\n0,nan\n", 2), ("id,0\n0,\n", 2), ("id,0\n-1,3\n", 2),
-    ("id,0\n0.5,3\n", 2), ("id,0\n0,1\n\n1,2\n", 3)])
+    ("id,0\n0.5,3\n", 2), ("id,0\n0,1\n\n1,2\n", 3), ("id,0\n0,1x\n", 2), ("id,0,1\n0,1 2,3\n", 2),
+    ("id,0,1\n0,1,x\n", 2), ("id,0,1\n0,,3\n", 2)])
 def test_a_csv_that_is_none_is_refused_with_its_line(tmp_path, text, line):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(UsageError, match="--gt .*a.csv") as error:

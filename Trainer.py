@@ -244,9 +244,17 @@ def train_one_epoch(model, optimizer, dataset, epoch, args, device, state, after
     totals = state["totals"] or dict.fromkeys(("clips", "loss", "mse", "kl", "grad_norm"), 0.0)
     progress = tqdm(batches[state["step"]:], desc=f"epoch {epoch}", initial=state["step"], total=len(batches),
                     unit="batch", disable=None, leave=False)
+
+    def lr_of(step):
+        return learning_rate(epoch + (step + 0.5) / len(batches), args.lr, args.lr_schedule, args.num_epoch,
+                             args.milestones, args.gamma, args.warmup_epochs)
+
+    def metrics_after(step):
+        means = {name: total / totals["clips"] for name, total in totals.items() if name != "clips"}
+        return {"epoch": epoch, **means, "beta": beta, "tfr": tfr, "lr": lr_of(step)}
+
     for step, starts in enumerate(progress, start=state["step"]):
-        lr = learning_rate(epoch + step / len(batches), args.lr, args.lr_schedule, args.num_epoch,
-                           args.milestones, args.gamma, args.warmup_epochs)
+        lr = lr_of(step)
         for group in optimizer.param_groups:
             group["lr"] = lr
         frames, labels = (to_unit(part.to(device)) for part in dataset.clips(starts))  # [B, T, 3, H, W]
@@ -256,13 +264,12 @@ def train_one_epoch(model, optimizer, dataset, epoch, args, device, state, after
                                f"epoch {epoch}, batch {step}")
 
         totals = {name: totals[name] + len(starts) * value for name, value in {"clips": 1, **means}.items()}
-        metrics = {"epoch": epoch, **{name: totals[name] / totals["clips"] for name in means},
-                   "beta": beta, "tfr": tfr, "lr": lr}
+        metrics = metrics_after(step)
         progress.set_postfix_str(
             f"loss {metrics['loss']:.4f} mse {metrics['mse']:.4f} kl {metrics['kl']:.3g} beta {beta:.3g} "
             f"tfr {tfr:.2g} lr {lr:.2e} best PSNR {state['best_psnr']:.2f}", refresh=False)
         after_step(step + 1, totals, metrics)
-    return metrics
+    return metrics_after(len(batches) - 1)  # also if a resumed run finds all batches done
 
 
 def train_on_clips(model, optimizer, frames, labels, teacher_forced, beta, random, args, where):

@@ -41,13 +41,13 @@ def start_training(*words):
 def train_undisturbed(data, folder):
     """Train to the end in `folder`; returns the seconds that it took after its start."""
     process = start_training("--DR", data, *TRAINING, "--save_root", folder)
-    said = [process.stdout.readline() for _ in range(3)]
-    while said[-1] and STARTED not in said[-1]:
-        said.append(process.stdout.readline())
-    started = time.monotonic()
-    said.append(process.stdout.read())
+    said = ""
+    for line in process.stdout:
+        said += line
+        if STARTED in line:
+            started = time.monotonic()
     if process.wait() != 0:
-        raise SystemExit(f"the undisturbed training failed:\n{''.join(said)}")
+        raise SystemExit(f"the undisturbed training failed:\n{said}")
     return time.monotonic() - started
 
 

@@ -317,7 +317,8 @@ def test_16_bits_become_8(tmp_path, pixels):
     assert np.abs(read.numpy() - channels_first(expected)).max() <= 1
 
 
-@pytest.mark.parametrize("mode, ground, see_through", [("P", 1, 0), ("RGB", (7, 8, 9), (1, 2, 3)), ("L", 70, 30)])
+@pytest.mark.parametrize("mode, ground, see_through", [
+    ("P", 1, 0), ("RGB", (7, 8, 9), (1, 2, 3)), ("L", 70, 30)])
 def test_a_colour_that_is_see_through_is_white(tmp_path, mode, ground, see_through):
     image = Image.new(mode, (SIZE[1], SIZE[0]), ground)
     if mode == "P":

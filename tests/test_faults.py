@@ -1,0 +1,267 @@
+"""Faults of all kinds: a run goes on as if nothing had been, or ends with one line that says what is wrong."""
+
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import faults
+from conftest import ROOT, flags, read_csv
+from modules.checkpoint import load_checkpoint
+from modules.errors import StopSignals, UsageError
+from Trainer import FIXED_IN_A_RUN
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dancer, tmp_path_factory):
+    """The folder of a run of three epochs that nobody disturbed, and how many seconds it trained."""
+    folder = tmp_path_factory.mktemp("whole") / "undisturbed"
+    return folder, faults.train_undisturbed(dancer, folder)
+
+
+@pytest.fixture
+def whole(undisturbed):
+    return undisturbed[0]
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    """A copy of the undisturbed run, to be broken; times are kept, as --resume looks at them."""
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+@pytest.fixture
+def ends(call, capsys):
+    """ends(status, "Trainer", ...) is the one line with which a script ends so, and all that it said before."""
+
+    def end(status, script, *words):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            call(script, *words)
+        out, error = capsys.readouterr()
+        assert ended.value.code == status, error
+        assert error.count("\n") == 1 and error.endswith("\n") and error.startswith(f"{script}.py: ")
+        return error, out
+
+    return end
+
+
+@pytest.fixture
+def train(dancer):
+    """The words of the undisturbed run, but for these."""
+    return lambda **changed: ["--DR", str(dancer), *faults.TRAINING, *flags(**changed)]
+
+
+@pytest.mark.parametrize("name, kills", [("KILL", 3), ("TERM", 2)])
+def test_run_disturbed_at_random_moments_equals_the_undisturbed_one(dancer, undisturbed, name, kills):
+    """tests/faults.py does the same as often as one likes."""
+    folder, seconds = undisturbed
+    whole = folder.parent / name / "undisturbed"  # the harness makes its runs beside it
+    whole.parent.mkdir()
+    whole.symlink_to(folder)
+    harness = faults.Harness(dancer, whole, seconds, getattr(signal, f"SIG{name}"), seed=kills)
+    harness.torment(kills)
+    assert harness.wrong == [] and harness.counts["finished runs"] >= 1
+    assert harness.counts["kills within training"] >= 1, "choose another seed"
+
+
+def test_run_killed_between_the_last_batch_and_the_validation_goes_on(train, whole, call, tmp_path, monkeypatch):
+    """The moment at which an epoch has no batch left, yet is not over."""
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("Trainer.validate", die)
+        call("Trainer", *train(save_root="run", save_minutes=1e-9))
+    checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
+    assert (checkpoint["last_epoch"], checkpoint["step"]) == (-1, 7)
+    call("Trainer", "--resume", "--save_root", "run")
+    assert faults.differing_files(tmp_path / "run", whole) == []
+
+
+def test_first_signal_is_noted_and_a_second_one_quits_at_once(capsys):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        stop = StopSignals()
+        assert stop.signal_number is None
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal_number == signal.SIGTERM and "second signal" in capsys.readouterr().err
+        assert {signal.getsignal(number) for number in handlers} == {signal.SIG_DFL}
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def test_full_disk_while_saving_ends_the_run_and_keeps_the_old_checkpoint(run):
+    before = (run / "last.ckpt").read_bytes()
+    limit = len(before) // 2  # in bytes a file: there is room for all files but the checkpoints
+
+    def fill_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, str(ROOT / "Trainer.py"), "--resume", "--save_root", str(run), "--num_epoch", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=fill_disk)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert str(run / "last.ckpt") in done.stderr and "intact" in done.stderr
+    assert (run / "last.ckpt").read_bytes() == before and load_checkpoint(run / "last.ckpt")["last_epoch"] == 2
+    assert not list(run.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("full", ["metrics.csv", "best.gif"])
+def test_full_disk_at_any_other_file_is_told_as_well(full, train, ends, monkeypatch):
+    replace = os.replace
+
+    def replace_unless_full(source, target):
+        if str(target).endswith(full):
+            raise OSError(28, "No space left on device")
+        return replace(source, target)
+
+    monkeypatch.setattr("os.replace", replace_unless_full)
+    error, _ = ends(1, "Trainer", *train(save_root="run"))
+    assert "No space left on device" in error and "run" in error
+
+
+def test_too_little_room_on_the_disk_is_told_before_training(train, ends, monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
+    error, _ = ends(2, "Trainer", *train(save_root="run"))
+    assert "--save_root run" in error and "room" in error
+    assert not (tmp_path / "run/metrics.csv").exists()
+
+
+def test_a_flipped_byte_anywhere_is_refused_or_does_no_harm(whole, tmp_path):
+    path, pristine = tmp_path / "a.ckpt", (whole / "last.ckpt").read_bytes()
+    content = load_checkpoint(whole / "last.ckpt")
+    generator = torch.Generator().manual_seed(0)
+    refused = 0
+    for place in torch.randint(len(pristine), (500,), generator=generator).tolist():
+        flipped = bytearray(pristine)
+        flipped[place] ^= int(torch.randint(1, 256, (), generator=generator))
+        path.write_bytes(flipped)
+        try:
+            loaded = load_checkpoint(path)
+        except UsageError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            assert faults.differences(loaded, content) == [], place
+    assert 250 < refused < 500
+
+
+class Malicious:
+    """Makes the file `mark` when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return (open, (self.mark, "w"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("script", ["Trainer", "Tester"])
+def test_a_malicious_checkpoint_runs_nothing(script, zipped, whole, dancer, ends, tmp_path):
+    content = load_checkpoint(whole / "last.ckpt") | {"lr": Malicious(tmp_path / "mark")}
+    torch.save(content, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
+    error, _ = ends(2, script, *flags(DR=dancer, ckpt_path="a.ckpt", save_root="run"))
+    assert "--ckpt_path a.ckpt" in error
+    assert {path.name for path in tmp_path.iterdir()} == {"a.ckpt"}
+
+
+@pytest.mark.parametrize("script", ["Trainer", "Tester"])
+def test_a_bare_pickle_runs_nothing_either(script, dancer, ends, tmp_path):
+    (tmp_path / "a.ckpt").write_bytes(pickle.dumps({"state_dict": Malicious(tmp_path / "mark")}))
+    error, _ = ends(2, script, *flags(DR=dancer, ckpt_path="a.ckpt", save_root="run"))
+    assert "--ckpt_path a.ckpt" in error
+    assert {path.name for path in tmp_path.iterdir()} == {"a.ckpt"}
+
+
+def test_a_malicious_last_checkpoint_is_not_run_by_resuming(run, call, tmp_path):
+    torch.save({"state_dict": Malicious(tmp_path / "mark")}, run / "last.ckpt")
+    call("Trainer", "--resume", "--save_root", run)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_run_whose_last_checkpoints_are_damaged_goes_on_from_the_newest_good_one(run, whole, call, capsys):
+    for name in ("last.ckpt", "best.ckpt", "epoch=2.ckpt"):
+        damaged = bytearray((run / name).read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        (run / name).write_bytes(damaged)
+    call("Trainer", "--resume", "--save_root", run)
+    said = capsys.readouterr().out
+    for name in ("last.ckpt", "best.ckpt", "epoch=2.ckpt"):
+        assert f"--resume {run / name}" in said.replace("--resume: ", "--resume ") and "damaged" in said
+    assert "epoch   2/3" in said and "epoch   1/3" not in said
+    assert faults.differing_files(run, whole) == []
+
+
+def test_run_without_any_good_checkpoint_is_not_resumed(run, ends):
+    for path in run.glob("*.ckpt"):
+        path.write_bytes(path.read_bytes()[:1000])
+    error, _ = ends(2, "Trainer", "--resume", "--save_root", run)
+    assert "--resume" in error and str(run) in error
+
+
+def test_flags_that_would_break_a_resumed_run_are_refused(whole, ends):
+    saved = load_checkpoint(whole / "last.ckpt")["arguments"]
+    other = {int: 64, float: 0.125}
+    for name in FIXED_IN_A_RUN:
+        value = saved[name]
+        words = {"optim": ["AdamW"], "posterior": ["current"]}.get(name, [other.get(type(value))])
+        word = f"--{name}"
+        if isinstance(value, bool):
+            word, words = ("--fast_train" if name == "fast_train" else f"--no-{name}"), []
+        error, _ = ends(2, "Trainer", "--resume", "--save_root", whole, word, *words)
+        assert f"--{name} " in error and "last.ckpt" in error
+
+
+def test_flags_that_bend_a_resumed_run_are_told(run, call, capsys):
+    call("Trainer", "--resume", "--save_root", run, *flags(num_epoch=4, per_save=2, lr=0.0005))
+    said = capsys.readouterr().out
+    for line in ("--num_epoch is now 4; it was 3", "--per_save is now 2; it was 1", "--lr is now 0.0005; it was 0.001"):
+        assert line in said
+    assert [row["epoch"] for row in read_csv(run / "metrics.csv")] == ["0", "1", "2", "3"]
+
+
+def test_second_run_in_a_folder_is_refused_until_the_first_is_dead(train, ends, call, tmp_path):
+    process = faults.start_training(*train(save_root=tmp_path / "run", num_epoch=10000))
+    try:
+        assert any(faults.STARTED in line for line in process.stdout)
+        for words in (train(), [*train(), "--overwrite"]):
+            error, _ = ends(2, "Trainer", *words, "--save_root", "run")
+            assert "--save_root run" in error and f"process {process.pid} " in error
+    finally:
+        process.kill()
+        process.wait()
+    call("Trainer", *train(save_root="run", num_epoch=1), "--overwrite")
+    assert load_checkpoint(tmp_path / "run/last.ckpt")["last_epoch"] == 0
+
+
+def test_validation_changes_nothing_in_training(train, call, tmp_path):
+    """Training without forcing and with all that is random, so that a draw too many would show."""
+    for every in (1, 100):
+        call("Trainer", *train(save_root=every, val_every=every, num_epoch=4))
+    each, rare = (read_csv(tmp_path / name / "metrics.csv") for name in ("1", "100"))
+    assert [row["val_psnr"] != "" for row in each] == [True] * 4
+    assert [row["val_psnr"] != "" for row in rare] == [False, False, False, True]
+    assert faults.differences(*(
+        {key: load_checkpoint(tmp_path / name / "last.ckpt")[key] for key in ("state_dict", "optimizer")}
+        for name in ("1", "100"))) == []
+    for one, other in zip(each, rare, strict=True):
+        assert {name: one[name] for name in one if "val" not in name} == {
+            name: other[name] for name in other if "val" not in name}
+
+
+def test_run_that_diverges_names_the_batch_and_keeps_the_last_checkpoint(train, ends, tmp_path):
+    error, _ = ends(1, "Trainer", *train(save_root="run", lr=1e30))
+    assert "epoch 0, batch " in error and "--lr" in error and "intact" in error
+    checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
+    assert checkpoint["last_epoch"] == -1 and f"batch {checkpoint['step']}:" in error

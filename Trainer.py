@@ -118,7 +118,8 @@ def print_best(model, run, train, val, args, device):
     """Score best.ckpt beside the trivial predictors, and say what to do next."""
     path = run / "best.ckpt"
     if not path.exists():
-        raise RunError("no validation gave a finite PSNR, so there is no best.ckpt; try --clamp_feedback or a lower --lr")
+        raise RunError(f"there is no {path}: no validation gave a finite PSNR, or it was removed; "
+                       "try --clamp_feedback or a lower --lr")
     best = load_checkpoint(path)
     load_weights(model, best, path)
     print(f"\n{path}, epoch {best['last_epoch']}:")
@@ -131,6 +132,8 @@ def parse_arguments():
     need not be given; one that contradicts it is an error."""
     parser = trainer_parser()
     args, typed = parser.parse_args(), parser.given()
+    if args.kl_anneal_type == "Cyclical" and args.kl_anneal_ratio > 1:
+        raise UsageError(f"--kl_anneal_ratio {args.kl_anneal_ratio}: Cyclical rises in a part of a period; give 0 to 1")
     if args.resume:
         if not args.save_root:
             raise UsageError("--resume needs --save_root, the folder of the run to go on with")

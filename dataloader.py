@@ -8,16 +8,17 @@ A label bears its frame's name; names are whole numbers, optionally after `frame
 folder may join several sequences: sequences.txt then holds their lengths, one a line.
 """
 
+import os
 import re
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 
-from modules.decoding import decode_cached, decode_with, first_few
+from modules.decoding import decode_cached, decode_with, first_few, read_images
 from modules.dancer import is_dancer, make_dancer
 from modules.errors import UsageError
-from modules.images import read_image, to_unit
+from modules.images import to_unit
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 
@@ -215,12 +216,9 @@ def describe_dataset(root):
             problems.append(str(error))
             continue
         sizes = set()
-        for path in (path for paths in folders for path in paths):
-            try:
-                sizes.add("{2} x {1}".format(*read_image(path).shape))
-            except UsageError as error:
-                problems.append(str(error))
-        if len(sizes) > 1:
-            problems.append(f"{root / mode} has images of different sizes: {', '.join(sorted(sizes))}; make them alike")
-        facts.append(f"{mode}: {what}, {' '.join(sorted(sizes))} pixels")
+        for paths in folders:
+            _, unreadable, found = read_images(paths, lambda image: None, os.cpu_count(), paths[0].parent.name)
+            problems += unreadable
+            sizes |= {f"{width} x {height}" for height, width in found}
+        facts.append(f"{mode}: {what}, {' and '.join(sorted(sizes))} pixels")
     return problems, facts

@@ -22,14 +22,15 @@ def first_few(problems):
     return "; ".join(problems[:LISTED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
 
 
-def decode_images(paths, make_tensor, num_workers, title):
-    """Read images and make a uint8 tensor of each, in parallel threads: [N, 3, H, W].
+def read_images(paths, make_tensor, num_workers, title):
+    """Read images in parallel threads, with a progress bar.
 
-    Raises one UsageError that names the unreadable files, and those of another size.
+    Returns what make_tensor gives of each image (None for one that cannot be read), the problems, one
+    line each, and for each size (H, W) that occurs one path.
     """
     problems, sizes = [], {}
 
-    def decode(path):
+    def read(path):
         try:
             image = read_image(path)
         except UsageError as error:
@@ -39,13 +40,20 @@ def decode_images(paths, make_tensor, num_workers, title):
         return make_tensor(image)
 
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        images = list(tqdm(pool.map(decode, paths), total=len(paths), desc=title, unit="image",
+        images = list(tqdm(pool.map(read, paths), total=len(paths), desc=title, unit="image",
                            disable=None, leave=False))
-    if problems:
-        raise UsageError(first_few(sorted(problems)))
     if len(sizes) > 1:
         found = ", ".join(f"{width} x {height} ({path.name})" for (height, width), path in sizes.items())
-        raise UsageError(f"{paths[0].parent} has images of different sizes: {found}; make them alike")
+        problems.append(f"{paths[0].parent} has images of different sizes: {found}; make them alike")
+    return images, sorted(problems), sizes
+
+
+def decode_images(paths, make_tensor, num_workers, title):
+    """Read images and make a uint8 tensor of each: [N, 3, H, W]. Raises one UsageError that names the
+    unreadable ones, or the different sizes."""
+    images, problems, _ = read_images(paths, make_tensor, num_workers, title)
+    if problems:
+        raise UsageError(first_few(problems))
     return torch.stack(images)
 
 

@@ -101,7 +101,7 @@ def add_network_options(parser):
     group.add_argument("--N_dim", type=at_least(4), default=12, help="channels of the latent z")
     group.add_argument("--D_out_dim", type=at_least(8), default=192, help="channels between fusion and generator")
     group.add_argument("--posterior", choices=["previous", "current"], default="previous",
-                       help="which frame the Gaussian predictor sees in training: the input frame, or the one to predict")
+                       help="the frame that the Gaussian predictor sees in training: the input, or the one to predict")
 
 
 def add_rollout_options(parser):

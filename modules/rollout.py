@@ -88,8 +88,9 @@ def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False):
     """Generate the sequences whose first frames and labels are given, all as one batch.
 
     first_frames: [B, 3, H, W]; labels: [B, T, 3, H, W]; both in [0, 1], on the model's device.
-    clamp: clamp each predicted frame before it is the next input. z ~ N(0, temperature^2 I). Sequence i draws from its own stream, seeded seed + i on the CPU, so
-    that it is the same on every device and in every batch.
+    clamp: clamp each predicted frame before it is the next input.
+    z ~ N(0, temperature^2 I). Sequence i draws from its own stream, seeded seed + i on the CPU, so that
+    it is the same on every device and in every batch.
     Returns [B, T, 3, H, W] on the CPU, in [0, 1]; frame 0 is the given one.
     """
     device = first_frames.device

@@ -67,7 +67,7 @@ def main():
         except torch.OutOfMemoryError:
             raise RunError("the GPU's memory is full; lower --batch_size or --train_vi_len, or give --bptt, and "
                            f"start again (the last checkpoint in {run} is intact)") from None
-        print_best(model, run, train, val, args, device)
+        show_best(model, run, train, val, args, device)
 
 
 def fit(model, optimizer, train, val, state, run, args, device):
@@ -103,7 +103,6 @@ def fit(model, optimizer, train, val, state, run, args, device):
             if scores["psnr"] > state["best_psnr"]:
                 state["best_psnr"] = scores["psnr"]
                 names.append("best.ckpt")
-                write_gif_of(run / "best.gif", videos)
                 per_frame = psnr(videos["prediction"][:, 1:], videos["truth"][:, 1:])
                 write_psnr_per_frame(run / "psnr_per_frame.csv", per_frame.tolist())
         if (epoch + 1) % args.per_save == 0:
@@ -114,8 +113,8 @@ def fit(model, optimizer, train, val, state, run, args, device):
         save(names[::-1], metrics)
 
 
-def print_best(model, run, train, val, args, device):
-    """Score best.ckpt beside the trivial predictors, and say what to do next."""
+def show_best(model, run, train, val, args, device):
+    """Show and score what best.ckpt generates, beside the trivial predictors, and say what to do next."""
     path = run / "best.ckpt"
     if not path.exists():
         raise RunError(f"there is no {path}: no validation gave a finite PSNR, or it was removed; "
@@ -123,7 +122,9 @@ def print_best(model, run, train, val, args, device):
     best = load_checkpoint(path)
     load_weights(model, best, path)
     print(f"\n{path}, epoch {best['last_epoch']}:")
-    print_scores(validate(model, val, args, device), train)
+    videos = validate(model, val, args, device)
+    write_gif_of(run / "best.gif", videos)
+    print_scores(videos, train)
     print(f"\nfigures: python Plotting.py {run}\ntest:    python Tester.py --ckpt_path {path}")
 
 

@@ -9,6 +9,7 @@ folder may join several sequences: sequences.txt then holds their lengths, one a
 """
 
 import os
+import os
 import re
 from pathlib import Path
 
@@ -179,13 +180,16 @@ def _list_images(folder, root):
             continue
         match = re.fullmatch(r"(?:frame)?([0-9]+)", path.stem)
         if not match:
-            raise UsageError(f"{path} has no number for a name; name it like 0.png, or move it away")
+            shown = path if str(path).isprintable() else repr(str(path))  # a line break may be in a name
+            raise UsageError(f"{shown} has no number for a name; name it like 0.png, or move it away")
         number = int(match[1])
         if number in paths:
             raise UsageError(f"{path} and {paths[number].name} are both number {number}; remove one")
         paths[number] = path
-        if not path.resolve().is_relative_to(root.resolve()):
+        if not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), "")):
             raise UsageError(f"{path} is a link that leads out of {root}; put the file itself there")
+        if not path.is_file():
+            raise UsageError(f"{path} is no file, or is a link to none; replace it")
     if not paths:
         raise UsageError(f"{folder} has no images in it; put them there, named 0.png, 1.png, ...")
     missing = max(paths) - min(paths) + 1 - len(paths)

@@ -7,12 +7,14 @@ a checkpoint within an epoch `step`, the batches of epoch last_epoch + 1 done, a
 """
 
 import io
+import warnings
 import zipfile
 from pathlib import Path
 
 import torch
 
 from .errors import RunError, UsageError
+from .model import VAE_Model
 from .outputs import replacing
 
 
@@ -30,6 +32,9 @@ def save_checkpoint(path, content):
         raise RunError(f"{path} cannot be written ({error.strerror}); what was saved before is intact") from None
 
 
+FOLDER = 0x10  # the mark of a folder in a ZIP file; torch takes whatever is in the memory for the content of one
+
+
 def load_checkpoint(path, flag="--ckpt_path"):
     """Read a checkpoint onto the CPU. Nothing in it is executed, and every byte is checked against the
     checksums of the file, which torch itself does not do. Raises UsageError naming `flag`."""
@@ -38,7 +43,8 @@ def load_checkpoint(path, flag="--ckpt_path"):
         raise UsageError(f"{flag} {path}: there is no such file")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            folders = [member.filename for member in archive.infolist() if member.external_attr & FOLDER]
+            damaged = archive.testzip() or next(iter(folders), None)
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError, EOFError):
         raise UsageError(f"{flag} {path} is no checkpoint, or is cut short; give another file") from None
     except Exception as error:  # zlib.error and the like: whatever a damaged member makes of its reader
@@ -46,35 +52,53 @@ def load_checkpoint(path, flag="--ckpt_path"):
     if damaged:
         raise UsageError(f"{flag} {path} is damaged (in {damaged!r}); give another file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch finds old-fashioned
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
         raise UsageError(f"{flag} {path} is no checkpoint of tensors and plain values ({reason})") from None
     state_dict = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+    if not isinstance(state_dict, dict) or not all(map(_is_plain_tensor, state_dict.values())):
         raise UsageError(f"{flag} {path} holds no state_dict of tensors; give a checkpoint of this network")
     return content
 
 
+def _is_plain_tensor(value):
+    """Whether `value` is a tensor whose numbers are there to be copied: none sparse, quantized, complex or `meta`."""
+    return (isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+            and not (value.is_quantized or value.is_complex()))
+
+
 def network_dimensions(content, path, flag="--ckpt_path"):
-    """F_dim, L_dim, N_dim and D_out_dim, read off the tensors of a checkpoint."""
+    """F_dim, L_dim, N_dim and D_out_dim, read off the tensors of a checkpoint. All its tensors must be those of
+    such a network, so that a few wrong ones cannot ask for a network that fills the memory."""
     weights = content["state_dict"]
     try:
-        return {
+        dimensions = {
             "F_dim": weights["frame_transformation.6.weight"].shape[0],
             "L_dim": weights["label_transformation.4.conv2.weight"].shape[0],
             "N_dim": weights["Gaussian_Predictor.6.weight"].shape[0] // 2,
             "D_out_dim": weights["Decoder_Fusion.5.weight"].shape[0],
         }
+        if any(size < least for size, least in zip(dimensions.values(), (8, 2, 4, 8))):  # the flags' least, too
+            raise IndexError
     except (KeyError, IndexError):
         raise UsageError(f"{flag} {path} is a checkpoint of another network than this one") from None
+    with torch.device("meta"):  # which takes no memory
+        _compare_shapes(VAE_Model(**dimensions).state_dict(), weights, path, flag)
+    return dimensions
 
 
 def load_weights(model, content, path, flag="--ckpt_path"):
     """Copy the weights of a checkpoint into the model once all names and shapes are known to fit."""
-    ours, theirs = model.state_dict(), content["state_dict"]
+    _compare_shapes(model.state_dict(), content["state_dict"], path, flag)
+    model.load_state_dict(content["state_dict"])
+
+
+def _compare_shapes(ours, theirs, path, flag):
     differences = [f"{name} is missing" for name in ours.keys() - theirs.keys()]
-    differences += [f"{name} is unknown" for name in theirs.keys() - ours.keys()]
+    differences += [f"{ascii(str(name))[1:-1]:.100} is unknown" for name in theirs.keys() - ours.keys()]
     differences += [
         f"{name} is {list(theirs[name].shape)}, not {list(ours[name].shape)}"
         for name in ours.keys() & theirs.keys()
@@ -83,7 +107,6 @@ def load_weights(model, content, path, flag="--ckpt_path"):
     if differences:
         shown = "; ".join(sorted(differences)[:5])
         raise UsageError(f"{flag} {path} does not fit the network in {len(differences)} places: {shown}")
-    model.load_state_dict(theirs)
 
 
 def load_optimizer(optimizer, content, path, flag="--ckpt_path"):

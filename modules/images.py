@@ -6,6 +6,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import torch
+from PIL import Image
 
 from .errors import UsageError
 
@@ -36,6 +37,7 @@ transforms = _import_torchvision()
 
 
 LARGEST_IMAGE = 2**26  # pixels: twice an 8K frame; a small file may claim to unpack to far more
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound is looser, and it prints a warning first
 
 
 def read_image(path):

@@ -33,6 +33,8 @@ class Parser(argparse.ArgumentParser):
         except UnicodeDecodeError:
             recipes = [word for word in (sys.argv[1:] if args is None else args) if word.startswith("@")]
             self.error(f"{' '.join(recipes)} is no text; give a file of flags")
+        except RecursionError:
+            self.error("a recipe names itself; take its @ word out")
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists every flag)\n")

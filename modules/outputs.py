@@ -18,6 +18,16 @@ from .errors import UsageError
 
 
 @contextmanager
+def naming(path):
+    """Give an OSError within the name of the file, which that of a failed write does not bear."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
 def replacing(path, mode="wb", **arguments):
     """Open a temporary file beside `path`, and put it in place of `path` once it is complete.
 
@@ -26,11 +36,14 @@ def replacing(path, mode="wb", **arguments):
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, mode, **arguments) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            with open(temporary, mode, **arguments) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except OSError as error:  # a failed write does not say by itself which file it was
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -150,7 +163,7 @@ class MetricsLog:
     def append(self, values):
         """values: dict of the columns; those left out stay empty."""
         row = [values.get(name, "") for name in self.COLUMNS]
-        with open(self.path, "a", newline="") as file:
+        with naming(self.path), open(self.path, "a", newline="") as file:
             csv.writer(file).writerow([f"{value:.8g}" if isinstance(value, float) else value for value in row])
 
 

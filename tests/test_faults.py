@@ -13,9 +13,8 @@ import torch
 
 import faults
 from conftest import ROOT, flags, read_csv
-from modules.checkpoint import load_checkpoint
+from modules.checkpoint import load_checkpoint, save_checkpoint
 from modules.errors import StopSignals, UsageError
-from Trainer import FIXED_IN_A_RUN
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_full_disk_at_any_other_file_is_told_as_well(full, train, ends, monkeypa
 
     monkeypatch.setattr("os.replace", replace_unless_full)
     error, _ = ends(1, "Trainer", *train(save_root="run"))
-    assert "No space left on device" in error and "run" in error
+    assert f"run/{full}" in error and "No space left on device" in error
 
 
 def test_too_little_room_on_the_disk_is_told_before_training(train, ends, monkeypatch, tmp_path):
@@ -138,8 +137,12 @@ def test_too_little_room_on_the_disk_is_told_before_training(train, ends, monkey
 
 
 def test_a_flipped_byte_anywhere_is_refused_or_does_no_harm(whole, tmp_path):
-    path, pristine = tmp_path / "a.ckpt", (whole / "last.ckpt").read_bytes()
+    path = tmp_path / "a.ckpt"
     content = load_checkpoint(whole / "last.ckpt")
+    content["state_dict"] = dict(list(content["state_dict"].items())[:12])  # small, so that reading it is quick
+    content["optimizer"]["state"] = {number: content["optimizer"]["state"][number] for number in range(2)}
+    save_checkpoint(path, content)
+    pristine = path.read_bytes()
     generator = torch.Generator().manual_seed(0)
     refused = 0
     for place in torch.randint(len(pristine), (500,), generator=generator).tolist():
@@ -210,17 +213,13 @@ def test_run_without_any_good_checkpoint_is_not_resumed(run, ends):
     assert "--resume" in error and str(run) in error
 
 
-def test_flags_that_would_break_a_resumed_run_are_refused(whole, ends):
-    saved = load_checkpoint(whole / "last.ckpt")["arguments"]
-    other = {int: 64, float: 0.125}
-    for name in FIXED_IN_A_RUN:
-        value = saved[name]
-        words = {"optim": ["AdamW"], "posterior": ["current"]}.get(name, [other.get(type(value))])
-        word = f"--{name}"
-        if isinstance(value, bool):
-            word, words = ("--fast_train" if name == "fast_train" else f"--no-{name}"), []
-        error, _ = ends(2, "Trainer", "--resume", "--save_root", whole, word, *words)
-        assert f"--{name} " in error and "last.ckpt" in error
+@pytest.mark.parametrize("words", [
+    "--batch_size 64", "--train_vi_len 6", "--val_vi_len 13", "--partial 0.5", "--fast_train", "--fast_partial 0.5",
+    "--fast_train_epoch 4", "--no-shuffle", "--no-random_start", "--frame_H 16", "--frame_W 32", "--F_dim 24",
+    "--L_dim 16", "--N_dim 8", "--D_out_dim 24", "--posterior current", "--optim AdamW", "--bptt 1", "--seed 1"])
+def test_flags_that_would_break_a_resumed_run_are_refused(words, whole, ends):
+    error, _ = ends(2, "Trainer", "--resume", "--save_root", whole, *words.split())
+    assert f"--{words.split()[0].removeprefix('--').removeprefix('no-')} " in error and "last.ckpt" in error
 
 
 def test_flags_that_bend_a_resumed_run_are_told(run, call, capsys):
@@ -248,10 +247,10 @@ def test_second_run_in_a_folder_is_refused_until_the_first_is_dead(train, ends, 
 def test_validation_changes_nothing_in_training(train, call, tmp_path):
     """Training without forcing and with all that is random, so that a draw too many would show."""
     for every in (1, 100):
-        call("Trainer", *train(save_root=every, val_every=every, num_epoch=4))
+        call("Trainer", *train(save_root=every, val_every=every, num_epoch=3, save_minutes=10))
     each, rare = (read_csv(tmp_path / name / "metrics.csv") for name in ("1", "100"))
-    assert [row["val_psnr"] != "" for row in each] == [True] * 4
-    assert [row["val_psnr"] != "" for row in rare] == [False, False, False, True]
+    assert [row["val_psnr"] != "" for row in each] == [True] * 3
+    assert [row["val_psnr"] != "" for row in rare] == [False, False, True]
     assert faults.differences(*(
         {key: load_checkpoint(tmp_path / name / "last.ckpt")[key] for key in ("state_dict", "optimizer")}
         for name in ("1", "100"))) == []
@@ -261,7 +260,7 @@ def test_validation_changes_nothing_in_training(train, call, tmp_path):
 
 
 def test_run_that_diverges_names_the_batch_and_keeps_the_last_checkpoint(train, ends, tmp_path):
-    error, _ = ends(1, "Trainer", *train(save_root="run", lr=1e30))
+    error, _ = ends(1, "Trainer", *train(save_root="run", lr=1e30, bptt=0))
     assert "epoch 0, batch " in error and "--lr" in error and "intact" in error
     checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
     assert checkpoint["last_epoch"] == -1 and f"batch {checkpoint['step']}:" in error

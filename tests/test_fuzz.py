@@ -19,10 +19,9 @@ from PIL import Image
 import Tester
 from conftest import ROOT
 from dataloader import Dataset_Dance
-from modules import VAE_Model
+from modules import VAE_Model, options
 from modules.checkpoint import load_checkpoint, load_weights, network_dimensions
 from modules.errors import run_script
-from modules.options import tester_parser, trainer_parser
 from modules.outputs import write_pixels_csv
 
 LONGEST_SECONDS = 5
@@ -172,7 +171,7 @@ def strange_name(rng):
                          "\u0661", "\u00b2", "\uff11", "", "\u202e1", "1\n", "1\n2", "\t", "a" * 200, "frame", "\udcff",
                          "%s", "{}", "frame3", "Frame3", "frame03", "frame-3", "frame 3", "0x1", "#1", "@1", "nul",
                          "".join(chr(rng.randrange(1, 0x2fff)) for _ in range(rng.randrange(1, 9))).replace("/", "_")])
-    return number + rng.choice([".png", ".png", ".PNG", ".jpg", ".JPEG", ".txt", "", ".png.png", ".png "])
+    return number + rng.choice([".png", ".png", ".PNG", ".jpg", ".JPEG", ".txt", "-", ".png.png", ".png "])
 
 
 LAYOUT = [*(f"train/train_{kind}/{number}.png" for kind in ("img", "label") for number in range(4)),
@@ -264,7 +263,7 @@ def mutate_content(content, rng):
         lambda: old.double(), lambda: old.half(), lambda: old.to(torch.complex64), lambda: old.int(),
         lambda: old > 0, lambda: old.to_sparse(), lambda: old * float("nan"), lambda: old.flip(0),
         lambda: old.new_zeros(1).expand(10**9), lambda: old.new_zeros(1, 1, 1, 1).expand(10**7, 8, 3, 3),
-        lambda: torch.empty(old.shape, device="meta"), lambda: torch.quantize_per_tensor(old.float(), 0.1, 0, torch.qint8),
+        lambda: torch.empty(old.shape, device="meta"), lambda: torch._empty_affine_quantized(old.shape, scale=1, dtype=torch.qint8),
         lambda: None, lambda: 3.5, lambda: [1, 2], lambda: old.tolist()])()
     if rng.random() < 0.2:
         weights[rng.choice([name + ".x", 3, None, ("a", 1), ""])] = weights.pop(name)
@@ -274,6 +273,7 @@ def mutate_content(content, rng):
     return file.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore:.*quantize")
 def test_checkpoints(outcome, tmp_path):
     content = {"state_dict": VAE_Model(**SMALL).state_dict(), "lr": 0.1, "arguments": {"seed": 0}}
     file, path, results = io.BytesIO(), tmp_path / "a.ckpt", []
@@ -342,13 +342,13 @@ WORDS = ["", " ", "--", "-", "@", "@recipe.txt", "@nowhere", "'", '"', "\\", "#"
          "%s", "%(prog)s", "--%d", "{0}", "\0", "\r", "\x1c", "\udcff", "--DR", "--test", "=", "--optim", "\x1b[2J", "\ufeff"]
 
 
-@pytest.mark.parametrize("parser_of", [trainer_parser, tester_parser])
-def test_recipes(parser_of, outcome, tmp_path, monkeypatch):
+@pytest.mark.parametrize("script", ["trainer", "tester"])
+def test_recipes(script, outcome, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipes = [path.read_text() for path in sorted((ROOT / "recipes").glob("*.txt"))]
 
     def parse():
-        parser = parser_of()
+        parser = getattr(options, f"{script}_parser")()
         return vars(parser.parse_args(["@recipe.txt"])), parser.given(["@recipe.txt"])
 
     results = []

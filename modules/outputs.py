@@ -42,8 +42,6 @@ def replacing(path, mode="wb", **arguments):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-    except OSError as error:  # a failed write does not say by itself which file it was
-        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -3,9 +3,10 @@
     python tests/faults.py --kills 50 [--seed 0] [--signal KILL|TERM|INT]
 
 Every training is a process of its own, as a user starts it, that saves after every step. It gets the signal
-at a random moment, mostly while it trains, sometimes while it starts, and is started again with --resume
-until it is done; then a new run begins, until there were enough kills. Each finished run must equal, bit
-for bit, one that nobody disturbed. Otherwise the program says what differs and ends with status 1.
+at a random moment, mostly while it trains, often while it saves, sometimes while it starts, and is started
+again with --resume until it is done; then a new run begins, until there were enough kills. Each finished run
+must equal, bit for bit, one that nobody disturbed. Otherwise the program says what differs and ends with
+status 1.
 """
 
 import argparse
@@ -97,6 +98,13 @@ class Harness:
             self.counts["finished runs that equal the undisturbed one"] += not differing
             self.wrong += [f"{folder}: {what}" for what in differing]
 
+    def strike(self, process, folder, in_save):
+        """Send the signal now or, `in_save`, as soon as the training is seen to write a checkpoint."""
+        latest = time.monotonic() + 1
+        while in_save and time.monotonic() < latest and not any(folder.glob(".*.ckpt.*.tmp")):
+            pass
+        process.send_signal(self.number)
+
     def train(self, folder, disturbed):
         """Start the training or go on with it; returns whether it came to its end."""
         last = folder / "last.ckpt"
@@ -105,8 +113,8 @@ class Harness:
         words = ["--resume"] if resumed else ["--DR", self.data, *TRAINING, "--overwrite"]
         process = start_training(*words, "--save_root", folder, "--num_workers", self.random.choice([0, 1, 3]))
         self.counts["resumes"] += resumed
-        at_start, part = self.random.random() < 0.15, self.random.random()
-        timer = Timer(part * (START_SECONDS if at_start else self.seconds), process.send_signal, [self.number])
+        at_start, in_save, part = self.random.random() < 0.15, self.random.random() < 0.3, self.random.random()
+        timer = Timer(part * (START_SECONDS if at_start else 0.6 * self.seconds), self.strike, [process, folder, in_save])
         if disturbed and at_start:
             timer.start()
         said = ""
@@ -148,7 +156,7 @@ def main():
         harness = Harness(data, whole, seconds, getattr(signal, f"SIG{args.signal}"), args.seed)
         harness.torment(args.kills)
     print(f"SIG{args.signal}, seed {args.seed}, {time.monotonic() - started:.0f} s")
-    for name, count in harness.counts.items():
+    for name, count in sorted(harness.counts.items()):
         print(f"{count:5d} {name}")
     print("\n".join(harness.wrong) or "all equal, bit for bit")
     sys.exit(bool(harness.wrong))

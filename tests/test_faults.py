@@ -264,3 +264,12 @@ def test_run_that_diverges_names_the_batch_and_keeps_the_last_checkpoint(train, 
     assert "epoch 0, batch " in error and "--lr" in error and "intact" in error
     checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
     assert checkpoint["last_epoch"] == -1 and f"batch {checkpoint['step']}:" in error
+
+
+def test_full_gpu_memory_is_told_with_the_flags_that_lower_it(train, ends, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("Trainer.train_on_clips", full)
+    error, _ = ends(1, "Trainer", *train(save_root="run"))
+    assert "--batch_size" in error and "--train_vi_len" in error

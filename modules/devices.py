@@ -8,8 +8,7 @@ from .errors import UsageError
 def choose_device(name, gpu=0):
     """The torch.device of --device and --gpu: `auto` takes CUDA if it is there, else MPS, else the CPU.
 
-    Also rounds denormal numbers to zero: training makes some now and then, and a CPU computes with
-    them many times slower (a step was seen to take four times as long).
+    Also rounds denormal numbers to zero, as a CPU computes with them many times slower.
     """
     torch.set_flush_denormal(True)
     if name == "auto":

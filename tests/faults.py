@@ -114,7 +114,8 @@ class Harness:
         process = start_training(*words, "--save_root", folder, "--num_workers", self.random.choice([0, 1, 3]))
         self.counts["resumes"] += resumed
         at_start, in_save, part = self.random.random() < 0.15, self.random.random() < 0.3, self.random.random()
-        timer = Timer(part * (START_SECONDS if at_start else 0.6 * self.seconds), self.strike, [process, folder, in_save])
+        delay = part * (START_SECONDS if at_start else 0.6 * self.seconds)
+        timer = Timer(delay, self.strike, [process, folder, in_save])
         if disturbed and at_start:
             timer.start()
         said = ""
@@ -130,8 +131,8 @@ class Harness:
             return True
         stopped = status == 128 + self.number and RESUME in said and last.exists()
         at_once = status == -self.number and (self.number == signal.SIGKILL or not saved or DONE in said)
-        if status == 128 + signal.SIGINT == 128 + self.number and not saved:
-            at_once = True  # Python's own answer, before the training takes note of signals
+        if self.number == signal.SIGINT and not saved:
+            at_once = True  # before the training takes note of signals, whatever Python and its libraries make of it
         if not disturbed or not (stopped or at_once):
             raise SystemExit(f"{folder}: ended with status {status}, having said:\n{said}")
         self.counts["kills"] += 1

@@ -225,7 +225,8 @@ def test_flags_that_would_break_a_resumed_run_are_refused(words, whole, ends):
 def test_flags_that_bend_a_resumed_run_are_told(run, call, capsys):
     call("Trainer", "--resume", "--save_root", run, *flags(num_epoch=4, per_save=2, lr=0.0005))
     said = capsys.readouterr().out
-    for line in ("--num_epoch is now 4; it was 3", "--per_save is now 2; it was 1", "--lr is now 0.0005; it was 0.001"):
+    for line in ("--num_epoch is now 4; it was 3", "--per_save is now 2; it was 1",
+                 "--lr is now 0.0005; it was 0.001"):
         assert line in said
     assert [row["epoch"] for row in read_csv(run / "metrics.csv")] == ["0", "1", "2", "3"]
 

@@ -68,6 +68,7 @@ def parse_arguments():
     checkpoint = load_checkpoint(args.ckpt_path)
     answers = network_dimensions(checkpoint, args.ckpt_path)
     saved = checkpoint.get("arguments", {})
+    parser.check_saved(saved, args.ckpt_path)
     answers |= {name: saved[name] for name in ("frame_H", "frame_W", "clamp_feedback") if name in saved}
     take_from_checkpoint(args, typed, answers, args.ckpt_path)
     for name in ("DR", "val_vi_len", "temperature", "seed"):

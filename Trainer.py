@@ -43,6 +43,9 @@ def main():
     val = Dataset_Dance(root, None, "val", args.val_vi_len, **options)
     train = Dataset_Dance(root, None, "train", args.train_vi_len, args.partial, **options)
 
+    if args.fast_train and not len(train.starts(args.fast_partial)):
+        raise UsageError(f"--fast_partial {args.fast_partial} leaves no clip of {args.train_vi_len} frames; raise it")
+
     torch.manual_seed(args.seed)
     model = VAE_Model(args.F_dim, args.L_dim, args.N_dim, args.D_out_dim, args.posterior)
     if checkpoint:
@@ -141,6 +144,7 @@ def parse_arguments():
         if args.overwrite or args.ckpt_path:
             raise UsageError("--resume goes on from last.ckpt; leave --overwrite and --ckpt_path out")
         path, checkpoint = newest_checkpoint(Path(args.save_root))
+        check_resumable(checkpoint, parser, path)
         saved = {name: value for name, value in checkpoint["arguments"].items() if name not in NOT_KEPT_ON_RESUME}
         fixed = {name: saved.pop(name) for name in FIXED_IN_A_RUN}
         take_from_checkpoint(args, typed, fixed, path)
@@ -158,6 +162,25 @@ def parse_arguments():
     if args.test:
         raise UsageError("--test needs --ckpt_path, the checkpoint to validate")
     return args, None
+
+
+def check_resumable(checkpoint, parser, path):
+    """Raise UsageError unless the flags and the state in a checkpoint are such as a run of this program writes."""
+    parser.check_saved(checkpoint["arguments"], path)
+    missing = [name for name in FIXED_IN_A_RUN if name not in checkpoint["arguments"]]
+    if missing:
+        raise UsageError(f"--resume: {path} does not say its --{missing[0]}; start from its weights with --ckpt_path")
+    totals, step = checkpoint["totals"], checkpoint["step"]
+    whole = (type(checkpoint["last_epoch"]) is int and checkpoint["last_epoch"] >= -1
+             and type(checkpoint["best_psnr"]) is float and type(step) is int and step >= 0)
+    if step == 0 or totals is None:
+        whole = whole and step == 0 and totals is None
+    else:
+        whole = (whole and isinstance(totals, dict) and totals.keys() == {"clips", "loss", "mse", "kl", "grad_norm"}
+                 and all(isinstance(total, (int, float)) for total in totals.values()) and totals["clips"] > 0)
+    if not whole:
+        raise UsageError(f"--resume: {path} does not say how far the run had come; start from its weights with "
+                         "--ckpt_path")
 
 
 def newest_checkpoint(run):

@@ -80,7 +80,7 @@ class Dataset_Dance(Dataset):
         """First frames of the clips, int64 [clips]: back to back in each sequence or, with a
         `generator`, as many a sequence at random, one from each of equal stretches of it.
         partial: the fraction of the frames to use, from the start."""
-        starts, offset = [], 0
+        starts, offset = [torch.empty(0, dtype=torch.int64)], 0
         for length in _cut(self.sequence_lengths, partial):
             number = torch.arange(length // self.video_len)
             start = number * self.video_len
@@ -164,10 +164,13 @@ def read_sequence_lengths(path, frames):
     """The lengths of the sequences that a folder of `frames` frames joins; without the file, one."""
     if not path.exists():
         return [frames]
-    words = path.read_text(errors="replace").split()
-    if not all(word.isdecimal() for word in words) or sum(map(int, words)) != frames:
+    try:
+        lengths = [int(word) for word in path.read_text().split()]
+    except (OSError, ValueError):  # no text, no number, or one of thousands of digits
+        lengths = [0]
+    if min(lengths, default=0) < 1 or sum(lengths) != frames:
         raise UsageError(f"{path} must hold one length a line, {frames} in all; mend it or remove it")
-    return [int(word) for word in words]
+    return lengths
 
 
 def _list_images(folder, root):

@@ -51,6 +51,34 @@ class Parser(argparse.ArgumentParser):
                 action.default = default
 
 
+    def check_saved(self, flags, path):
+        """Raise UsageError unless `flags`, as a checkpoint holds them, could have come from this parser."""
+        if not isinstance(flags, dict):
+            raise UsageError(f"{path} holds no flags where its flags should be; give another checkpoint")
+        for action in self._actions:
+            if action.dest in flags and not _could_give(action, flags[action.dest]):
+                raise UsageError(f"{path} has {ascii(flags[action.dest]):.60} for --{action.dest}; "
+                                 "give another checkpoint")
+
+
+def _could_give(action, value):
+    if value is None or isinstance(action.default, bool):
+        return type(value) is type(action.default)
+    if action.nargs == "*":
+        return isinstance(value, list) and all(_parses_to(action.type, item) for item in value)
+    if action.choices is not None:
+        return isinstance(value, str) and value in action.choices
+    return isinstance(value, str) if action.type is None else _parses_to(action.type, value)
+
+
+def _parses_to(kind, value):
+    try:
+        parsed = kind(str(value))
+    except argparse.ArgumentTypeError:
+        return False
+    return type(parsed) is type(value) and parsed == value
+
+
 def _number(kind, accepts, wanted):
     def parse(text):
         try:

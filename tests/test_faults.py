@@ -274,3 +274,34 @@ def test_full_gpu_memory_is_told_with_the_flags_that_lower_it(train, ends, monke
     monkeypatch.setattr("Trainer.train_on_clips", full)
     error, _ = ends(1, "Trainer", *train(save_root="run"))
     assert "--batch_size" in error and "--train_vi_len" in error
+
+
+STRANGE_STATES = [
+    ("arguments", None), ("arguments", {}), ("lr", "x"), ("frame_H", "x"), ("seed", -1), ("DR", 5),
+    ("temperature", "x"), ("clamp_feedback", None), ("milestones", [1, "x"]), ("step", "x"), ("step", -5),
+    ("step", 1000), ("totals", {}), ("last_epoch", None), ("best_psnr", None), ("optimizer", None)]
+
+
+@pytest.mark.parametrize("key, value", STRANGE_STATES)
+def test_resume_names_a_checkpoint_with_a_strange_state(key, value, run, ends):
+    content = load_checkpoint(run / "last.ckpt")
+    target = content["arguments"] if key in content["arguments"] else content
+    target[key] = value
+    torch.save(content, run / "last.ckpt")
+    error, _ = ends(2, "Trainer", "--resume", "--save_root", run, "--num_epoch", "4")
+    assert "last.ckpt" in error
+
+
+@pytest.mark.parametrize("key, value", [("arguments", None), ("frame_H", "x"), ("temperature", "x"), ("DR", 5)])
+def test_tester_names_a_checkpoint_with_strange_flags(key, value, run, dancer, ends):
+    content = load_checkpoint(run / "last.ckpt")
+    target = content["arguments"] if key in content["arguments"] else content
+    target[key] = value
+    torch.save(content, run / "last.ckpt")
+    error, _ = ends(2, "Tester", "--ckpt_path", run / "last.ckpt", "--DR", dancer)
+    assert "last.ckpt" in error
+
+
+def test_fast_partial_without_a_clip_is_named(train, ends):
+    error, _ = ends(2, "Trainer", *train(save_root="run", fast_partial=0.001), "--fast_train")
+    assert "--fast_partial" in error

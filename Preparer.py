@@ -1,6 +1,6 @@
 """Make the built-in dataset (--dancer), or check a dataset that is already there (--check)."""
 
-from modules.dancer import make_dancer
+from modules.dancer import dancer_settings, make_dancer
 from modules.errors import UsageError, run_script
 from modules.options import Parser, natural_int, positive_int
 
@@ -11,11 +11,13 @@ def build_parser():
     task.add_argument("--dancer", metavar="FOLDER", help="make the stage dancer in this new folder")
     task.add_argument("--check", metavar="FOLDER", help="check the dataset in this folder, say what it holds")
     group = parser.add_argument_group("stage dancer")
-    group.add_argument("--frames", type=positive_int, default=2520, help="training frames")
-    group.add_argument("--val_frames", type=positive_int, default=630, help="validation frames")
-    group.add_argument("--test_sequences", type=positive_int, default=5, help="test sequences")
-    group.add_argument("--test_frames", type=positive_int, default=630, help="frames of each test sequence")
-    group.add_argument("--seed", type=natural_int, default=0, help="seed of the choreography")
+    default = dancer_settings()
+    group.add_argument("--frames", type=positive_int, default=default["frames"], help="training frames")
+    group.add_argument("--val_frames", type=positive_int, default=default["val_frames"], help="validation frames")
+    group.add_argument("--test_sequences", type=positive_int, default=default["test_sequences"], help="test sequences")
+    group.add_argument("--test_frames", type=positive_int, default=default["test_frames"],
+                       help="frames of each test sequence")
+    group.add_argument("--seed", type=natural_int, default=default["seed"], help="seed of the choreography")
     group.add_argument("--num_workers", type=positive_int,
                        help="processes that draw; left out, one a processor and at most 8")
     group.add_argument("--overwrite", action="store_true", help="replace a stage dancer in the folder")

@@ -32,6 +32,7 @@ FIXED_IN_A_RUN = ("batch_size", "train_vi_len", "val_vi_len", "partial", "fast_t
                   "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "F_dim", "L_dim", "N_dim",
                   "D_out_dim", "posterior", "optim", "bptt", "seed")
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths"}
+EPOCH_MEANS = ("loss", "mse", "kl", "grad_norm")
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root", "ckpt_path")
 
 
@@ -176,7 +177,7 @@ def check_resumable(checkpoint, parser, path):
     if step == 0 or totals is None:
         whole = whole and step == 0 and totals is None
     else:
-        whole = (whole and isinstance(totals, dict) and totals.keys() == {"clips", "loss", "mse", "kl", "grad_norm"}
+        whole = (whole and isinstance(totals, dict) and totals.keys() == {"clips", *EPOCH_MEANS}
                  and all(isinstance(total, (int, float)) for total in totals.values()) and totals["clips"] > 0)
     if not whole:
         raise UsageError(f"--resume: {path} does not say how far the run had come; start from its weights with "
@@ -268,7 +269,7 @@ def train_one_epoch(model, optimizer, dataset, epoch, args, device, state, after
     force_epoch = torch.rand((), generator=order) < tfr
     batches = epoch_starts(dataset, order, args.shuffle, args.random_start, partial).split(args.batch_size)
 
-    totals = state["totals"] or dict.fromkeys(("clips", "loss", "mse", "kl", "grad_norm"), 0.0)
+    totals = state["totals"] or dict.fromkeys(("clips", *EPOCH_MEANS), 0.0)
     progress = tqdm(batches[state["step"]:], desc=f"epoch {epoch}", initial=state["step"], total=len(batches),
                     unit="batch", disable=None, leave=False)
 
@@ -277,7 +278,7 @@ def train_one_epoch(model, optimizer, dataset, epoch, args, device, state, after
                              args.milestones, args.gamma, args.warmup_epochs)
 
     def metrics_after(step):
-        means = {name: total / totals["clips"] for name, total in totals.items() if name != "clips"}
+        means = {name: totals[name] / totals["clips"] for name in EPOCH_MEANS}
         return {"epoch": epoch, **means, "beta": beta, "tfr": tfr, "lr": lr_of(step)}
 
     for step, starts in enumerate(progress, start=state["step"]):
@@ -305,7 +306,7 @@ def train_on_clips(model, optimizer, frames, labels, teacher_forced, beta, rando
     as_input = input_filter(args.clamp_feedback, args.input_noise, random)
     predicted = frames.shape[1] - 1
     segments = range(0, predicted, args.bptt or predicted)
-    means = {"loss": 0.0, "mse": 0.0, "kl": 0.0, "grad_norm": 0.0}
+    means = dict.fromkeys(EPOCH_MEANS, 0.0)
     first = frames[:, 0]
     for start in segments:
         part = slice(start, start + segments.step + 1)  # its first frame is given, as x_0 is
@@ -314,13 +315,13 @@ def train_on_clips(model, optimizer, frames, labels, teacher_forced, beta, rando
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
-        loss = terms["loss"].item()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise RunError(f"{where}: loss {loss}, gradient norm {grad_norm}; the step was not taken and what was "
-                           "saved is intact; try a lower --lr or --kl_weight")
+        terms = {name: term.item() for name, term in terms.items()}
+        if not (math.isfinite(terms["loss"]) and math.isfinite(grad_norm)):
+            raise RunError(f"{where}: loss {terms['loss']}, gradient norm {grad_norm}; the step was not taken and what "
+                           "was saved is intact; try a lower --lr or --kl_weight")
         optimizer.step()
         for name, term in terms.items():
-            means[name] += term.item() / predicted
+            means[name] += term / predicted
         means["grad_norm"] += grad_norm / len(segments)
     return means
 

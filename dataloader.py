@@ -9,15 +9,14 @@ folder may join several sequences: sequences.txt then holds their lengths, one a
 """
 
 import os
-import os
 import re
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 
-from modules.decoding import decode_cached, decode_with, first_few, read_images
 from modules.dancer import is_dancer, make_dancer
+from modules.decoding import decode_cached, decode_with, first_few, read_images
 from modules.errors import UsageError
 from modules.images import to_unit
 

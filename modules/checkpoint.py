@@ -15,6 +15,7 @@ import torch
 
 from .errors import RunError, UsageError
 from .model import VAE_Model
+from .options import LEAST_DIMENSIONS
 from .outputs import replacing
 
 
@@ -81,7 +82,7 @@ def network_dimensions(content, path, flag="--ckpt_path"):
             "N_dim": weights["Gaussian_Predictor.6.weight"].shape[0] // 2,
             "D_out_dim": weights["Decoder_Fusion.5.weight"].shape[0],
         }
-        if any(size < least for size, least in zip(dimensions.values(), (8, 2, 4, 8))):  # the flags' least, too
+        if any(dimensions[name] < least for name, least in LEAST_DIMENSIONS.items()):
             raise IndexError
     except (KeyError, IndexError):
         raise UsageError(f"{flag} {path} is a checkpoint of another network than this one") from None

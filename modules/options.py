@@ -50,7 +50,6 @@ class Parser(argparse.ArgumentParser):
             for action, default in zip(self._actions, defaults):
                 action.default = default
 
-
     def check_saved(self, flags, path):
         """Raise UsageError unless `flags`, as a checkpoint holds them, could have come from this parser."""
         if not isinstance(flags, dict):
@@ -124,12 +123,19 @@ def add_data_options(parser):
                        help="frames in a validation sequence, the given first one included")
 
 
+LEAST_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # of which no layer is left without channels
+
+
 def add_network_options(parser):
     group = parser.add_argument_group("network")
-    group.add_argument("--F_dim", type=at_least(8), default=128, help="channels of a frame's features")
-    group.add_argument("--L_dim", type=at_least(2), default=32, help="channels of a label's features")
-    group.add_argument("--N_dim", type=at_least(4), default=12, help="channels of the latent z")
-    group.add_argument("--D_out_dim", type=at_least(8), default=192, help="channels between fusion and generator")
+    group.add_argument("--F_dim", type=at_least(LEAST_DIMENSIONS["F_dim"]), default=128,
+                       help="channels of a frame's features")
+    group.add_argument("--L_dim", type=at_least(LEAST_DIMENSIONS["L_dim"]), default=32,
+                       help="channels of a label's features")
+    group.add_argument("--N_dim", type=at_least(LEAST_DIMENSIONS["N_dim"]), default=12,
+                       help="channels of the latent z")
+    group.add_argument("--D_out_dim", type=at_least(LEAST_DIMENSIONS["D_out_dim"]), default=192,
+                       help="channels between fusion and generator")
     group.add_argument("--posterior", choices=["previous", "current"], default="previous",
                        help="the frame that the Gaussian predictor sees in training: the input, or the one to predict")
 

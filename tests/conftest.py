@@ -77,3 +77,13 @@ def read_csv(path):
     """Rows of a CSV file as dicts of text."""
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+class Malicious:
+    """Makes the file `mark` when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return (open, (self.mark, "w"))

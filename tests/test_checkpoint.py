@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from conftest import TINY_CLIPS, TINY_NETWORK, flags, tiny_model
+from conftest import Malicious, TINY_CLIPS, TINY_NETWORK, flags, tiny_model
 from dataloader import Dataset_Dance
 from modules import VAE_Model
 from modules.checkpoint import load_checkpoint, load_weights, network_dimensions, save_checkpoint
@@ -120,16 +120,6 @@ def test_a_file_cut_short_is_refused(model, tmp_path, part):
     path.write_bytes(path.read_bytes()[:int(part * path.stat().st_size)])
     with pytest.raises(UsageError, match="a.ckpt"):
         load_checkpoint(path)
-
-
-class Malicious:
-    """Makes the file `mark` when it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = str(mark)
-
-    def __reduce__(self):
-        return (open, (self.mark, "w"))
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import faults
-from conftest import ROOT, flags, read_csv
+from conftest import Malicious, ROOT, flags, read_csv
 from modules.checkpoint import load_checkpoint, save_checkpoint
 from modules.errors import StopSignals, UsageError
 
@@ -157,16 +157,6 @@ def test_a_flipped_byte_anywhere_is_refused_or_does_no_harm(whole, tmp_path):
         else:
             assert faults.differences(loaded, content) == [], place
     assert 250 < refused < 500
-
-
-class Malicious:
-    """Makes the file `mark` when it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = str(mark)
-
-    def __reduce__(self):
-        return (open, (self.mark, "w"))
 
 
 @pytest.mark.parametrize("zipped", [True, False])

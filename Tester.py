@@ -10,7 +10,7 @@ import torch
 from dataloader import Dataset_Dance, dataset_or_dancer
 from modules import VAE_Model
 from modules.checkpoint import load_checkpoint, load_weights, network_dimensions
-from modules.devices import choose_device
+from modules.devices import choose_device, choose_precision
 from modules.errors import UsageError, run_script
 from modules.images import to_uint8, to_unit
 from modules.metrics import course_score, psnr, summarise, trivial_predictions
@@ -23,6 +23,7 @@ from modules.rollout import generate
 def main():
     args, checkpoint = parse_arguments()
     device = choose_device(args.device, args.gpu)
+    dtype = choose_precision(args.amp, device)
     root = dataset_or_dancer(args.DR)
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
     model = VAE_Model(args.F_dim, args.L_dim, args.N_dim, args.D_out_dim)
@@ -30,26 +31,29 @@ def main():
     model = model.to(device, memory_format=torch.channels_last)
 
     sequences = Dataset_Dance(root, None, args.split, args.val_vi_len, **options)
-    names = sequences.names if args.split == "test" else [str(number) for number in range(len(sequences))]
-    frames, labels = zip(*(sequences[index] for index in range(len(sequences))))
+    if args.split == "test":
+        names, frames, labels = sequences.names, sequences.frames, sequences.labels
+    else:
+        names = [str(number) for number in range(len(sequences))]
+        frames, labels = sequences.clips(sequences.starts())
     truth = frames if args.split == "val" else None
     if args.gt:
         truth, public = read_truth(args.gt, labels, frames)
     folder = open_folder(args)
 
-    predictions = roll_out(model, frames, labels, device, args)
+    predictions = roll_out(model, frames, labels, device, dtype, args)
     print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} generated frames "
           f"on {device}", flush=True)
     if args.split == "test":
         submission = folder / "submission.csv"
-        write_pixels_csv(submission, [to_uint8(video).numpy() for video in predictions])
+        write_pixels_csv(submission, [video.numpy() for video in predictions])
         if not args.no_sanity:
             check_submission(submission, predictions)
     if args.make_gif:
         write_gifs(folder, names, labels, predictions, truth)
-    if truth:
+    if truth is not None:
         write_psnr_per_frame(folder / "psnr_per_frame.csv", [
-            psnr(prediction[1:], true[1:]).tolist() for prediction, true in zip(predictions, truth)])
+            psnr(to_unit(prediction[1:]), to_unit(true[1:])).tolist() for prediction, true in zip(predictions, truth)])
         train = Dataset_Dance(root, None, "train", 1, **options) if (root / "train").is_dir() else None
         scores = score(predictions, truth, labels, train, public if args.gt else None)
         write_json(folder / "scores.json", scores)
@@ -87,16 +91,16 @@ def open_folder(args):
     return folder
 
 
-def roll_out(model, frames, labels, device, args):
+def roll_out(model, frames, labels, device, dtype, args):
     """Generate all sequences as one batch; a shorter one is padded with its last label, and cut after.
 
-    frames, labels: lists of [>=1, 3, H, W] and [T, 3, H, W]. Returns a list of [T, 3, H, W].
+    frames, labels: lists of [>=1, 3, H, W] and [T, 3, H, W], uint8. Returns a list of uint8 [T, 3, H, W].
     """
     longest = max(map(len, labels))
     padded = [torch.cat([label, label[-1:].expand(longest - len(label), -1, -1, -1)]) for label in labels]
     first = torch.stack([frame[0] for frame in frames])
     videos = generate(model, first.to(device), torch.stack(padded).to(device), args.seed, args.temperature,
-                      args.clamp_feedback)
+                      args.clamp_feedback, dtype=dtype, cuda_graphs=args.cuda_graphs)
     return [video[: len(label)] for video, label in zip(videos, labels)]
 
 
@@ -108,7 +112,7 @@ def read_truth(path, labels, frames):
         raise UsageError(f"--gt {path} has {pixels.shape[0]} rows of {pixels.shape[1]} pixels; these test sequences "
                          f"need {rows} rows of {columns}")
     lengths = [len(label) for label in labels]
-    truth = [to_unit(part.unflatten(1, frames[0][0].shape)) for part in torch.from_numpy(pixels).split(lengths)]
+    truth = [part.unflatten(1, frames[0][0].shape) for part in torch.from_numpy(pixels).split(lengths)]
     if usage is None:
         return truth, None
     starts = np.cumsum([0, *lengths])
@@ -118,7 +122,7 @@ def read_truth(path, labels, frames):
 def check_submission(path, predictions):
     """Read the submission back and compare it with what was to be in it."""
     pixels, _ = read_pixels_csv(path, "submission")
-    expected = torch.cat([to_uint8(video) for video in predictions]).flatten(1).numpy()
+    expected = torch.cat(predictions).flatten(1).numpy()
     if not np.array_equal(pixels, expected):
         sys.exit(f"{path} does not hold what was written; is the disk full?")
 
@@ -127,11 +131,10 @@ def write_gifs(folder, names, labels, predictions, truth):
     """pred_seq{s}.gif, and compare_seq{s}.gif with the label and any truth beside it, in parallel threads."""
 
     def write(number):
-        prediction = to_uint8(predictions[number])
-        videos = {"label": to_uint8(labels[number]), "prediction": prediction}
-        if truth:
-            videos["truth"] = to_uint8(truth[number])
-        write_gif(folder / f"pred_seq{names[number]}.gif", prediction)
+        videos = {"label": labels[number], "prediction": predictions[number]}
+        if truth is not None:
+            videos["truth"] = truth[number]
+        write_gif(folder / f"pred_seq{names[number]}.gif", predictions[number])
         write_comparison_gif(folder / f"compare_seq{names[number]}.gif", videos)
 
     with ThreadPoolExecutor() as pool:
@@ -144,9 +147,8 @@ def score(predictions, truth, labels, train, public):
     if train:
         for number, (true, label) in enumerate(zip(truth, labels)):
             for name, video in trivial_predictions(train, true[None], label[None]).items():
-                contenders.setdefault(name, []).append(video[0])
-    return {name: summarise(videos, truth) | course_score(
-        [to_uint8(video) for video in videos], [to_uint8(true) for true in truth], public)
+                contenders.setdefault(name, []).append(to_uint8(to_unit(video[0])))
+    return {name: summarise(videos, truth) | course_score(videos, truth, public)
         for name, videos in contenders.items()}
 
 

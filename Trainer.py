@@ -5,7 +5,7 @@ import platform
 import shutil
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -13,38 +13,51 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dataloader import Dataset_Dance, dataset_or_dancer, epoch_starts
+from dataloader import Dataset_Dance, dataset_or_dancer, epoch_starts, place_on
 from modules import VAE_Model
 from modules.checkpoint import (load_checkpoint, load_optimizer, load_weights, network_dimensions,
                                 save_checkpoint)
-from modules.devices import choose_device
+from modules.devices import choose_device, choose_precision
+from modules.distributed import (first_process_first, joined_processes, launcher, rank, reduce_over_processes,
+                                 silence_other_processes, world_size)
 from modules.errors import RunError, Stopped, StopSignals, UsageError, run_script
-from modules.images import to_uint8, to_unit
+from modules.images import to_unit
 from modules.metrics import psnr, summarise, trivial_predictions
 from modules.options import take_from_checkpoint, trainer_parser, typed_command
 from modules.outputs import (MetricsLog, lock_folder, table, write_comparison_gif, write_json,
                              write_psnr_per_frame)
-from modules.rollout import generate, input_filter
+from modules.rollout import generate
 from modules.schedules import kl_beta, learning_rate, teacher_forcing_ratio
+from modules.training import TERMS, Clips, ClipTrainer
 
 # Another value on --resume would go on with other clips or another network, so it is refused.
-FIXED_IN_A_RUN = ("batch_size", "train_vi_len", "val_vi_len", "partial", "fast_train", "fast_partial",
+FIXED_IN_A_RUN = ("batch_size", "accumulate", "train_vi_len", "val_vi_len", "partial", "fast_train", "fast_partial",
                   "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "F_dim", "L_dim", "N_dim",
                   "D_out_dim", "posterior", "optim", "bptt", "seed")
-CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths"}
-EPOCH_MEANS = ("loss", "mse", "kl", "grad_norm")
+CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths",
+                   "scaler", "world_size"}
+READ_EVERY = 10  # steps between two looks at the losses on a GPU, which need not wait for the host in between
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root", "ckpt_path")
 
 
 def main():
+    silence_other_processes()
     args, checkpoint = parse_arguments()
     device = choose_device(args.device, args.gpu)
-    root = dataset_or_dancer(args.DR)
-    options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
-    val = Dataset_Dance(root, None, "val", args.val_vi_len, **options)
-    train = Dataset_Dance(root, None, "train", args.train_vi_len, args.partial, **options)
+    dtype = choose_precision(args.amp, device)
+    with joined_processes(device):
+        train(args, checkpoint, device, dtype)
 
-    if args.fast_train and not len(train.starts(args.fast_partial)):
+
+def train(args, checkpoint, device, dtype):
+    """Make of the flags what they name, and train it (or, with --test, validate it)."""
+    options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
+    with first_process_first():
+        root = dataset_or_dancer(args.DR)
+        val = Dataset_Dance(root, None, "val", args.val_vi_len, **options)
+        training_set = Dataset_Dance(root, None, "train", args.train_vi_len, args.partial, **options)
+
+    if args.fast_train and not len(training_set.starts(args.fast_partial)):
         raise UsageError(f"--fast_partial {args.fast_partial} leaves no clip of {args.train_vi_len} frames; raise it")
 
     torch.manual_seed(args.seed)
@@ -52,54 +65,72 @@ def main():
     if checkpoint:
         load_weights(model, checkpoint, args.ckpt_path)
     model = model.to(device, memory_format=torch.channels_last)
-    print(f"{sum(weights.numel() for weights in model.parameters()):,} parameters on {device}; "
-          f"{len(train)} clips of {args.train_vi_len} frames to train on", flush=True)
+    processes = f" in each of {world_size()} processes" if world_size() > 1 else ""
+    print(f"{sum(weights.numel() for weights in model.parameters()):,} parameters on {device}{processes}, computing in "
+          f"{str(dtype).removeprefix('torch.')}; {len(training_set)} clips of {args.train_vi_len} frames to train on",
+          flush=True)
     if args.test:
-        print_scores(validate(model, val, args, device), train)
+        print_scores(validate(model, val, args, device, dtype), training_set)
         return
 
-    optimizer = getattr(torch.optim, args.optim)(model.parameters(), args.lr)
+    trainer = ClipTrainer(model, device, dtype, args)
     state = {"last_epoch": -1, "step": 0, "totals": None, "best_psnr": -float("inf")}
     if args.resume:
-        if checkpoint["sequence_lengths"] != train.sequence_lengths:
+        if checkpoint["sequence_lengths"] != training_set.sequence_lengths:
             raise UsageError(f"--DR {root} is not the dataset that {args.ckpt_path} was trained on; give that one")
-        load_optimizer(optimizer, checkpoint, args.ckpt_path, "--resume:")
+        if checkpoint["world_size"] != world_size():
+            raise UsageError(f"--resume: {args.ckpt_path} was trained by {checkpoint['world_size']} processes, not "
+                             f"{world_size()}; start as many: {launcher(checkpoint['world_size'])} Trainer.py --resume ...")
+        load_optimizer(trainer.optimizer, checkpoint, args.ckpt_path, "--resume:")
+        if checkpoint["scaler"]:
+            trainer.scaler.load_state_dict(checkpoint["scaler"])
         state = {name: checkpoint[name] for name in state}
-    with open_run(args, model) as run:
+    with open_run(args, model) if rank() == 0 else nullcontext(args.save_root) as run:
         try:
-            fit(model, optimizer, train, val, state, run, args, device)
+            fit(trainer, training_set, val, state, run, args)
         except torch.OutOfMemoryError:
-            raise RunError("the GPU's memory is full; lower --batch_size or --train_vi_len, or give --bptt, and "
-                           f"start again (the last checkpoint in {run} is intact)") from None
-        show_best(model, run, train, val, args, device)
+            raise RunError("the GPU's memory is full; lower --batch_size (--accumulate makes up for it) or "
+                           "--train_vi_len, give --checkpoint_frames, --bptt or --amp bf16, and start again (the last "
+                           f"checkpoint in {run} is intact)") from None
+        if rank() == 0:
+            show_best(model, run, training_set, val, args, device, dtype)
 
 
-def fit(model, optimizer, train, val, state, run, args, device):
-    """Train from `state` to the last epoch; see `checkpoint_content` for the state."""
+def fit(trainer, train, val, state, run, args):
+    """Train from `state` to the last epoch; see `checkpoint_content` for the state. The process of rank 0 alone
+    validates and writes."""
     stop = StopSignals()
-    log = MetricsLog(run / "metrics.csv", state["last_epoch"] + 1)
+    clips = place_on(train, trainer.device, args.data_device)
+    writes = rank() == 0
+    log = MetricsLog(run / "metrics.csv", state["last_epoch"] + 1) if writes else None
     saved_at = time.monotonic()
 
     def save(names, metrics):
         nonlocal saved_at
-        content = checkpoint_content(model, optimizer, metrics, state, train, args)
-        for name in names:
-            save_checkpoint(run / name, content)
+        if writes:
+            content = checkpoint_content(trainer, metrics, state, train, args)
+            for name in names:
+                save_checkpoint(run / name, content)
         saved_at = time.monotonic()
-        if stop.signal_number:
-            raise Stopped(stop.signal_number, f"saved; go on with: python Trainer.py --resume --save_root {run}")
 
-    def after_step(step, totals, metrics):
+    def after_steps(step, totals, metrics):
         state.update(step=step, totals=totals)
-        if stop.signal_number or time.monotonic() - saved_at > 60 * args.save_minutes:
+        due = time.monotonic() - saved_at > 60 * args.save_minutes
+        number, due = reduce_over_processes((stop.signal_number or 0, due), "MAX", trainer.device)
+        if number or due:
             save(["last.ckpt"], metrics)
+        if number:
+            stop_on(number)
+
+    def stop_on(number):
+        raise Stopped(int(number), f"saved; go on with: {launcher(world_size())} Trainer.py --resume --save_root {run}")
 
     for epoch in range(state["last_epoch"] + 1, args.num_epoch):
         started = time.monotonic()
-        metrics = train_one_epoch(model, optimizer, train, epoch, args, device, state, after_step)
+        metrics = train_one_epoch(trainer, clips, epoch, args, state, after_steps)
         names = ["last.ckpt"]
-        if (epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch:
-            videos = validate(model, val, args, device)
+        if writes and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
+            videos = validate(trainer.model, val, args, trainer.device, trainer.dtype)
             scores = summarise(videos["prediction"], videos["truth"])
             metrics |= {"val_psnr": scores["psnr"], "val_ssim": scores["ssim"]}
             if args.store_visualization:
@@ -107,17 +138,21 @@ def fit(model, optimizer, train, val, state, run, args, device):
             if scores["psnr"] > state["best_psnr"]:
                 state["best_psnr"] = scores["psnr"]
                 names.append("best.ckpt")
-                per_frame = psnr(videos["prediction"][:, 1:], videos["truth"][:, 1:])
+                per_frame = psnr(to_unit(videos["prediction"][:, 1:]), to_unit(videos["truth"][:, 1:]))
                 write_psnr_per_frame(run / "psnr_per_frame.csv", per_frame.tolist())
         if (epoch + 1) % args.per_save == 0:
             names.append(f"epoch={epoch}.ckpt")
-        log.append(metrics)
+        if writes:
+            log.append(metrics)
         print_epoch(metrics, state["best_psnr"], args.num_epoch, time.monotonic() - started)
         state.update(last_epoch=epoch, step=0, totals=None)
         save(names[::-1], metrics)
+        number, = reduce_over_processes((stop.signal_number or 0,), "MAX", trainer.device)
+        if number:
+            stop_on(number)
 
 
-def show_best(model, run, train, val, args, device):
+def show_best(model, run, train, val, args, device, dtype):
     """Show and score what best.ckpt generates, beside the trivial predictors, and say what to do next."""
     path = run / "best.ckpt"
     if not path.exists():
@@ -126,7 +161,7 @@ def show_best(model, run, train, val, args, device):
     best = load_checkpoint(path)
     load_weights(model, best, path)
     print(f"\n{path}, epoch {best['last_epoch']}:")
-    videos = validate(model, val, args, device)
+    videos = validate(model, val, args, device, dtype)
     write_gif_of(run / "best.gif", videos)
     print_scores(videos, train)
     print(f"\nfigures: python Plotting.py {run}\ntest:    python Tester.py --ckpt_path {path}")
@@ -173,11 +208,12 @@ def check_resumable(checkpoint, parser, path):
         raise UsageError(f"--resume: {path} does not say its --{missing[0]}; start from its weights with --ckpt_path")
     totals, step = checkpoint["totals"], checkpoint["step"]
     whole = (type(checkpoint["last_epoch"]) is int and checkpoint["last_epoch"] >= -1
-             and type(checkpoint["best_psnr"]) is float and type(step) is int and step >= 0)
+             and type(checkpoint["best_psnr"]) is float and type(step) is int and step >= 0
+             and type(checkpoint["world_size"]) is int and isinstance(checkpoint["scaler"], dict))
     if step == 0 or totals is None:
         whole = whole and step == 0 and totals is None
     else:
-        whole = (whole and isinstance(totals, dict) and totals.keys() == {"clips", *EPOCH_MEANS}
+        whole = (whole and isinstance(totals, dict) and totals.keys() == {"clips", *TERMS}
                  and all(isinstance(total, (int, float)) for total in totals.values()) and totals["clips"] > 0)
     if not whole:
         raise UsageError(f"--resume: {path} does not say how far the run had come; start from its weights with "
@@ -224,6 +260,7 @@ def open_run(args, model):
             "command": typed_command(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "git_commit": git_commit(),
+            "processes": world_size(),
             "seed": args.seed,
         })
         print(f"the run is in {run}", flush=True)
@@ -250,84 +287,86 @@ def git_commit():
     return answer.stdout.strip() or None
 
 
-def random_stream(seed, *place):
-    """A random stream that is a pure function of the seed and of the place in training (epoch, step),
+def random_stream(seed, *place, device="cpu"):
+    """A random stream that is a pure function of the seed and of the place in training (epoch, step, clip),
     so that a resumed run draws what an uninterrupted one draws, and nothing need be saved for it."""
     state = np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) & (2**63 - 1))
+    return torch.Generator(device).manual_seed(int(state) & (2**63 - 1))
 
 
-def train_one_epoch(model, optimizer, dataset, epoch, args, device, state, after_step):
+def train_one_epoch(trainer, dataset, epoch, args, state, after_steps):
     """One pass over the clips, from the batch `state["step"]` on; returns the epoch's row of metrics.csv,
-    means over the clips. Calls after_step(step, totals, metrics) after each step of the optimizer."""
-    model.train()
+    means over the clips. Calls after_steps(step, totals, metrics) whenever it has looked at the losses."""
+    trainer.model.train()
     beta = args.kl_weight * kl_beta(
         epoch, args.kl_anneal_type, args.num_epoch, args.kl_anneal_cycle, args.kl_anneal_ratio)
     tfr = teacher_forcing_ratio(epoch, args.tfr, args.tfr_sde, args.tfr_d_step)
     partial = args.fast_partial if args.fast_train and epoch < args.fast_train_epoch else 1.0
     order = random_stream(args.seed, epoch)
     force_epoch = torch.rand((), generator=order) < tfr
-    batches = epoch_starts(dataset, order, args.shuffle, args.random_start, partial).split(args.batch_size)
+    starts_of_epoch = epoch_starts(dataset, order, args.shuffle, args.random_start, partial)
+    batches = starts_of_epoch.to(dataset.frames.device).split(args.batch_size * args.accumulate * world_size())
 
-    totals = state["totals"] or dict.fromkeys(("clips", *EPOCH_MEANS), 0.0)
+    totals = state["totals"] or dict.fromkeys(("clips", *TERMS), 0.0)  # over all processes
+    sums = torch.zeros(len(TERMS), dtype=torch.float64, device=trainer.device)  # of this one
+    if rank() == 0:
+        sums += torch.tensor([totals[name] for name in TERMS], dtype=torch.float64)
     progress = tqdm(batches[state["step"]:], desc=f"epoch {epoch}", initial=state["step"], total=len(batches),
-                    unit="batch", disable=None, leave=False)
+                    unit="batch", disable=None if rank() == 0 else True, leave=False)
 
     def lr_of(step):
         return learning_rate(epoch + (step + 0.5) / len(batches), args.lr, args.lr_schedule, args.num_epoch,
                              args.milestones, args.gamma, args.warmup_epochs)
 
     def metrics_after(step):
-        means = {name: totals[name] / totals["clips"] for name in EPOCH_MEANS}
+        means = {name: totals[name] / totals["clips"] for name in TERMS}
         return {"epoch": epoch, **means, "beta": beta, "tfr": tfr, "lr": lr_of(step)}
 
     for step, starts in enumerate(progress, start=state["step"]):
-        lr = lr_of(step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        frames, labels = (to_unit(part.to(device)) for part in dataset.clips(starts))  # [B, T, 3, H, W]
-        random = random_stream(args.seed, epoch, step)
-        teacher_forced = draw_teacher_forcing(args.tfr_per, tfr, force_epoch, frames.shape[:2], random).to(device)
-        means = train_on_clips(model, optimizer, frames, labels, teacher_forced, beta, random, args,
-                               f"epoch {epoch}, batch {step}")
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = lr_of(step)
+        parts = clips_of_this_process(dataset, starts, tfr, force_epoch, (epoch, step), trainer.device, args)
+        sums += trainer.train_on(parts, len(starts), beta)
+        totals["clips"] += len(starts)
 
-        totals = {name: totals[name] + len(starts) * value for name, value in {"clips": 1, **means}.items()}
+        if trainer.device.type != "cpu" and (step + 1) % READ_EVERY and step + 1 < len(batches):
+            continue
+        totals |= zip(TERMS, reduce_over_processes(sums.tolist(), "SUM", trainer.device))
         metrics = metrics_after(step)
+        if not all(map(math.isfinite, totals.values())):
+            raise RunError(f"epoch {epoch}, batch {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; "
+                           "what was saved is intact; try a lower --lr or --kl_weight")
         progress.set_postfix_str(
             f"loss {metrics['loss']:.4f} mse {metrics['mse']:.4f} kl {metrics['kl']:.3g} beta {beta:.3g} "
-            f"tfr {tfr:.2g} lr {lr:.2e} best PSNR {state['best_psnr']:.2f}", refresh=False)
-        after_step(step + 1, totals, metrics)
+            f"tfr {tfr:.2g} lr {metrics['lr']:.2e} best PSNR {state['best_psnr']:.2f}", refresh=False)
+        after_steps(step + 1, dict(totals), metrics)
     return metrics_after(len(batches) - 1)  # also if a resumed run finds all batches done
 
 
-def train_on_clips(model, optimizer, frames, labels, teacher_forced, beta, random, args, where):
-    """Take the optimizer's step on a batch of clips, [B, T, 3, H, W], or with --bptt one for every so many
-    predicted frames. Returns the terms of the loss, means over the predicted frames, and the gradient norm."""
-    as_input = input_filter(args.clamp_feedback, args.input_noise, random)
-    predicted = frames.shape[1] - 1
-    segments = range(0, predicted, args.bptt or predicted)
-    means = dict.fromkeys(EPOCH_MEANS, 0.0)
-    first = frames[:, 0]
-    for start in segments:
-        part = slice(start, start + segments.step + 1)  # its first frame is given, as x_0 is
-        given = torch.cat([first[:, None], frames[:, part][:, 1:]], dim=1)
-        terms, first = model(given, labels[:, part], random, beta, teacher_forced[:, part], as_input)
-        optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
-        terms = {name: term.item() for name, term in terms.items()}
-        if not (math.isfinite(terms["loss"]) and math.isfinite(grad_norm)):
-            raise RunError(f"{where}: loss {terms['loss']}, gradient norm {grad_norm}; the step was not taken and what "
-                           "was saved is intact; try a lower --lr or --kl_weight")
-        optimizer.step()
-        for name, term in terms.items():
-            means[name] += term / predicted
-        means["grad_norm"] += grad_norm / len(segments)
-    return means
+def clips_of_this_process(dataset, starts, tfr, force_epoch, place, device, args):
+    """What this process computes of a batch that begins at `starts`: a Clips for each of --accumulate.
+
+    A batch too small for all is shared out all the same: processes without a clip take the first one for nothing.
+    """
+    forced = draw_teacher_forcing(args.tfr_per, tfr, force_epoch, (len(starts), args.train_vi_len),
+                                  random_stream(args.seed, *place))
+    shares = world_size() * args.accumulate
+    bounds = [share * len(starts) // shares for share in range(shares + 1)]
+    mine = range(rank() * args.accumulate, (rank() + 1) * args.accumulate)
+    rows = [range(bounds[share], bounds[share + 1]) for share in mine]
+    parts = []
+    for counted in [part for part in rows if part] or [range(0)]:
+        part = counted or range(1)
+        chosen = slice(part.start, part.stop)
+        frames, labels = (clip.to(device, non_blocking=True) for clip in dataset.clips(starts[chosen]))
+        streams = [random_stream(args.seed, *place, row, device=device if device.type == "cuda" else "cpu")
+                   for row in part]
+        parts.append(Clips(frames, labels, forced[chosen], streams, len(counted)))
+    return parts
 
 
 def draw_teacher_forcing(tfr_per, tfr, force_epoch, shape, random):
-    """Which true frames are fed back: bool [B, T]. Drawn with probability tfr for the whole epoch
+    """Which true frames are fed back: bool [B, T], on the CPU. Drawn with probability tfr for the whole epoch
     (`force_epoch` is that draw), for this batch, or for each frame by itself."""
     if tfr_per == "epoch":
         return force_epoch.expand(shape)
@@ -336,16 +375,16 @@ def draw_teacher_forcing(tfr_per, tfr, force_epoch, shape, random):
     return torch.rand(shape, generator=random) < tfr
 
 
-def validate(model, val, args, device):
-    """Roll out the validation clips as one batch: {"label", "prediction", "truth"}, [B, T, 3, H, W]."""
-    frames, labels = (torch.stack(part) for part in zip(*(val[index] for index in range(len(val)))))
+def validate(model, val, args, device, dtype):
+    """Roll out the validation clips as one batch: {"label", "prediction", "truth"}, uint8 [B, T, 3, H, W]."""
+    frames, labels = val.clips(val.starts())
     prediction = generate(model, frames[:, 0].to(device), labels.to(device), args.seed, args.temperature,
-                          args.clamp_feedback)
+                          args.clamp_feedback, dtype=dtype, cuda_graphs=args.cuda_graphs)
     return {"label": labels, "prediction": prediction, "truth": frames}
 
 
 def write_gif_of(path, videos):
-    write_comparison_gif(path, {name: to_uint8(video[0]) for name, video in videos.items()})
+    write_comparison_gif(path, {name: video[0] for name, video in videos.items()})
 
 
 def print_scores(videos, train):
@@ -356,11 +395,12 @@ def print_scores(videos, train):
     print(f"validation, {truth.shape[1] - 1} frames from one:\n{table(rows)}", flush=True)
 
 
-def checkpoint_content(model, optimizer, metrics, state, train, args):
+def checkpoint_content(trainer, metrics, state, train, args):
     """What a checkpoint holds. state: `last_epoch` done, `best_psnr`, and for the epoch after it the
     batches done (`step`) with the sums of their metrics (`totals`)."""
-    return {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "lr": metrics["lr"],
-            "tfr": metrics["tfr"], **state, "arguments": vars(args), "sequence_lengths": train.sequence_lengths}
+    return {"state_dict": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict(),
+            "scaler": trainer.scaler.state_dict(), "lr": metrics["lr"], "tfr": metrics["tfr"], **state,
+            "arguments": vars(args), "sequence_lengths": train.sequence_lengths, "world_size": world_size()}
 
 
 def print_epoch(metrics, best_psnr, num_epoch, seconds):

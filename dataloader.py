@@ -10,6 +10,7 @@ folder may join several sequences: sequences.txt then holds their lengths, one a
 
 import os
 import re
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -93,8 +94,23 @@ class Dataset_Dance(Dataset):
 
     def clips(self, starts):
         """The clips that begin at `starts` [B]: uint8 frames and labels, [B, T, 3, H, W] each."""
-        places = starts[:, None] + torch.arange(self.video_len)
+        places = starts[:, None] + torch.arange(self.video_len, device=starts.device)
         return self.frames[places], self.labels[places]
+
+
+def place_on(dataset, device, where="auto"):
+    """The dataset with its pixels on the CUDA `device`, where clips are cut without the host; itself elsewhere.
+    where: see --data_device."""
+    if device.type != "cuda" or where == "cpu":
+        return dataset
+    size, free = dataset.frames.nbytes + dataset.labels.nbytes, torch.cuda.mem_get_info(device)[0]
+    if where == "auto" and size > free / 4:
+        print(f"note: the dataset takes {size / 2**30:.1f} GiB, the GPU has {free / 2**30:.1f} GiB free: its frames stay "
+              "in main memory", flush=True)
+        return dataset
+    placed = copy(dataset)
+    placed.frames, placed.labels = dataset.frames.to(device), dataset.labels.to(device)
+    return placed
 
 
 def epoch_starts(dataset, generator, shuffle=True, random_start=True, partial=1.0):

@@ -124,6 +124,8 @@ def load_optimizer(optimizer, content, path, flag="--ckpt_path"):
         if differences:
             raise UsageError(f"{flag} {path}: the optimizer's state does not fit the network in {len(differences)} "
                              f"places: {'; '.join(differences[:5])}")
+        for saved, group in zip(state["param_groups"], optimizer.param_groups):
+            saved["fused"] = group["fused"]  # which goes with the device
         optimizer.load_state_dict(state)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
         raise UsageError(f"{flag} {path} holds no state of this optimizer; start anew from its weights with "

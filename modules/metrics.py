@@ -47,11 +47,12 @@ def ssim(prediction, target):
 def summarise(predictions, targets):
     """PSNR (dB) and SSIM of generated videos, means over the frames 1..T-1 of each, then over the videos.
 
-    predictions, targets: [T, 3, H, W] each; frame 0 is the given one. `psnr_first_100` and
+    predictions, targets: [T, 3, H, W] each, in [0, 1] or uint8; frame 0 is the given one. `psnr_first_100` and
     `psnr_last_100` are those of a video's first and last 100 generated frames: they differ by its drift.
     """
     rows = []
     for prediction, target in zip(predictions, targets):
+        prediction, target = to_unit(prediction), to_unit(target)
         per_frame = psnr(prediction[1:], target[1:])
         rows.append([per_frame.mean(), ssim(prediction[1:], target[1:]).mean(),
                      per_frame[:100].mean(), per_frame[-100:].mean()])
@@ -63,10 +64,10 @@ def trivial_predictions(train, frames, labels):
     """What a video looks like to predictors that learn nothing, by name: [B, T, 3, H, W] each.
 
     train: training set with uint8 `frames` and `labels`, [N, 3, H, W]; frames: [B, >=1, 3, H, W];
-    labels: [B, T, 3, H, W]. The nearest label is that of least L2 distance.
+    labels: [B, T, 3, H, W]; uint8 too, or in [0, 1]. The nearest label is that of least L2 distance.
     """
     batch, length = labels.shape[:2]
-    nearest = _nearest(labels.flatten(0, 1).flatten(1), train.labels)
+    nearest = _nearest(to_unit(labels).flatten(0, 1).flatten(1), train.labels)
     return {
         "nearest label": to_unit(train.frames[nearest]).unflatten(0, (batch, length)),
         "mean frame": mean_image(train.frames).expand(labels.shape),
@@ -76,7 +77,7 @@ def trivial_predictions(train, frames, labels):
 
 def mean_image(images, chunk=4096):
     """Mean of uint8 images [N, 3, H, W], as float in [0, 1]."""
-    return to_unit(sum(part.sum(0, dtype=torch.int64) for part in images.split(chunk)) / len(images))
+    return sum(part.sum(0, dtype=torch.int64) for part in images.split(chunk)) / (255 * len(images))
 
 
 def _nearest(queries, images, chunk=4096):

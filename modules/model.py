@@ -1,11 +1,10 @@
 """The conditional VAE: the five networks, and the loss of a clip."""
 
-import torch
 from torch import nn
 
 from .losses import kl_divergence, mean_squared_error
 from .networks import Decoder_Fusion, Gaussian_Predictor, Generator, Label_Encoder, RGB_Encoder
-from .rollout import rollout
+from .rollout import next_input, rollout
 
 
 class VAE_Model(nn.Module):
@@ -30,25 +29,17 @@ class VAE_Model(nn.Module):
         """Features of the input frame, features of the label and z, [B, ., H, W] each -> the frame."""
         return self.Generator(self.Decoder_Fusion(frame_features, label_features, z))
 
-    def forward(self, frames, labels, generator, beta, teacher_forced=None, as_input=None):
+    def forward(self, frames, labels, draw_noise, beta, teacher_forced=None, **rollout_settings):
         """Loss of a batch of clips, [B, T, 3, H, W] each, in [0, 1].
 
-        generator: the torch.Generator (CPU) that the noise of z is drawn from; beta: weight of the KL;
-        teacher_forced (bool [B, T]) and as_input: see `rollout`.
+        beta: weight of the KL; draw_noise, teacher_forced and the settings: see `rollout`.
         Returns {"loss", "mse", "kl"}, each a sum over the predicted frames 1..T-1, and the frame that is
         the input of the step after the clip, [B, 3, H, W], without gradient.
         """
-        z_shape = (len(frames), self.dimensions["N_dim"], *frames.shape[-2:])
-
-        def draw_noise():
-            return torch.randn(z_shape, generator=generator).to(frames.device)
-
         mse = kl = 0
-        steps = rollout(self, frames, labels, draw_noise, teacher_forced, as_input=as_input)
+        steps = rollout(self, frames, labels, draw_noise, teacher_forced, **rollout_settings)
         for t, step in enumerate(steps, start=1):
             mse = mse + mean_squared_error(step.frame, frames[:, t])
             kl = kl + kl_divergence(step.mu, step.logvar)
-        next_input = step.frame.detach()
-        if teacher_forced is not None:
-            next_input = torch.where(teacher_forced[:, -1, None, None, None], frames[:, -1], next_input)
-        return {"loss": mse + beta * kl, "mse": mse, "kl": kl}, next_input
+        following = next_input(step.frame.detach(), frames, teacher_forced, t)
+        return {"loss": mse + beta * kl, "mse": mse, "kl": kl}, following

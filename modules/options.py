@@ -111,6 +111,14 @@ def add_machine_options(parser):
     group.add_argument("--num_workers", type=natural_int, default=4,
                        help="threads that decode images the first time a dataset is read")
     group.add_argument("--seed", type=natural_int, default=0, help="seed of everything random")
+    group.add_argument("--amp", choices=["auto", "bf16", "fp16", "off"], default="auto",
+                       help="what the networks compute in: auto is bfloat16 where the processor has it natively, else "
+                            "float32; off is float32 without TF32")
+    group.add_argument("--cuda_graphs", action=argparse.BooleanOptionalAction, default=True,
+                       help="on CUDA: capture a training step and a rollout's step once, and replay them")
+    group.add_argument("--data_device", choices=["auto", "gpu", "cpu"], default="auto",
+                       help="on CUDA: where the decoded frames are kept; auto is the GPU if they take no more than a "
+                            "quarter of its free memory")
 
 
 def add_data_options(parser):
@@ -149,7 +157,16 @@ def add_rollout_options(parser):
 
 def add_training_options(parser):
     group = parser.add_argument_group("training")
-    group.add_argument("--batch_size", type=positive_int, default=2, help="clips in a batch")
+    group.add_argument("--batch_size", type=positive_int, default=2,
+                       help="clips in a batch of one process (torchrun starts several)")
+    group.add_argument("--accumulate", type=positive_int, default=1, metavar="BATCHES",
+                       help="batches to an optimizer step: a larger batch in the memory of one")
+    group.add_argument("--frames_at_once", type=natural_int, default=0, metavar="FRAMES",
+                       help="frames of a teacher-forced clip that are computed as one batch; 0: all of them, and on a "
+                            "CPU so many that 8 images are computed together")
+    group.add_argument("--checkpoint_frames", action="store_true",
+                       help="keep no activations of the frames but compute them again in the backward pass: long clips "
+                            "in little memory, in about 4/3 of the time")
     group.add_argument("--train_vi_len", type=at_least(2), default=16, help="frames in a training clip")
     group.add_argument("--optim", choices=["Adam", "AdamW"], default="Adam", help="optimizer")
     group.add_argument("--partial", type=fraction, default=1.0, help="fraction of the training set to use")

@@ -3,7 +3,11 @@
 from typing import NamedTuple
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
+from .devices import autocast
+from .graphs import ReplayedNetworks, graph_notice
+from .images import to_uint8, to_unit
 
 # Standard deviation of z at most e^2: early in training a stray logvar would drown a clip in noise.
 # The KL is taken of logvar as it is, so that it leads back from there.
@@ -19,53 +23,94 @@ class Step(NamedTuple):
     logvar: torch.Tensor | None
 
 
-def rollout(model, frames, labels, draw_noise, teacher_forced=None, use_posterior=True, as_input=None):
+def rollout(model, frames, labels, draw_noise, teacher_forced=None, use_posterior=True, as_input=None,
+            frames_at_once=1, recompute=False):
     """Yield a Step for each of the frames 1..T-1, in order.
 
     frames: [B, T, 3, H, W] in [0, 1]. Only frame 0 is needed where no later one is asked for
     (no teacher forcing, and z from the prior or from the input frame).
-    labels: [B, T, 3, H, W] in [0, 1]; frame t is predicted from label t, so label 0 is not used.
+    labels: [B, T, 3, H, W], in [0, 1] or uint8; frame t is predicted from label t, so label 0 is not used.
     draw_noise: called once a step for standard normal noise, [B, N, H, W].
-    teacher_forced: bool [B, T]; where true at t, the true frame t is the input of step t+1 in
+    teacher_forced: bool [B, T] on the CPU; where true at t, the true frame t is the input of step t+1 in
     place of the predicted one. None: never.
     use_posterior: z from the Gaussian predictor; else the noise itself is z.
     as_input: applied to every frame that becomes an input, given, true or predicted; see
     `input_filter`. None: the frame as it is.
+    frames_at_once: as many frames in a row are computed as one batch where all their inputs are known, that
+    is after true ones. It changes nothing but the speed.
+    recompute: keep no activations of a step for the backward pass, and compute them again there.
     """
-    frame = frames[:, 0]
-    for t, label_features in enumerate(_encode_labels(model, labels), start=1):
-        if as_input is not None:
-            frame = as_input(frame)
-        frame_features = model.frame_transformation(frame)  # [B, F, H, W]
+
+    def compute(inputs, label_features, noise, seen):
+        frame_features = model.frame_transformation(inputs)  # [B, F, H, W]
         mu = logvar = None
-        z = draw_noise()
+        z = noise
         if use_posterior:
-            seen = frame_features
-            if model.posterior == "current":
-                seen = model.frame_transformation(frames[:, t])
-            mu, logvar = model.Gaussian_Predictor(seen, label_features)
-            z = mu + torch.exp(logvar.clamp(max=LARGEST_LOGVAR) / 2) * z
-        prediction = model.predict(frame_features, label_features, z)
-        yield Step(prediction, mu, logvar)
-        frame = prediction
-        if teacher_forced is not None:
-            frame = torch.where(teacher_forced[:, t, None, None, None], frames[:, t], prediction)
+            seen_features = frame_features if seen is None else model.frame_transformation(seen)
+            mu, logvar = (part.to(frames.dtype) for part in model.Gaussian_Predictor(seen_features, label_features))
+            z = mu + torch.exp(logvar.clamp(max=LARGEST_LOGVAR) / 2) * noise
+        return model.predict(frame_features, label_features, z.to(frame_features.dtype)).to(frames.dtype), mu, logvar
+
+    frame = frames[:, 0]
+    label_features = _encode_labels(model, labels)
+    for times in _known_together(teacher_forced, labels.shape[1], frames_at_once):
+        inputs, poses, noise, seen = [], [], [], []
+        for t in times:
+            given = frame if t == times[0] else frames[:, t - 1]
+            inputs.append(given if as_input is None else as_input(given))
+            poses.append(next(label_features))
+            noise.append(draw_noise())
+            if use_posterior and model.posterior == "current":
+                seen.append(frames[:, t])
+        arguments = _join(inputs), _join(poses), _join(noise), _join(seen)
+        step = checkpoint(compute, *arguments, use_reentrant=False, preserve_rng_state=False) if recompute \
+            else compute(*arguments)
+        parts = [[None] * len(times) if part is None else part.split(len(labels)) for part in step]
+        for t, prediction, mu, logvar in zip(times, *parts):
+            yield Step(prediction, mu, logvar)
+        frame = next_input(prediction, frames, teacher_forced, t)
 
 
-def input_filter(clamp=False, noise=0.0, generator=None):
+def next_input(prediction, frames, teacher_forced, t):
+    """What step t+1 starts from, [B, 3, H, W]: the true frame t where it is forced, else the predicted one."""
+    if teacher_forced is None or not teacher_forced[:, t].any():
+        return prediction
+    if teacher_forced[:, t].all():
+        return frames[:, t]
+    forced = teacher_forced[:, t, None, None, None].to(frames.device)
+    return torch.where(forced, frames[:, t], prediction)
+
+
+def _known_together(teacher_forced, length, frames_at_once):
+    """Cut the times 1..T-1 into lists of at most `frames_at_once`, in which each but the first comes after
+    a true frame in all clips."""
+    known = [False] * length if teacher_forced is None else teacher_forced.all(dim=0).tolist()
+    times = []
+    for t in range(1, length):
+        if times and (len(times) == frames_at_once or not known[t - 1]):
+            yield times
+            times = []
+        times.append(t)
+    if times:
+        yield times
+
+
+def _join(parts):
+    """Time steps as one batch, [steps * B, ...]; None of no parts."""
+    return torch.cat(parts) if len(parts) > 1 else next(iter(parts), None)
+
+
+def input_filter(clamp=False, noise=None):
     """What is done to the input frames of a rollout, against drift, as a function of a frame [B, 3, H, W].
 
     clamp: to [0, 1].
-    noise: Gaussian noise whose standard deviation is drawn from [0, noise], for each clip and step,
-    so that the network learns to mend a frame that is not quite right.
+    noise: an iterator that gives each input frame what is added to it, so that the network learns to mend a
+    frame that is not quite right. None: nothing.
     """
     def as_input(frame):
         if clamp:
             frame = frame.clamp(0, 1)
-        if noise:
-            strength = noise * torch.rand((len(frame), 1, 1, 1), generator=generator)
-            frame = frame + (strength * torch.randn(frame.shape, generator=generator)).to(frame.device)
-        return frame
+        return frame if noise is None else frame + next(noise)
 
     return as_input
 
@@ -77,38 +122,46 @@ def _encode_labels(model, labels):
     of the clip batch; otherwise one by one, so that a long rollout holds one step's activations.
     """
     if model.training:
-        features = model.label_transformation(labels[:, 1:].flatten(0, 1))
+        features = model.label_transformation(to_unit(labels[:, 1:].flatten(0, 1)))
         yield from features.unflatten(0, (len(labels), -1)).unbind(1)
     else:
         for label in labels[:, 1:].unbind(1):
-            yield model.label_transformation(label)
+            yield model.label_transformation(to_unit(label))
 
 
-def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False):
+def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, *, dtype=torch.float32,
+             cuda_graphs=False, keep=to_uint8):
     """Generate the sequences whose first frames and labels are given, all as one batch.
 
-    first_frames: [B, 3, H, W]; labels: [B, T, 3, H, W]; both in [0, 1], on the model's device.
+    first_frames: [B, 3, H, W]; labels: [B, T, 3, H, W]; in [0, 1] or uint8, on the model's device.
     clamp: clamp each predicted frame before it is the next input.
+    dtype: what the networks compute in. cuda_graphs: replay captured graphs, where there is CUDA.
     z ~ N(0, temperature^2 I). Sequence i draws from its own stream, seeded seed + i on the CPU, so that
     it is the same on every device and in every batch.
-    Returns [B, T, 3, H, W] on the CPU, in [0, 1]; frame 0 is the given one.
+    keep: what is kept of a frame, [B, 3, H, W] in [0, 1]: the pixels of a submission, unless another function.
+    Returns [B, T, 3, H, W] on the CPU; frame 0 is the given one.
     """
+    first_frames = to_unit(first_frames)
     device = first_frames.device
     streams = [torch.Generator().manual_seed(seed + i) for i in range(len(labels))]
     z_shape = (model.dimensions["N_dim"], *first_frames.shape[-2:])
 
     def draw_noise():
         noise = torch.stack([torch.randn(z_shape, generator=stream) for stream in streams])
-        return temperature * noise.to(device)
+        return temperature * noise.to(device, non_blocking=True)
 
     was_training = model.training
-    model.eval()
-    video = torch.empty(labels.shape, device="cpu")
-    video[:, 0] = first_frames.cpu()
-    with torch.inference_mode():
-        steps = rollout(model, first_frames[:, None], labels, draw_noise, use_posterior=False,
-                        as_input=input_filter(clamp=clamp))
-        for t, step in enumerate(steps, start=1):
-            video[:, t] = step.frame.clamp(0, 1).cpu()
+    networks = model.eval()
+    kept = [keep(first_frames)]
+    with torch.inference_mode(), autocast(device, dtype):
+        if cuda_graphs and device.type == "cuda":
+            try:
+                networks = ReplayedNetworks(model, first_frames, to_unit(labels[:, 0]), torch.zeros(
+                    len(labels), *z_shape, device=device))
+            except RuntimeError as error:
+                graph_notice(error)
+        for step in rollout(networks, first_frames[:, None], labels, draw_noise, use_posterior=False,
+                            as_input=input_filter(clamp=clamp)):
+            kept.append(keep(step.frame.clamp(0, 1)))
     model.train(was_training)
-    return video
+    return torch.stack(kept, dim=1).cpu()

@@ -242,9 +242,9 @@ def watched(monkeypatch):
             seen["starts"].append(starts.tolist())
         return clips(self, starts)
 
-    def watched_forward(self, frames, labels, generator, beta, teacher_forced, *more):
+    def watched_forward(self, frames, labels, draw_noise, beta, teacher_forced, **more):
         seen["masks"].append(teacher_forced.expand(frames.shape[:2]))
-        return forward(self, frames, labels, generator, beta, teacher_forced, *more)
+        return forward(self, frames, labels, draw_noise, beta, teacher_forced, **more)
 
     monkeypatch.setattr(Dataset_Dance, "clips", watched_clips)
     monkeypatch.setattr(VAE_Model, "forward", watched_forward)

@@ -1,5 +1,7 @@
 """The loss of a clip, its statistics and its modes."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence as kl_of_distributions
@@ -26,6 +28,11 @@ def draws(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def noise(seed=0):
+    """What draws the noise of the steps, one after the other."""
+    return partial(torch.randn, CLIPS, 4, *SIZE, generator=draws(seed), dtype=torch.float64)
+
+
 def plain_loss(model, frames, labels, forced, beta):
     """The loss as the protocol has it, prediction by prediction and clip by clip."""
     label_features = model.label_transformation(labels[:, 1:].flatten(0, 1)).unflatten(0, (CLIPS, LENGTH - 1))
@@ -49,7 +56,7 @@ def test_loss_is_that_of_the_protocol(posterior, probability, beta):
     model = noiseless(posterior)
     frames, labels = clips()
     forced = torch.rand(CLIPS, LENGTH, generator=draws(4)) < probability
-    terms, _ = model(frames, labels, draws(), beta, forced)
+    terms, _ = model(frames, labels, noise(), beta, forced)
     for name, value in plain_loss(model, frames, labels, forced, beta).items():
         assert terms[name].item() == pytest.approx(value.item(), rel=1e-9), name
 
@@ -58,7 +65,7 @@ def test_teacher_forced_loss_is_of_the_predictions(model):
     """Not of the true frames that took their place as inputs, which have no error."""
     frames, labels = clips()
     forced = torch.ones(CLIPS, LENGTH, dtype=torch.bool)
-    terms, _ = model.double()(frames, labels, draws(), 0.0, forced)
+    terms, _ = model.double()(frames, labels, noise(), 0.0, forced)
     assert terms["mse"].item() > 0.01
     terms["mse"].backward()
     for name, network in model.named_children():
@@ -72,12 +79,12 @@ def test_clip_cut_into_segments_costs_what_the_whole_costs(probability, segment)
     model = noiseless().eval()
     frames, labels = clips()
     forced = torch.rand(CLIPS, LENGTH, generator=draws(4)) < probability
-    whole, whole_end = model(frames, labels, draws(), 0.5, forced)
+    whole, whole_end = model(frames, labels, noise(), 0.5, forced)
     parts, given = [], frames[:, 0]
     for start in range(0, LENGTH - 1, segment):
         part = slice(start, start + segment + 1)
         seen = torch.cat([given[:, None], frames[:, part][:, 1:]], dim=1)
-        terms, given = model(seen, labels[:, part], draws(), 0.5, forced[:, part])
+        terms, given = model(seen, labels[:, part], noise(), 0.5, forced[:, part])
         assert not given.requires_grad
         parts.append(terms)
     torch.testing.assert_close(given, whole_end)
@@ -85,10 +92,10 @@ def test_clip_cut_into_segments_costs_what_the_whole_costs(probability, segment)
         assert value.item() == pytest.approx(sum(terms[name] for terms in parts).item(), rel=1e-9), name
 
 
-def test_loss_is_decided_by_the_generator_handed_in(model):
+def test_loss_is_decided_by_the_noise_handed_in(model):
     frames, labels = clips()
     model.double().eval()
-    first, again, other = (model(frames, labels, draws(seed), 1.0)[0]["loss"] for seed in (0, 0, 1))
+    first, again, other = (model(frames, labels, noise(seed), 1.0)[0]["loss"] for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -107,7 +114,7 @@ def test_batchnorm_is_trained_on_all_labels_but_the_first_of_all_clips_together(
     model.double().train()
     pad, convolution, norm = list(model.label_transformation)[:3]
     before = convolution(pad(labels[:, 1:].flatten(0, 1)))  # what BatchNorm sees
-    model(frames, labels, draws(), 1.0)
+    model(frames, labels, noise(), 1.0)
     assert norm.num_batches_tracked == 1
     mean, variance = before.mean(dim=(0, 2, 3)), before.var(dim=(0, 2, 3))
     torch.testing.assert_close(norm.running_mean, norm.momentum * mean)

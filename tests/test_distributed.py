@@ -1,0 +1,105 @@
+"""Training by several processes: what one process makes of the same batches, and what a lost process leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
+from modules.checkpoint import load_checkpoint
+from modules.training import TERMS
+
+# 14 clips: the last batch of 8 has 6, which two processes share; in the run with bptt one of 12 has 2.
+TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, train_vi_len=5, val_vi_len=8, num_epoch=2, num_workers=1,
+                 tfr=0.5, tfr_per="frame", input_noise=0.05, lr=1e-3, kl_weight=1e-3, kl_anneal_type="None",
+                 save_minutes=1e-4, device="cpu")
+
+
+def start(number, *words, processes=None):
+    """Start the training in `number` processes, with all that they say in its `stdout`."""
+    command = [sys.executable]
+    if number > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
+    command += [str(ROOT / "tests/frozen_trainer.py"), *map(str, words)]
+    environment = {**os.environ, **({"PROCESSES": str(processes)} if processes else {})}
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+
+
+def finish(process):
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("distributed")
+
+
+@pytest.fixture(scope="module")
+def by_two(dancer, folder):
+    """The folder of a run by two processes with a batch of 4 each."""
+    finish(start(2, "--DR", dancer, *TRAINING, *flags(batch_size=4, save_root=folder / "two")))
+    return folder / "two"
+
+
+def assert_same_training(ours, theirs):
+    """To rounding, which Adam enlarges where a gradient is next to nothing."""
+    for one, other in zip(read_csv(ours / "metrics.csv"), read_csv(theirs / "metrics.csv"), strict=True):
+        for name in TERMS:
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4), name
+        for name in ("beta", "tfr", "lr"):
+            assert one[name] == other[name]
+    one, other = (load_checkpoint(run / "last.ckpt")["state_dict"] for run in (ours, theirs))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-2, atol=1e-4)
+
+
+def test_two_processes_train_as_one_with_the_same_batches(by_two, dancer, folder):
+    finish(start(1, "--DR", dancer, *TRAINING, *flags(batch_size=8, save_root=folder / "one")))
+    assert_same_training(by_two, folder / "one")
+    assert load_checkpoint(by_two / "last.ckpt")["world_size"] == 2
+
+
+def test_accumulated_batches_train_as_one(by_two, dancer, folder):
+    finish(start(1, "--DR", dancer, *TRAINING, *flags(batch_size=2, accumulate=4, save_root=folder / "parts")))
+    assert_same_training(by_two, folder / "parts")
+
+
+def test_process_without_a_clip_of_the_last_batch_takes_part(dancer, folder):
+    """14 clips in batches of 13: the last one has a clip, and three of the four shares of it none."""
+    words = ["--DR", dancer, *TRAINING, "--bptt", 2, "--num_epoch", 1]
+    finish(start(2, *words, *flags(batch_size=13, save_root=folder / "large"), "--partial", 1))
+    finish(start(1, *words, *flags(batch_size=26, save_root=folder / "whole")))
+    assert_same_training(folder / "large", folder / "whole")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_lost_process_ends_the_run_with_a_line_and_a_checkpoint_to_go_on_from(victim, by_two, dancer, folder):
+    run, processes = folder / f"lost{victim}", folder / f"processes{victim}"
+    processes.mkdir()
+    words = ["--DR", dancer, *TRAINING, *flags(batch_size=4, save_root=run)]
+    training = start(2, *words, processes=processes)
+    while not (run / "last.ckpt").exists():
+        assert training.poll() is None, training.stdout.read()
+        time.sleep(0.02)
+    os.kill(int((processes / str(victim)).read_text()), signal.SIGKILL)
+    said, _ = training.communicate(timeout=60)
+    assert training.returncode == 1
+    assert f"another process than that of rank {1 - victim} has ended" in said and "--resume" in said
+    assert load_checkpoint(run / "last.ckpt")["last_epoch"] < 1
+    finish(start(2, "--resume", "--save_root", run))
+    assert (run / "metrics.csv").read_bytes() == (by_two / "metrics.csv").read_bytes()
+    ours, theirs = (load_checkpoint(place / "last.ckpt")["state_dict"] for place in (run, by_two))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_run_of_two_processes_is_not_resumed_by_one(by_two, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call_script(tmp_path, "Trainer", "--resume", "--save_root", by_two, "--num_epoch", 3)
+    assert ended.value.code == 2
+    assert "torchrun --nproc_per_node 2" in capsys.readouterr().err

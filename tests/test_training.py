@@ -1,0 +1,206 @@
+"""Every fast or frugal path gives what the plain one gives: frames at once, recomputation, bfloat16, CUDA graphs."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from conftest import TINY_CLIPS, TINY_NETWORK, flags, read_csv, tiny_model
+from dataloader import Dataset_Dance, place_on
+from modules.checkpoint import load_checkpoint
+from modules.devices import autocast, choose_precision
+from modules.errors import UsageError
+from modules.graphs import Replayed
+from modules.images import to_unit
+from modules.metrics import psnr
+from modules.rollout import generate
+from modules.training import Clips, ClipTrainer
+
+CLIPS, LENGTH, SIZE = 3, 6, (8, 16)
+CPU = torch.device("cpu")
+MASKS = {
+    "free": torch.zeros(CLIPS, LENGTH, dtype=torch.bool),
+    "forced": torch.ones(CLIPS, LENGTH, dtype=torch.bool),
+    "mixed": torch.tensor([[1, 1, 1, 0, 1, 1], [1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 0]]).bool(),
+}
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def settings(**changed):
+    """Flags; SGD, because Adam enlarges the rounding of gradients next to nothing."""
+    plain = {"optim": "SGD", "lr": 0.1, "accumulate": 1, "bptt": 0, "clamp_feedback": True, "input_noise": 0.1,
+             "frames_at_once": 1, "checkpoint_frames": False, "cuda_graphs": False}
+    return SimpleNamespace(**{**plain, **changed})
+
+
+def pixels(seed=1):
+    """Frames and labels, uint8 [CLIPS, LENGTH, 3, H, W] each."""
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (2, CLIPS, LENGTH, 3, *SIZE), generator=random, dtype=torch.uint8)
+
+
+def batch(mask, device=CPU, noise_device=CPU):
+    frames, labels = pixels()
+    streams = [torch.Generator(noise_device).manual_seed(row) for row in range(CLIPS)]
+    return Clips(frames.to(device), labels.to(device), MASKS[mask], streams, CLIPS)
+
+
+def trained(mask, posterior="previous", device=CPU, dtype=torch.float32, steps=2, **changed):
+    """Sums of the metrics and the weights after steps on one batch."""
+    model = tiny_model(posterior).to(device).train()
+    trainer = ClipTrainer(model, device, dtype, settings(**changed))
+    sums = [trainer.train_on([batch(mask, device)], CLIPS, 0.01).cpu() for _ in range(steps)]
+    return torch.stack(sums), {name: value.cpu() for name, value in model.state_dict().items()}
+
+
+def assert_same_training(ours, theirs, tolerance=1e-5):
+    torch.testing.assert_close(ours[0], theirs[0], rtol=tolerance, atol=0)
+    for name, weights in theirs[1].items():
+        torch.testing.assert_close(ours[1][name], weights, rtol=1e-3, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("posterior", ["previous", "current"])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("changed", [
+    {"frames_at_once": 0}, {"frames_at_once": 2}, {"frames_at_once": 100}, {"checkpoint_frames": True},
+    {"frames_at_once": 3, "checkpoint_frames": True}], ids=str)
+def test_fast_and_frugal_steps_equal_the_plain_one(changed, mask, posterior):
+    assert_same_training(trained(mask, posterior, **changed), trained(mask, posterior))
+
+
+def test_frames_after_true_ones_are_computed_at_once_and_no_others(monkeypatch):
+    seen = []
+    model = tiny_model().train()
+    encode = model.frame_transformation.forward
+    monkeypatch.setattr(model.frame_transformation, "forward", lambda x: seen.append(len(x)) or encode(x))
+    trainer = ClipTrainer(model, CPU, torch.float32, settings(frames_at_once=3))
+    for mask, expected in (("free", [1, 1, 1, 1, 1]), ("forced", [3, 2]), ("mixed", [2, 1, 2])):
+        seen.clear()
+        trainer.train_on([batch(mask)], CLIPS, 0.01)
+        assert seen == [CLIPS * frames for frames in expected]
+
+
+def test_recomputed_frames_hold_less_memory():
+    """Counted in what the graph keeps: all tensors saved for the backward pass."""
+    kept = {}
+    for recompute in (False, True):
+        total = 0
+
+        def count(tensor):
+            nonlocal total
+            total += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            frames, labels = map(to_unit, pixels())
+            tiny_model()(frames, labels, lambda: torch.zeros(CLIPS, 4, *SIZE), 1.0, recompute=recompute)
+        kept[recompute] = total
+    assert kept[True] < kept[False] / 4
+
+
+def test_a_clip_has_the_same_noise_in_any_part_of_a_batch():
+    """The gradient of a batch is that of its parts, with BatchNorm in eval mode, where a label counts for itself."""
+    gradients = []
+    for parts in ([slice(0, 3)], [slice(0, 1), slice(1, 3)]):
+        model = tiny_model()
+        model.label_transformation[2].train(False)
+        trainer = ClipTrainer(model, CPU, torch.float32, settings())
+        whole = batch("mixed")
+        chosen = [Clips(*(value[part] for value in whole[:4]), part.stop - part.start) for part in parts]
+        sums = trainer.train_on(chosen, CLIPS, 0.01)
+        gradients.append([sums, *(weights.grad for weights in model.parameters())])
+    for one, other in zip(*gradients):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_long_clip_trains_in_segments_with_recomputation(dancer, call):
+    words = ["--DR", dancer, *flags(**TINY_NETWORK), *TINY_CLIPS, *flags(
+        train_vi_len=30, batch_size=1, num_epoch=1, bptt=8, kl_anneal_type="None", kl_weight=1e-4)]
+    for name, more in (("plain", []), ("frugal", ["--checkpoint_frames"])):
+        call("Trainer", *words, "--save_root", name, *more)
+    plain, frugal = (read_csv(f"{name}/metrics.csv")[0] for name in ("plain", "frugal"))
+    assert float(plain["loss"]) == pytest.approx(float(frugal["loss"]), rel=1e-4)
+
+
+def test_bfloat16_generates_and_trains_as_float32_does_within_its_precision():
+    model, (frames, labels) = tiny_model(), pixels()
+    exact, rounded = (generate(model, frames[:, 0], labels, seed=0, clamp=True, dtype=dtype)
+                      for dtype in (torch.float32, torch.bfloat16))
+    assert not torch.equal(exact, rounded)
+    assert psnr(to_unit(rounded), to_unit(exact)).min() > 35
+    (exact, _), (rounded, _) = (trained("free", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(exact[:, :3], rounded[:, :3], rtol=0.03, atol=0)
+
+
+def test_auto_precision_is_bfloat16_only_where_the_processor_has_it(monkeypatch):
+    for capabilities, expected in (({"avx2": True}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16),
+                                   ({"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+        assert choose_precision("auto", CPU) == expected
+        assert choose_precision("off", CPU) == torch.float32
+        assert choose_precision("bf16", CPU) == torch.bfloat16
+    with pytest.raises(UsageError, match="--amp fp16"):
+        choose_precision("fp16", CPU)
+
+
+def test_weights_and_checkpoints_stay_float32_under_bfloat16(dancer, call):
+    call("Trainer", "--DR", dancer, *flags(**TINY_NETWORK), *TINY_CLIPS, *flags(num_epoch=1, save_root="run", amp="bf16"))
+    checkpoint = load_checkpoint("run/last.ckpt")
+    assert {tensor.dtype for tensor in checkpoint["state_dict"].values()} == {torch.float32, torch.int64}
+
+
+@needs_cuda
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("changed", [{"cuda_graphs": True}, {"bptt": 2, "cuda_graphs": True}, {"frames_at_once": 0}], ids=str)
+def test_step_on_cuda_equals_the_plain_one_on_the_cpu(changed, mask):
+    choose_precision("off", torch.device("cuda"))
+    ours = trained(mask, device=torch.device("cuda"), steps=4, **changed)
+    theirs = trained(mask, steps=4, **{**changed, "cuda_graphs": False, "frames_at_once": 1})
+    assert_same_training(ours, theirs, tolerance=1e-3)
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_replayed_rollout_equals_the_launched_one(dtype):
+    model, (frames, labels) = tiny_model().cuda(), pixels().cuda()
+    launched, replayed = (generate(model, frames[:, 0], labels, seed=0, dtype=dtype, cuda_graphs=graphs)
+                          for graphs in (False, True))
+    assert (launched.int() - replayed.int()).abs().max() <= 1
+
+
+@needs_cuda
+def test_replay_follows_its_inputs_and_refuses_what_reads_the_host():
+    double = Replayed(lambda x: 2 * x, torch.ones(3, device="cuda"))
+    assert torch.equal(double(torch.full((3,), 4.0, device="cuda")).cpu(), torch.full((3,), 8.0))
+    with pytest.raises(RuntimeError):
+        Replayed(lambda x: x * x.sum().item(), torch.ones(3, device="cuda"))
+
+
+@needs_cuda
+def test_half_precision_steps_scale_the_loss():
+    sums, _ = trained("free", device=torch.device("cuda"), dtype=torch.float16, steps=4)
+    exact, _ = trained("free", steps=4)
+    torch.testing.assert_close(sums[:, 1], exact[:, 1], rtol=0.05, atol=0)
+
+
+@needs_cuda
+def test_clips_cut_on_the_gpu_are_those_cut_on_the_host(dancer):
+    dataset = Dataset_Dance(dancer, None, "train", LENGTH, frame_size=SIZE)
+    placed = place_on(dataset, torch.device("cuda"), "gpu")
+    starts = dataset.starts()
+    for ours, theirs in zip(placed.clips(starts.cuda()), dataset.clips(starts)):
+        assert torch.equal(ours.cpu(), theirs)
+    assert place_on(dataset, torch.device("cuda"), "cpu") is dataset
+
+
+def test_dataset_stays_where_it_is_without_cuda(dancer):
+    dataset = Dataset_Dance(dancer, None, "train", LENGTH, frame_size=SIZE)
+    assert place_on(dataset, CPU) is dataset
+
+
+def test_autocast_is_off_for_float32():
+    with autocast(CPU, torch.float32):
+        assert not torch.is_autocast_enabled("cpu")
+    with autocast(CPU, torch.bfloat16):
+        assert torch.is_autocast_enabled("cpu")

@@ -14,7 +14,7 @@ from modules.devices import choose_device, choose_precision
 from modules.errors import UsageError, run_script
 from modules.images import to_uint8, to_unit
 from modules.metrics import course_score, psnr, summarise, trivial_predictions
-from modules.options import take_from_checkpoint, tester_parser
+from modules.options import network_of, take_from_checkpoint, tester_parser
 from modules.outputs import (read_pixels_csv, table, write_comparison_gif, write_gif, write_json, write_pixels_csv,
                              write_psnr_per_frame)
 from modules.rollout import generate
@@ -26,7 +26,7 @@ def main():
     dtype = choose_precision(args.amp, device)
     root = dataset_or_dancer(args.DR)
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
-    model = VAE_Model(args.F_dim, args.L_dim, args.N_dim, args.D_out_dim)
+    model = VAE_Model(**network_of(args))
     load_weights(model, checkpoint, args.ckpt_path)
     model = model.to(device, memory_format=torch.channels_last)
 

@@ -23,7 +23,7 @@ from modules.distributed import (first_process_first, joined_processes, launcher
 from modules.errors import RunError, Stopped, StopSignals, UsageError, run_script
 from modules.images import to_unit
 from modules.metrics import psnr, summarise, trivial_predictions
-from modules.options import take_from_checkpoint, trainer_parser, typed_command
+from modules.options import network_of, take_from_checkpoint, trainer_parser, typed_command
 from modules.outputs import (MetricsLog, lock_folder, table, write_comparison_gif, write_json,
                              write_psnr_per_frame)
 from modules.rollout import generate
@@ -32,7 +32,7 @@ from modules.training import TERMS, Clips, ClipTrainer
 
 # Another value on --resume would go on with other clips or another network, so it is refused.
 FIXED_IN_A_RUN = ("batch_size", "accumulate", "train_vi_len", "val_vi_len", "partial", "fast_train", "fast_partial",
-                  "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "F_dim", "L_dim", "N_dim",
+                  "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "network", "F_dim", "L_dim", "N_dim",
                   "D_out_dim", "posterior", "optim", "bptt", "seed")
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}
@@ -61,7 +61,7 @@ def train(args, checkpoint, device, dtype):
         raise UsageError(f"--fast_partial {args.fast_partial} leaves no clip of {args.train_vi_len} frames; raise it")
 
     torch.manual_seed(args.seed)
-    model = VAE_Model(args.F_dim, args.L_dim, args.N_dim, args.D_out_dim, args.posterior)
+    model = VAE_Model(**network_of(args))
     if checkpoint:
         load_weights(model, checkpoint, args.ckpt_path)
     model = model.to(device, memory_format=torch.channels_last)

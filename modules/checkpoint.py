@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .errors import RunError, UsageError
-from .model import VAE_Model
+from .model import NETWORKS, VAE_Model
 from .options import LEAST_DIMENSIONS
 from .outputs import replacing
 
@@ -72,23 +72,19 @@ def _is_plain_tensor(value):
 
 
 def network_dimensions(content, path, flag="--ckpt_path"):
-    """F_dim, L_dim, N_dim and D_out_dim, read off the tensors of a checkpoint. All its tensors must be those of
-    such a network, so that a few wrong ones cannot ask for a network that fills the memory."""
+    """network, F_dim, L_dim, N_dim and D_out_dim, read off the tensors of a checkpoint. All its tensors must be
+    those of such a network, so that a few wrong ones cannot ask for a network that fills the memory."""
     weights = content["state_dict"]
-    try:
-        dimensions = {
-            "F_dim": weights["frame_transformation.6.weight"].shape[0],
-            "L_dim": weights["label_transformation.4.conv2.weight"].shape[0],
-            "N_dim": weights["Gaussian_Predictor.6.weight"].shape[0] // 2,
-            "D_out_dim": weights["Decoder_Fusion.5.weight"].shape[0],
-        }
-        if any(dimensions[name] < least for name, least in LEAST_DIMENSIONS.items()):
-            raise IndexError
-    except (KeyError, IndexError):
-        raise UsageError(f"{flag} {path} is a checkpoint of another network than this one") from None
-    with torch.device("meta"):  # which takes no memory
-        _compare_shapes(VAE_Model(**dimensions).state_dict(), weights, path, flag)
-    return dimensions
+    for network, parts in NETWORKS.items():
+        try:
+            dimensions = parts.dimensions_of(weights)
+        except (KeyError, IndexError):
+            continue
+        if all(dimensions[name] >= least for name, least in LEAST_DIMENSIONS.items()):
+            with torch.device("meta"):  # which takes no memory
+                _compare_shapes(VAE_Model(**dimensions, network=network).state_dict(), weights, path, flag)
+            return {"network": network, **dimensions}
+    raise UsageError(f"{flag} {path} is a checkpoint of another network than these")
 
 
 def load_weights(model, content, path, flag="--ckpt_path"):

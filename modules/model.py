@@ -2,31 +2,39 @@
 
 from torch import nn
 
+from . import networks, pyramid
 from .losses import kl_divergence, mean_squared_error
-from .networks import Decoder_Fusion, Gaussian_Predictor, Generator, Label_Encoder, RGB_Encoder
 from .rollout import next_input, rollout
+
+NETWORKS = {"template": networks, "pyramid": pyramid}
 
 
 class VAE_Model(nn.Module):
     """Predicts a frame from the frame before it, the frame's label and a latent z.
 
-    posterior: what the Gaussian predictor sees in training besides the label: the `previous`
+    network: `template` (modules/networks.py) or `pyramid` (modules/pyramid.py). posterior: what the Gaussian predictor sees in training besides the label: the `previous`
     frame, as the decoder does, or the `current` one that is to be predicted (as in SVG, Denton &
     Fergus 2018, arXiv:1802.07687).
     """
 
-    def __init__(self, F_dim=128, L_dim=32, N_dim=12, D_out_dim=192, posterior="previous"):
+    def __init__(self, F_dim=128, L_dim=32, N_dim=12, D_out_dim=192, posterior="previous", network="template"):
         super().__init__()
+        parts = NETWORKS[network]
         self.dimensions = {"F_dim": F_dim, "L_dim": L_dim, "N_dim": N_dim, "D_out_dim": D_out_dim}
         self.posterior = posterior
-        self.frame_transformation = RGB_Encoder(3, F_dim)
-        self.label_transformation = Label_Encoder(3, L_dim)
-        self.Gaussian_Predictor = Gaussian_Predictor(F_dim + L_dim, N_dim)
-        self.Decoder_Fusion = Decoder_Fusion(F_dim + L_dim + N_dim, D_out_dim)
-        self.Generator = Generator(D_out_dim, 3)
+        self.z_stride = parts.Z_STRIDE
+        self.frame_transformation = parts.RGB_Encoder(3, F_dim)
+        self.label_transformation = parts.Label_Encoder(3, L_dim)
+        self.Gaussian_Predictor = parts.Gaussian_Predictor(F_dim + L_dim, N_dim)
+        self.Decoder_Fusion = parts.Decoder_Fusion(F_dim + L_dim + N_dim, D_out_dim)
+        self.Generator = parts.Generator(D_out_dim, 3)
+
+    def z_shape(self, height, width):
+        """[N, ., .] of z for frames of that height and width: at the network's lowest resolution, rounded up."""
+        return self.dimensions["N_dim"], -(-height // self.z_stride), -(-width // self.z_stride)
 
     def predict(self, frame_features, label_features, z):
-        """Features of the input frame, features of the label and z, [B, ., H, W] each -> the frame."""
+        """Features of the input frame, features of the label and z, [B, ., ., .] each -> the frame, [B, 3, H, W]."""
         return self.Generator(self.Decoder_Fusion(frame_features, label_features, z))
 
     def forward(self, frames, labels, draw_noise, beta, teacher_forced=None, **rollout_settings):

@@ -9,6 +9,8 @@ from torch import nn
 
 from .layers import DepthConvBlock, ResidualBlock
 
+Z_STRIDE = 1  # z has the frame's height and width
+
 
 class RGB_Encoder(nn.Sequential):
     """Features of a frame: [B, 3, H, W] -> [B, F, H, W]."""
@@ -96,3 +98,13 @@ class Generator(nn.Sequential):
             DepthConvBlock(D_out_dim // 8, D_out_dim // 8),
             nn.Conv2d(D_out_dim // 8, out_channels, 1),
         )
+
+
+def dimensions_of(weights):
+    """The dimensions of the network that a state_dict is of; KeyError or IndexError if it is of another."""
+    return {
+        "F_dim": weights["frame_transformation.6.weight"].shape[0],
+        "L_dim": weights["label_transformation.4.conv2.weight"].shape[0],
+        "N_dim": weights["Gaussian_Predictor.6.weight"].shape[0] // 2,
+        "D_out_dim": weights["Decoder_Fusion.5.weight"].shape[0],
+    }

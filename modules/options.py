@@ -132,10 +132,13 @@ def add_data_options(parser):
 
 
 LEAST_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # of which no layer is left without channels
+PYRAMID_LEAST = 13  # --F_dim and --D_out_dim of the pyramid, which holds a frame in 12 of them
 
 
 def add_network_options(parser):
     group = parser.add_argument_group("network")
+    group.add_argument("--network", choices=["template", "pyramid"], default="template",
+                       help="the course template's, or a U-Net at half its resolution and below, many times faster")
     group.add_argument("--F_dim", type=at_least(LEAST_DIMENSIONS["F_dim"]), default=128,
                        help="channels of a frame's features")
     group.add_argument("--L_dim", type=at_least(LEAST_DIMENSIONS["L_dim"]), default=32,
@@ -146,6 +149,18 @@ def add_network_options(parser):
                        help="channels between fusion and generator")
     group.add_argument("--posterior", choices=["previous", "current"], default="previous",
                        help="the frame that the Gaussian predictor sees in training: the input, or the one to predict")
+
+
+def network_of(args):
+    """The flags that make a VAE_Model, checked together; as a dict."""
+    if args.network == "pyramid":
+        for name in ("F_dim", "D_out_dim"):
+            if getattr(args, name) < PYRAMID_LEAST:
+                raise UsageError(f"--{name} {getattr(args, name)}: --network pyramid needs {PYRAMID_LEAST} or more")
+        for name in ("frame_H", "frame_W"):
+            if getattr(args, name) % 2:
+                raise UsageError(f"--{name} {getattr(args, name)}: --network pyramid needs an even number")
+    return {name: getattr(args, name) for name in ("network", *LEAST_DIMENSIONS, "posterior")}
 
 
 def add_rollout_options(parser):

@@ -16,7 +16,7 @@ LARGEST_LOGVAR = 4.0
 
 class Step(NamedTuple):
     """What one time step gives: the predicted frame, [B, 3, H, W], not clamped, and the posterior
-    of z, [B, N, H, W] each (None where z came from the prior)."""
+    of z, [B, N, ., .] each (None where z came from the prior)."""
 
     frame: torch.Tensor
     mu: torch.Tensor | None
@@ -30,7 +30,7 @@ def rollout(model, frames, labels, draw_noise, teacher_forced=None, use_posterio
     frames: [B, T, 3, H, W] in [0, 1]. Only frame 0 is needed where no later one is asked for
     (no teacher forcing, and z from the prior or from the input frame).
     labels: [B, T, 3, H, W], in [0, 1] or uint8; frame t is predicted from label t, so label 0 is not used.
-    draw_noise: called once a step for standard normal noise, [B, N, H, W].
+    draw_noise: called once a step for standard normal noise of z's shape, [B, N, ., .].
     teacher_forced: bool [B, T] on the CPU; where true at t, the true frame t is the input of step t+1 in
     place of the predicted one. None: never.
     use_posterior: z from the Gaussian predictor; else the noise itself is z.
@@ -42,7 +42,7 @@ def rollout(model, frames, labels, draw_noise, teacher_forced=None, use_posterio
     """
 
     def compute(inputs, label_features, noise, seen):
-        frame_features = model.frame_transformation(inputs)  # [B, F, H, W]
+        frame_features = model.frame_transformation(inputs)  # [B, F, ., .]
         mu = logvar = None
         z = noise
         if use_posterior:
@@ -116,7 +116,7 @@ def input_filter(clamp=False, noise=None):
 
 
 def _encode_labels(model, labels):
-    """Yield the features of the labels 1..T-1, [B, L, H, W] each.
+    """Yield the features of the labels 1..T-1, [B, L, ., .] each.
 
     In training they are encoded together, because BatchNorm takes its statistics over all labels
     of the clip batch; otherwise one by one, so that a long rollout holds one step's activations.
@@ -144,7 +144,7 @@ def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, *,
     first_frames = to_unit(first_frames)
     device = first_frames.device
     streams = [torch.Generator().manual_seed(seed + i) for i in range(len(labels))]
-    z_shape = (model.dimensions["N_dim"], *first_frames.shape[-2:])
+    z_shape = model.z_shape(*first_frames.shape[-2:])
 
     def draw_noise():
         noise = torch.stack([torch.randn(z_shape, generator=stream) for stream in streams])

@@ -78,8 +78,8 @@ class ClipTrainer:
         sums over its predicted frames, float64 [3], and the input of the frame after it."""
         frames = torch.cat([first[:, None], to_unit(clips.frames[:, times][:, 1:])], dim=1)
         labels, forced = clips.labels[:, times], clips.teacher_forced[:, times]
-        z_shape = (self.model.dimensions["N_dim"], *frames.shape[-2:])
-        noise = self._draw(torch.randn, clips.streams, frames.shape[1] - 1, z_shape)  # [T-1, B, N, H, W]
+        z_shape = self.model.z_shape(*frames.shape[-2:])
+        noise = self._draw(torch.randn, clips.streams, frames.shape[1] - 1, z_shape)  # [T-1, B, N, ., .]
         arguments = [frames, labels, noise]
         if self.args.input_noise:
             strength = self._draw(torch.rand, clips.streams, len(noise), (1, 1, 1))

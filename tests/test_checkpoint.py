@@ -44,11 +44,12 @@ def test_what_is_saved_comes_back(model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
 
 
+@pytest.mark.parametrize("network", ["template", "pyramid"])
 @pytest.mark.parametrize("dimensions", [{}, TINY_NETWORK, dict(F_dim=24, L_dim=6, N_dim=5, D_out_dim=17)])
-def test_weights_tell_the_dimensions_of_their_network(dimensions, tmp_path):
-    model = VAE_Model(**dimensions)
+def test_weights_tell_the_dimensions_of_their_network(network, dimensions, tmp_path):
+    model = VAE_Model(**dimensions, network=network)
     found = network_dimensions({"state_dict": model.state_dict()}, "a.ckpt")
-    assert found == model.dimensions
+    assert found == {"network": network, **model.dimensions}
     rebuilt = VAE_Model(**found)
     load_weights(rebuilt, {"state_dict": model.state_dict()}, "a.ckpt")
     assert same_tensors(rebuilt.state_dict(), model.state_dict())

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from modules import options, schedules
 from modules.errors import UsageError, run_script
-from modules.outputs import MetricsLog, replacing
+from modules.outputs import METRICS_COLUMNS, replacing
 
 # The colours of Okabe & Ito, which colour-blind readers can tell apart; past seven curves the dashes change.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -68,7 +68,7 @@ def read_columns(path, required, may_be_empty):
 
 def read_metrics(folder):
     """metrics.csv as {column: array over epochs}; val_* are NaN at the epochs without a validation."""
-    return read_columns(folder / "metrics.csv", MetricsLog.COLUMNS, lambda column: column.startswith("val_"))
+    return read_columns(folder / "metrics.csv", METRICS_COLUMNS, lambda column: column.startswith("val_"))
 
 
 def read_psnr_per_frame(folder):

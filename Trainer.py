@@ -24,8 +24,8 @@ from modules.errors import RunError, Stopped, StopSignals, UsageError, run_scrip
 from modules.images import to_unit
 from modules.metrics import psnr, summarise, trivial_predictions
 from modules.options import network_of, take_from_checkpoint, trainer_parser, typed_command
-from modules.outputs import (MetricsLog, lock_folder, table, write_comparison_gif, write_json,
-                             write_psnr_per_frame)
+from modules.outputs import (METRICS_COLUMNS, TIMES_COLUMNS, EpochLog, lock_folder, table, write_comparison_gif,
+                             write_json, write_psnr_per_frame)
 from modules.rollout import generate
 from modules.schedules import kl_beta, learning_rate, teacher_forcing_ratio
 from modules.training import TERMS, Clips, ClipTrainer
@@ -102,7 +102,10 @@ def fit(trainer, train, val, state, run, args):
     stop = StopSignals()
     clips = place_on(train, trainer.device, args.data_device)
     writes = rank() == 0
-    log = MetricsLog(run / "metrics.csv", state["last_epoch"] + 1) if writes else None
+    if writes:
+        log = EpochLog(run / "metrics.csv", METRICS_COLUMNS, state["last_epoch"] + 1)
+        times = EpochLog(run / "times.csv", TIMES_COLUMNS, state["last_epoch"] + 1)
+        seconds = float(times.rows[-1][1]) if times.rows else 0.0
     saved_at = time.monotonic()
 
     def save(names, metrics):
@@ -144,6 +147,8 @@ def fit(trainer, train, val, state, run, args):
             names.append(f"epoch={epoch}.ckpt")
         if writes:
             log.append(metrics)
+            seconds += time.monotonic() - started
+            times.append({"epoch": epoch, "seconds": seconds})
         print_epoch(metrics, state["best_psnr"], args.num_epoch, time.monotonic() - started)
         state.update(last_epoch=epoch, step=0, totals=None)
         save(names[::-1], metrics)

@@ -143,24 +143,26 @@ def write_psnr_per_frame(path, per_frame):
     write_columns_csv(path, columns)
 
 
-class MetricsLog:
-    """metrics.csv: one row an epoch, written out at once."""
+METRICS_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim")
+TIMES_COLUMNS = ("epoch", "seconds")
 
-    COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim")
 
-    def __init__(self, path, first_epoch=0):
-        """Start the file, or go on with it: rows of `first_epoch` and later are cut off."""
-        self.path = Path(path)
-        rows = []
+class EpochLog:
+    """A CSV of one row an epoch, written out at once."""
+
+    def __init__(self, path, columns, first_epoch=0):
+        """Start the file, or go on with it: rows of `first_epoch` and later are cut off. `rows` are those kept."""
+        self.path, self.columns, self.rows = Path(path), columns, []
         if first_epoch and self.path.is_file():
             with open(self.path, newline="") as file:
-                rows = [row for row in csv.reader(file) if row and row[0].isdecimal() and int(row[0]) < first_epoch]
+                self.rows = [row for row in csv.reader(file)
+                             if len(row) == len(columns) and row[0].isdecimal() and int(row[0]) < first_epoch]
         with replacing(self.path, "w", newline="") as file:
-            csv.writer(file).writerows([self.COLUMNS, *rows])
+            csv.writer(file).writerows([columns, *self.rows])
 
     def append(self, values):
         """values: dict of the columns; those left out stay empty."""
-        row = [values.get(name, "") for name in self.COLUMNS]
+        row = [values.get(name, "") for name in self.columns]
         with naming(self.path), open(self.path, "a", newline="") as file:
             csv.writer(file).writerow([f"{value:.8g}" if isinstance(value, float) else value for value in row])
 

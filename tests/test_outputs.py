@@ -9,7 +9,7 @@ from PIL import Image
 
 from conftest import read_csv
 from modules.errors import UsageError
-from modules.outputs import (MetricsLog, read_pixels_csv, replacing, write_comparison_gif, write_gif,
+from modules.outputs import (METRICS_COLUMNS, EpochLog, read_pixels_csv, replacing, write_comparison_gif, write_gif,
                              write_json, write_pixels_csv, write_psnr_per_frame)
 
 FRAME_MILLISECONDS = 20
@@ -122,7 +122,7 @@ def test_comparison_shows_the_videos_enlarged_side_by_side_below_their_names(tmp
 
 
 def test_metrics_come_back_and_epochs_without_validation_have_empty_cells(tmp_path):
-    log = MetricsLog(tmp_path / "metrics.csv")
+    log = EpochLog(tmp_path / "metrics.csv", METRICS_COLUMNS)
     for epoch in range(3):
         validation = {"val_psnr": 20.5} if epoch == 2 else {}
         log.append({"epoch": epoch, "loss": epoch / 3, "kl": 1e-20} | validation)
@@ -136,20 +136,20 @@ def test_metrics_come_back_and_epochs_without_validation_have_empty_cells(tmp_pa
 @pytest.mark.parametrize("first_epoch", range(5))
 def test_metrics_of_a_resumed_run_go_on_where_it_goes_on(tmp_path, first_epoch):
     path = tmp_path / "metrics.csv"
-    log = MetricsLog(path)
+    log = EpochLog(path, METRICS_COLUMNS)
     for epoch in range(4):
         log.append({"epoch": epoch, "loss": 0.1 + epoch})
     uninterrupted = path.read_bytes()
     with open(path, "a") as file:
         file.write("4,")  # a line that a crash has cut short
-    log = MetricsLog(path, first_epoch)
+    log = EpochLog(path, METRICS_COLUMNS, first_epoch)
     for epoch in range(first_epoch, 4):
         log.append({"epoch": epoch, "loss": 0.1 + epoch})
     assert path.read_bytes() == uninterrupted
 
 
 def test_metrics_start_anew_where_there_are_none(tmp_path):
-    MetricsLog(tmp_path / "metrics.csv", first_epoch=3).append({"epoch": 3, "loss": 1.0})
+    EpochLog(tmp_path / "metrics.csv", METRICS_COLUMNS, 3).append({"epoch": 3, "loss": 1.0})
     assert [row["epoch"] for row in read_csv(tmp_path / "metrics.csv")] == ["3"]
 
 

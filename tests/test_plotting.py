@@ -26,7 +26,7 @@ def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, *
     arguments = vars(options.trainer_parser().parse_args(flags.split())) | {"save_root": str(folder)}
     (folder / "args.json").write_text(json.dumps({"arguments": arguments, "git_commit": None}))
     with open(folder / "metrics.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, Plotting.MetricsLog.COLUMNS)
+        writer = csv.DictWriter(file, Plotting.METRICS_COLUMNS)
         writer.writeheader()
         for epoch in range(epochs):
             mse, kl, beta = 0.03 / (epoch + 1), 1e4 / (epoch + 1), epoch / 10

@@ -51,6 +51,8 @@ def main():
             check_submission(submission, predictions)
     if args.make_gif:
         write_gifs(folder, names, labels, predictions, truth)
+    if args.samples:
+        write_samples(folder, names[0], model, frames[0], labels[0], device, dtype, args)
     if truth is not None:
         write_psnr_per_frame(folder / "psnr_per_frame.csv", [
             psnr(to_unit(prediction[1:]), to_unit(true[1:])).tolist() for prediction, true in zip(predictions, truth)])
@@ -139,6 +141,18 @@ def write_gifs(folder, names, labels, predictions, truth):
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(write, range(len(names))))
+
+
+def write_samples(folder, name, model, frames, labels, device, dtype, args):
+    """samples_seq{s}.gif: the futures that several draws of z make of one sequence, side by side. Prints how much
+    they differ."""
+    alike = [part[None].expand(args.samples, -1, -1, -1, -1) for part in (frames, labels)]
+    samples = torch.stack(roll_out(model, *alike, device, dtype, args))
+    write_comparison_gif(folder / f"samples_seq{name}.gif", {
+        "label": labels, **{f"z {number}": video for number, video in enumerate(samples, start=1)}})
+    spread = samples[:, 1:].float().std(dim=0, correction=0).mean().item()
+    print(f"{args.samples} samples of sequence {name}: standard deviation {spread:.3f} of 255, mean over its pixels",
+          flush=True)
 
 
 def score(predictions, truth, labels, train, public):

@@ -32,8 +32,8 @@ from modules.training import TERMS, Clips, ClipTrainer
 
 # Another value on --resume would go on with other clips or another network, so it is refused.
 FIXED_IN_A_RUN = ("batch_size", "accumulate", "train_vi_len", "val_vi_len", "partial", "fast_train", "fast_partial",
-                  "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "network", "F_dim", "L_dim", "N_dim",
-                  "D_out_dim", "posterior", "optim", "bptt", "seed")
+                  "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "network", "F_dim", "L_dim",
+                  "N_dim", "D_out_dim", "posterior", "optim", "bptt", "seed")
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}
 READ_EVERY = 10  # steps between two looks at the losses on a GPU, which need not wait for the host in between
@@ -79,8 +79,9 @@ def train(args, checkpoint, device, dtype):
         if checkpoint["sequence_lengths"] != training_set.sequence_lengths:
             raise UsageError(f"--DR {root} is not the dataset that {args.ckpt_path} was trained on; give that one")
         if checkpoint["world_size"] != world_size():
-            raise UsageError(f"--resume: {args.ckpt_path} was trained by {checkpoint['world_size']} processes, not "
-                             f"{world_size()}; start as many: {launcher(checkpoint['world_size'])} Trainer.py --resume ...")
+            number = checkpoint["world_size"]
+            raise UsageError(f"--resume: {args.ckpt_path} was trained by {number} processes, not {world_size()}; start "
+                             f"as many: {launcher(number)} Trainer.py --resume ...")
         load_optimizer(trainer.optimizer, checkpoint, args.ckpt_path, "--resume:")
         if checkpoint["scaler"]:
             trainer.scaler.load_state_dict(checkpoint["scaler"])
@@ -339,8 +340,8 @@ def train_one_epoch(trainer, dataset, epoch, args, state, after_steps):
         totals |= zip(TERMS, reduce_over_processes(sums.tolist(), "SUM", trainer.device))
         metrics = metrics_after(step)
         if not all(map(math.isfinite, totals.values())):
-            raise RunError(f"epoch {epoch}, batch {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; "
-                           "what was saved is intact; try a lower --lr or --kl_weight")
+            raise RunError(f"epoch {epoch}, batch {step}: loss {metrics['loss']}, gradient norm "
+                           f"{metrics['grad_norm']}; what was saved is intact; try a lower --lr or --kl_weight")
         progress.set_postfix_str(
             f"loss {metrics['loss']:.4f} mse {metrics['mse']:.4f} kl {metrics['kl']:.3g} beta {beta:.3g} "
             f"tfr {tfr:.2g} lr {metrics['lr']:.2e} best PSNR {state['best_psnr']:.2f}", refresh=False)

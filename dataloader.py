@@ -105,8 +105,8 @@ def place_on(dataset, device, where="auto"):
         return dataset
     size, free = dataset.frames.nbytes + dataset.labels.nbytes, torch.cuda.mem_get_info(device)[0]
     if where == "auto" and size > free / 4:
-        print(f"note: the dataset takes {size / 2**30:.1f} GiB, the GPU has {free / 2**30:.1f} GiB free: its frames stay "
-              "in main memory", flush=True)
+        print(f"note: the dataset takes {size / 2**30:.1f} GiB, the GPU has {free / 2**30:.1f} GiB free: its frames "
+              "stay in main memory", flush=True)
         return dataset
     placed = copy(dataset)
     placed.frames, placed.labels = dataset.frames.to(device), dataset.labels.to(device)

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from .errors import UsageError
-from .images import read_image, resize_image, to_uint8, transforms
+from .images import read_image, resize_image, to_uint8, torchvision_transforms
 from .outputs import replacing
 
 LISTED_PROBLEMS = 10
@@ -60,8 +60,10 @@ def decode_images(paths, make_tensor, num_workers, title):
 def decode_with(transform, paths, num_workers):
     """Decode images through a user's transform of PIL images, which gives float in [0, 1] or uint8."""
 
+    to_pil_image = torchvision_transforms().to_pil_image
+
     def make_tensor(image):
-        image = transform(transforms.to_pil_image(image))
+        image = transform(to_pil_image(image))
         return image if image.dtype == torch.uint8 else to_uint8(image)
 
     return decode_images(paths, make_tensor, num_workers, paths[0].parent.name)

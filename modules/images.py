@@ -7,19 +7,21 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from .errors import UsageError
 
 
-def _import_torchvision():
-    """Import torchvision's transforms, also where its compiled operators cannot be loaded.
+def torchvision_transforms():
+    """torchvision.transforms.functional, imported when it is asked for (it takes a second or two), also where
+    torchvision's compiled operators cannot be loaded.
 
     A CUDA build of torchvision beside a CPU-only torch fails while it registers the gradients
     of `nms` and `qnms`. The transforms need no compiled operator, so declaring those two lets
     the import go on. Declared up front they would clash with a torchvision that does load.
     """
     try:
-        from torchvision.transforms import functional
+        from torchvision.transforms import functional as transforms
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
@@ -29,11 +31,8 @@ def _import_torchvision():
             torch.library.define(
                 f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             )
-        from torchvision.transforms import functional
-    return functional
-
-
-transforms = _import_torchvision()
+        from torchvision.transforms import functional as transforms
+    return transforms
 
 
 LARGEST_IMAGE = 2**26  # pixels: twice an 8K frame; a small file may claim to unpack to far more
@@ -82,10 +81,12 @@ def read_image(path):
 
 
 def resize_image(image, frame_size):
-    """Antialiased bilinear resize of uint8 images [..., 3, h, w] to frame_size (H, W)."""
+    """Antialiased bilinear resize of uint8 images [..., 3, h, w] to frame_size (H, W), as torchvision's."""
     if tuple(image.shape[-2:]) == tuple(frame_size):
         return image
-    return transforms.resize(image, list(frame_size), antialias=True)
+    images = image.reshape(-1, *image.shape[-3:]).float()
+    resized = functional.interpolate(images, tuple(frame_size), mode="bilinear", antialias=True)
+    return resized.round().to(torch.uint8).reshape(*image.shape[:-2], *frame_size)
 
 
 def to_unit(image):

@@ -12,7 +12,8 @@ NETWORKS = {"template": networks, "pyramid": pyramid}
 class VAE_Model(nn.Module):
     """Predicts a frame from the frame before it, the frame's label and a latent z.
 
-    network: `template` (modules/networks.py) or `pyramid` (modules/pyramid.py). posterior: what the Gaussian predictor sees in training besides the label: the `previous`
+    network: `template` (modules/networks.py) or `pyramid` (modules/pyramid.py).
+    posterior: what the Gaussian predictor sees in training besides the label: the `previous`
     frame, as the decoder does, or the `current` one that is to be predicted (as in SVG, Denton &
     Fergus 2018, arXiv:1802.07687).
     """

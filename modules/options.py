@@ -265,6 +265,8 @@ def tester_parser():
     group.add_argument("--split", choices=["test", "val"], default="test", help="sequences to generate")
     group.add_argument("--gt", metavar="FILE", help="ground truth in the submission's form, to score against")
     group.add_argument("--make_gif", action=argparse.BooleanOptionalAction, default=True, help="write the GIFs")
+    group.add_argument("--samples", type=natural_int, default=0, metavar="K",
+                       help="draw K futures of the first sequence, side by side in one GIF: what z does")
     group.add_argument("--no_sanity", action="store_true", help="do not read the submission back to check it")
     return parser
 

@@ -13,7 +13,7 @@ from PIL import Image
 from dataloader import Dataset_Dance, describe_dataset, epoch_starts
 from modules import decoding
 from modules.errors import UsageError
-from modules.images import read_image, to_unit
+from modules.images import read_image, resize_image, to_unit, torchvision_transforms
 
 SIZE = (8, 16)
 
@@ -241,8 +241,18 @@ def test_writing_into_an_item_changes_no_file(tmp_path):
     assert_clip(open_set(tmp_path)[0], frames, labels)
 
 
+@pytest.mark.parametrize("size", [(4, 4), (32, 64), (31, 17), (100, 200)])
+def test_resize_is_torchvision_s(size):
+    random = torch.Generator().manual_seed(0)
+    for height, width in ((32, 64), (5, 300), (128, 256), (101, 67)):
+        image = torch.randint(0, 256, (3, height, width), generator=random, dtype=torch.uint8)
+        expected = torchvision_transforms().resize(image, list(size), antialias=True)
+        assert torch.equal(resize_image(image, size), expected)
+
+
 def test_images_are_resized_as_by_antialiased_bilinear(dancer):
-    from torchvision.transforms import Compose, Resize, ToTensor  # modules.images mends its import
+    torchvision_transforms()  # mends the import
+    from torchvision.transforms import Compose, Resize, ToTensor
 
     default = Dataset_Dance(dancer, None, "val", 20, frame_size=(32, 64), num_workers=1)[0]
     transform = Compose([Resize((32, 64)), ToTensor()])

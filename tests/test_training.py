@@ -145,14 +145,16 @@ def test_auto_precision_is_bfloat16_only_where_the_processor_has_it(monkeypatch)
 
 
 def test_weights_and_checkpoints_stay_float32_under_bfloat16(dancer, call):
-    call("Trainer", "--DR", dancer, *flags(**TINY_NETWORK), *TINY_CLIPS, *flags(num_epoch=1, save_root="run", amp="bf16"))
+    call("Trainer", "--DR", dancer, *flags(**TINY_NETWORK), *TINY_CLIPS,
+         *flags(num_epoch=1, save_root="run", amp="bf16"))
     checkpoint = load_checkpoint("run/last.ckpt")
     assert {tensor.dtype for tensor in checkpoint["state_dict"].values()} == {torch.float32, torch.int64}
 
 
 @needs_cuda
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("changed", [{"cuda_graphs": True}, {"bptt": 2, "cuda_graphs": True}, {"frames_at_once": 0}], ids=str)
+@pytest.mark.parametrize("changed", [
+    {"cuda_graphs": True}, {"bptt": 2, "cuda_graphs": True}, {"frames_at_once": 0}], ids=str)
 def test_step_on_cuda_equals_the_plain_one_on_the_cpu(changed, mask):
     choose_precision("off", torch.device("cuda"))
     ours = trained(mask, device=torch.device("cuda"), steps=4, **changed)

@@ -132,7 +132,7 @@ def add_data_options(parser):
 
 
 LEAST_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # of which no layer is left without channels
-PYRAMID_LEAST = 13  # --F_dim and --D_out_dim of the pyramid, which holds a frame in 12 of them
+PYRAMID_LEAST = 13  # --F_dim of the pyramid, which holds the frame's pixels in 12 of them
 
 
 def add_network_options(parser):
@@ -154,9 +154,8 @@ def add_network_options(parser):
 def network_of(args):
     """The flags that make a VAE_Model, checked together; as a dict."""
     if args.network == "pyramid":
-        for name in ("F_dim", "D_out_dim"):
-            if getattr(args, name) < PYRAMID_LEAST:
-                raise UsageError(f"--{name} {getattr(args, name)}: --network pyramid needs {PYRAMID_LEAST} or more")
+        if args.F_dim < PYRAMID_LEAST:
+            raise UsageError(f"--F_dim {args.F_dim}: --network pyramid needs {PYRAMID_LEAST} or more")
         for name in ("frame_H", "frame_W"):
             if getattr(args, name) % 2:
                 raise UsageError(f"--{name} {getattr(args, name)}: --network pyramid needs an even number")

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-Z_STRIDE = 8
-PIXELS = 12  # channels of an RGB frame folded to half resolution: 3 colours of 2 x 2 pixels
+Z_STRIDE = 8  # z has an eighth of the frame's height and width
 
 
 def conv(in_channels, out_channels, stride=1):
@@ -23,11 +22,11 @@ def enlarge(x, like):
 
 
 class RGB_Encoder(nn.Module):
-    """Features of a frame: [B, 3, H, W] -> [B, F, H/2, W/2]; the first 12 channels are the frame itself."""
+    """Features of a frame: [B, 3, H, W] -> [B, F, H/2, W/2]; the first 12 channels are its own pixels."""
 
     def __init__(self, in_channels, F_dim):
         super().__init__()
-        self.conv = conv(4 * in_channels, F_dim - PIXELS)
+        self.conv = conv(4 * in_channels, F_dim - 4 * in_channels)
 
     def forward(self, frame):
         pixels = functional.pixel_unshuffle(frame, 2)  # [B, 12, H/2, W/2]
@@ -62,7 +61,7 @@ class Gaussian_Predictor(nn.Sequential):
 
 
 class Decoder_Fusion(nn.Module):
-    """Frame features, label features and z -> [B, D, H/2, W/2], the frame's pixels the first 12 channels.
+    """Frame features, label features and z -> [B, D, H/2, W/2].
 
     A U-Net (Ronneberger et al. 2015) of three levels, whose skips are added.
     """
@@ -77,7 +76,7 @@ class Decoder_Fusion(nn.Module):
         self.up_quarter = nn.Conv2d(eighth, quarter, 1)
         self.merge_quarter = conv(quarter, quarter)
         self.up_half = nn.Conv2d(quarter, half, 1)
-        self.merge_half = conv(half, half - PIXELS)
+        self.merge_half = conv(half, half)
 
     def forward(self, frame_features, label_features, z):
         z = enlarge(z, like=frame_features)
@@ -86,32 +85,24 @@ class Decoder_Fusion(nn.Module):
         eighth = self.down_eighth(quarter)  # [B, 2D, H/8, W/8]
         eighth = eighth + self.deepest(eighth)
         quarter = self.merge_quarter(quarter + enlarge(self.up_quarter(eighth), like=quarter))
-        half = self.merge_half(half + enlarge(self.up_half(quarter), like=half))
-        return torch.cat([frame_features[:, :PIXELS], half], dim=1)
+        return self.merge_half(half + enlarge(self.up_half(quarter), like=half))
 
 
-class Generator(nn.Module):
+class Generator(nn.Sequential):
     """Fused features -> frame: [B, D, H/2, W/2] -> [B, 3, H, W].
 
-    Each pixel is a mean of the input frame's and of a new colour in (0, 1), weighted by a gate: given an
-    input in [0, 1] the output is in [0, 1], however long the rollout.
+    In (0, 1) by its sigmoid, so that nothing can grow without bound over a long rollout.
     """
 
     def __init__(self, D_out_dim, out_channels):
-        super().__init__()
-        self.conv = nn.Conv2d(D_out_dim, 4 * (out_channels + 1), 3, padding=1)
-
-    def forward(self, features):
-        output = functional.pixel_shuffle(self.conv(features), 2).sigmoid()
-        colour, gate = output[:, :-1], output[:, -1:]  # [B, 3, H, W], [B, 1, H, W]
-        previous = functional.pixel_shuffle(features[:, :PIXELS], 2)  # [B, 3, H, W]
-        return torch.lerp(colour, previous, gate)
+        super().__init__(nn.Conv2d(D_out_dim, 4 * out_channels, 3, padding=1), nn.PixelShuffle(2), nn.Sigmoid())
 
 
 def dimensions_of(weights):
     """The dimensions of the network that a state_dict is of; KeyError or IndexError if it is of another."""
+    encoder = weights["frame_transformation.conv.0.weight"]
     return {
-        "F_dim": weights["frame_transformation.conv.0.weight"].shape[0] + PIXELS,
+        "F_dim": encoder.shape[0] + encoder.shape[1],
         "L_dim": weights["label_transformation.conv.0.weight"].shape[0],
         "N_dim": weights["Gaussian_Predictor.2.weight"].shape[0] // 2,
         "D_out_dim": weights["Decoder_Fusion.enter.0.weight"].shape[0],

@@ -1,0 +1,112 @@
+"""The second network: the interfaces of the first, a fraction of its work, and frames that stay frames."""
+
+import imageio.v3 as iio
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from conftest import TINY_CLIPS, TINY_NETWORK, flags, read_csv
+from modules import VAE_Model
+from modules.images import to_unit
+from modules.rollout import generate
+
+CLIPS, LENGTH = 3, 6
+
+
+def pyramid(**dimensions):
+    torch.manual_seed(0)
+    return VAE_Model(**(dimensions or TINY_NETWORK), network="pyramid")
+
+
+def pixels(size=(8, 16), length=LENGTH):
+    random = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (2, CLIPS, length, 3, *size), generator=random, dtype=torch.uint8)
+
+
+def generated(model, frames, labels, seed=0, **settings):
+    return generate(model, frames[:, 0], labels, seed, keep=lambda frame: frame, **settings)
+
+
+@pytest.mark.parametrize("size", [(8, 16), (32, 64), (10, 18), (4, 4), (30, 62)])
+def test_any_even_size_gives_frames_of_that_size_and_a_gradient_everywhere(size):
+    model, (frames, labels) = pyramid().train(), pixels(size)
+    shape = model.z_shape(*size)
+    terms, following = model(to_unit(frames), to_unit(labels), lambda: torch.randn(CLIPS, *shape), 1.0)
+    assert following.shape == (CLIPS, 3, *size)
+    terms["loss"].backward()
+    for name, weights in model.named_parameters():
+        assert weights.grad is not None and weights.grad.isfinite().all(), name
+        assert weights.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("scale", [1, 10, 1000])
+def test_frames_stay_frames_whatever_the_weights(scale):
+    model, (frames, labels) = pyramid().eval(), pixels(length=30)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights *= scale
+    video = generated(model, frames, labels)
+    assert video.isfinite().all() and video.min() >= 0 and video.max() <= 1
+
+
+def test_batch_equals_its_sequences_in_training_mode_too():
+    """Nothing is normalised over a batch."""
+    frames, labels = map(to_unit, pixels())
+    noise = torch.randn(LENGTH - 1, CLIPS, *pyramid().z_shape(8, 16))
+    for training in (True, False):
+        model = pyramid().train(training)
+        whole = model(frames, labels, iter(noise).__next__, 0.1)[0]
+        alone = [model(frames[row:row + 1], labels[row:row + 1], iter(noise[:, row:row + 1]).__next__, 0.1)[0]
+                 for row in range(CLIPS)]
+        for name, value in whole.items():
+            assert value.item() == pytest.approx(sum(terms[name].item() for terms in alone) / CLIPS, rel=1e-4)
+
+
+@pytest.mark.parametrize("t", range(1, LENGTH))
+def test_frame_t_is_generated_from_label_t(t):
+    model, (frames, labels) = pyramid(), pixels()
+    changed = labels.clone()
+    changed[:, t] = 255 - changed[:, t]
+    before, after = generated(model, frames, labels), generated(model, frames, changed)
+    assert torch.equal(before[:, :t], after[:, :t]) and not torch.equal(before[:, t], after[:, t])
+
+
+def test_z_is_drawn_and_matters():
+    model, (frames, labels) = pyramid(), pixels()
+    videos = [generated(model, frames, labels, seed) for seed in (0, 0, 100)]
+    assert torch.equal(videos[0], videos[1]) and not torch.equal(videos[0], videos[2])
+
+
+@pytest.mark.parametrize("dimensions", [{}, dict(F_dim=32, L_dim=16, N_dim=4, D_out_dim=32)])
+def test_its_work_is_at_most_a_quarter_of_the_template_s(dimensions):
+    work = {}
+    for network in ("template", "pyramid"):
+        model = VAE_Model(**dimensions, network=network)
+        image = torch.rand(1, 3, 32, 64)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            features = model.frame_transformation(image), model.label_transformation(image)
+            mu, _ = model.Gaussian_Predictor(*features)
+            model.predict(*features, mu)
+        work[network] = counter.get_total_flops()
+    assert work["pyramid"] <= work["template"] / 4
+
+
+def test_it_is_trained_resumed_and_tested_like_the_template(dancer, call, capsys, tmp_path):
+    words = ["--DR", dancer, "--network", "pyramid", *flags(**TINY_NETWORK), *TINY_CLIPS]
+    for name, epochs in (("whole", 2), ("parts", 1)):
+        call("Trainer", *words, *flags(num_epoch=epochs, save_root=name, kl_anneal_type="None"))
+    call("Trainer", "--resume", "--save_root", "parts", *flags(num_epoch=2))
+    assert read_csv("whole/metrics.csv") == read_csv("parts/metrics.csv")
+    capsys.readouterr()
+    call("Tester", "--ckpt_path", "whole/best.ckpt", "--samples", 2)
+    assert "2 samples of sequence 0: standard deviation" in capsys.readouterr().out
+    alike = [iio.imread(tmp_path / f"whole/test/{name}_seq0.gif") for name in ("samples", "compare")]
+    assert alike[0].shape[0] == alike[1].shape[0] and alike[0].shape[2] > alike[1].shape[2]  # a column more
+
+
+@pytest.mark.parametrize("wrong, named", [({"F_dim": 12}, "--F_dim"), ({"frame_H": 7}, "--frame_H"),
+                                          ({"frame_W": 15}, "--frame_W")])
+def test_sizes_that_do_not_fit_are_named(wrong, named, dancer, call, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call("Trainer", "--DR", dancer, "--network", "pyramid", *flags(**TINY_NETWORK), *TINY_CLIPS, *flags(**wrong))
+    assert ended.value.code == 2 and named in capsys.readouterr().err

@@ -192,8 +192,10 @@ def _list_images(folder, root):
     """The images of a folder by number, in order."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is missing; --DR wants the LAB4 layout (README, Your own data)")
-    paths = {}
-    for path in sorted(folder.iterdir()):
+    paths, inside = {}, os.path.join(os.path.realpath(root), "")
+    linked = not os.path.realpath(folder).startswith(inside)
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = folder / entry.name
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         match = re.fullmatch(r"(?:frame)?([0-9]+)", path.stem)
@@ -204,9 +206,9 @@ def _list_images(folder, root):
         if number in paths:
             raise UsageError(f"{path} and {paths[number].name} are both number {number}; remove one")
         paths[number] = path
-        if not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), "")):
+        if linked or entry.is_symlink() and not os.path.realpath(path).startswith(inside):
             raise UsageError(f"{path} is a link that leads out of {root}; put the file itself there")
-        if not path.is_file():
+        if not entry.is_file():
             raise UsageError(f"{path} is no file, or is a link to none; replace it")
     if not paths:
         raise UsageError(f"{folder} has no images in it; put them there, named 0.png, 1.png, ...")

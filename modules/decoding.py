@@ -39,9 +39,11 @@ def read_images(paths, make_tensor, num_workers, title):
         sizes.setdefault(tuple(image.shape[1:]), path)
         return make_tensor(image)
 
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+    compute_threads = torch.get_num_threads()  # each of which would wait for the others, image by image
+    with ThreadPoolExecutor(max(num_workers, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         images = list(tqdm(pool.map(read, paths), total=len(paths), desc=title, unit="image",
                            disable=None, leave=False))
+    torch.set_num_threads(compute_threads)
     if len(sizes) > 1:
         found = ", ".join(f"{width} x {height} ({path.name})" for (height, width), path in sizes.items())
         problems.append(f"{paths[0].parent} has images of different sizes: {found}; make them alike")

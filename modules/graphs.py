@@ -50,9 +50,12 @@ class ReplayedNetworks:
     training = False
 
     def __init__(self, model, frame, label, z):
+        with torch.autocast("cuda", enabled=False):  # as the rollout encodes labels
+            self.label_transformation = Replayed(model.label_transformation, label)
         self.frame_transformation = Replayed(model.frame_transformation, frame)
-        self.label_transformation = Replayed(model.label_transformation, label)
-        self.predict = Replayed(model.predict, self.frame_transformation(frame), self.label_transformation(label), z)
+        frame_features = self.frame_transformation(frame)
+        label_features = self.label_transformation(label).to(frame_features.dtype)
+        self.predict = Replayed(model.predict, frame_features, label_features, z.to(frame_features.dtype))
 
 
 def graph_notice(error):

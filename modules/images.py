@@ -91,7 +91,7 @@ def resize_image(image, frame_size):
 
 def to_unit(image):
     """uint8 -> float in [0, 1]; what is float already is taken to be in [0, 1]."""
-    return image if image.is_floating_point() else image.float() / 255
+    return image if image.is_floating_point() else image.float().div_(255)
 
 
 def to_uint8(image):

@@ -43,6 +43,7 @@ def rollout(model, frames, labels, draw_noise, teacher_forced=None, use_posterio
 
     def compute(inputs, label_features, noise, seen):
         frame_features = model.frame_transformation(inputs)  # [B, F, ., .]
+        label_features = label_features.to(frame_features.dtype)
         mu = logvar = None
         z = noise
         if use_posterior:
@@ -120,13 +121,18 @@ def _encode_labels(model, labels):
 
     In training they are encoded together, because BatchNorm takes its statistics over all labels
     of the clip batch; otherwise one by one, so that a long rollout holds one step's activations.
+    Always in float32: BatchNorm enlarges what bfloat16 rounds off a white background, by half a dB.
     """
+    def encode(images):
+        with torch.autocast(images.device.type, enabled=False):
+            return model.label_transformation(to_unit(images))
+
     if model.training:
-        features = model.label_transformation(to_unit(labels[:, 1:].flatten(0, 1)))
+        features = encode(labels[:, 1:].flatten(0, 1))
         yield from features.unflatten(0, (len(labels), -1)).unbind(1)
     else:
         for label in labels[:, 1:].unbind(1):
-            yield model.label_transformation(to_unit(label))
+            yield encode(label)
 
 
 def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, *, dtype=torch.float32,

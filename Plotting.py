@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from modules import options, schedules
 from modules.errors import UsageError, run_script
-from modules.outputs import METRICS_COLUMNS, replacing
+from modules.outputs import METRICS_COLUMNS, TIMES_COLUMNS, replacing
 
 # The colours of Okabe & Ito, which colour-blind readers can tell apart; past seven curves the dashes change.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -67,8 +67,14 @@ def read_columns(path, required, may_be_empty):
 
 
 def read_metrics(folder):
-    """metrics.csv as {column: array over epochs}; val_* are NaN at the epochs without a validation."""
-    return read_columns(folder / "metrics.csv", METRICS_COLUMNS, lambda column: column.startswith("val_"))
+    """metrics.csv as {column: array over epochs}, with the column `seconds` of times.csv. val_* are NaN at the
+    epochs without a validation, `seconds` at those that times.csv does not have."""
+    metrics = read_columns(folder / "metrics.csv", METRICS_COLUMNS, lambda column: column.startswith("val_"))
+    times = read_columns(folder / "times.csv", TIMES_COLUMNS, lambda _: False)
+    if metrics and times:
+        seconds = dict(zip(times["epoch"], times["seconds"]))
+        metrics["seconds"] = np.array([seconds.get(epoch, np.nan) for epoch in metrics["epoch"]])
+    return metrics
 
 
 def read_psnr_per_frame(folder):
@@ -233,6 +239,21 @@ def draw_validation_psnr(runs, side_by_side):
     return with_legend(figure, axes[0][0], labels)
 
 
+def draw_psnr_over_seconds(runs, side_by_side):
+    """PSNR in dB at the validated epochs over the seconds until then. Runs of one label share its colour."""
+    styles = dict(zip(dict.fromkeys(run.label for run in runs), cycle(STYLES)))
+    labels = [run.label for run in runs] if side_by_side else list(styles)
+    figure, axes = panels(labels, side_by_side, "Validation PSNR over time", ["validation PSNR (dB)"],
+                          "seconds of training and validation")
+    for run, (ax,) in zip(runs, cycle(axes)):
+        seconds, values = run.metrics["seconds"], run.metrics["val_psnr"]
+        there = np.isfinite(seconds + values)
+        first = run.label not in [line.get_label() for line in ax.lines]
+        ax.plot(seconds[there], values[there], marker="o" if there.sum() <= 100 else "",
+                label=run.label if first else "", **styles[run.label])
+    return with_legend(figure, axes[0][0], labels)
+
+
 def running_mean(values, window=SMOOTHED_FRAMES):
     """Mean over the `window` values around each, over fewer at both ends."""
     half = window // 2
@@ -258,13 +279,14 @@ def draw_psnr_per_frame(runs, side_by_side):
     return with_legend(figure, axes[0][0], labels)
 
 
-FIGURES = {  # by the column or the file that each needs: name of the figure's file, function
+FIGURES = {  # mostly by the column or the file that each needs: name of the figure's file, function
     "loss": ("loss", draw_loss),
     "tfr": ("teacher_forcing_ratio",
             partial(draw_schedule, "tfr", "Teacher forcing ratio", "probability of teacher forcing")),
     "beta": ("beta", partial(draw_schedule, "beta", "KL annealing", "\u03b2 (factor on KL)")),
     "lr": ("learning_rate", partial(draw_schedule, "lr", "Learning rate", "learning rate")),
     "val_psnr": ("validation_psnr", draw_validation_psnr),
+    "psnr_over_seconds": ("psnr_over_seconds", draw_psnr_over_seconds),
     "psnr_per_frame": ("psnr_per_frame", draw_psnr_per_frame),
 }
 
@@ -281,7 +303,10 @@ def save(figure, folder, name, file_format):
 
 
 def has_data(run, figure):
-    return bool(run.psnr) if figure == "psnr_per_frame" else np.isfinite(run.metrics.get(figure, [])).any()
+    if figure == "psnr_per_frame":
+        return bool(run.psnr)
+    columns = ["seconds", "val_psnr"] if figure == "psnr_over_seconds" else [figure]
+    return np.isfinite(sum(run.metrics.get(column, np.nan) for column in columns)).any()
 
 
 def draw_runs(arguments):

@@ -203,7 +203,7 @@ def test_validation_split_is_tested_as_the_trainer_validated_it(prolonged, tmp_p
 
 def test_plotting_draws_the_run(prolonged, tmp_path):
     run_script("Plotting", prolonged, "--out", tmp_path, cwd=tmp_path)
-    assert len(list(tmp_path.glob("*.png"))) == 6
+    assert len(list(tmp_path.glob("*.png"))) == 7
 
 
 def test_overwriting_leaves_nothing_of_the_run_before(prolonged, dancer, tmp_path, call):

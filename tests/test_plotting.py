@@ -17,7 +17,7 @@ from modules import options, schedules  # noqa: E402
 from modules.errors import UsageError  # noqa: E402
 
 FILES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png", "validation_psnr.png",
-         "psnr_per_frame.png"}
+         "psnr_over_seconds.png", "psnr_per_frame.png"}
 
 
 def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, **changed):
@@ -36,6 +36,8 @@ def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, *
                              "val_psnr": 20 + epoch if validated else "",
                              "val_ssim": 0.5 if validated else ""}
                             | changed)
+    times = [f"{epoch},{10 * (epoch + 1)}" for epoch in range(epochs)]
+    (folder / "times.csv").write_text("\n".join([",".join(Plotting.TIMES_COLUMNS), *times]))
     if sequence_lengths:
         with open(folder / "psnr_per_frame.csv", "w", newline="") as file:
             writer = csv.writer(file)
@@ -109,6 +111,9 @@ def test_curves_equal_the_csv(tmp_path, drawn):
     ax = drawn["validation_psnr"].axes[0]
     assert_curve(ax.lines[0], [1, 3, 5], [21, 23, 25])
     assert ax.get_ylabel() == "validation PSNR (dB)" and ax.get_title() == "run: best 25.00 dB at epoch 5"
+    ax = drawn["psnr_over_seconds"].axes[0]
+    assert_curve(ax.lines[0], [20, 40, 60], [21, 23, 25])
+    assert ax.get_xlabel() == "seconds of training and validation" and ax.get_ylabel() == "validation PSNR (dB)"
     ax = drawn["psnr_per_frame"].axes[0]
     assert_curve(ax.lines[0], np.arange(1, 21), [21, 20] * 10)
     assert_curve(ax.lines[2], np.arange(1, 13), [22, 21] * 6)
@@ -191,7 +196,28 @@ def test_odd_losses_do_not_break_log_axes(tmp_path, kl):
 def test_no_validation_yet(tmp_path, drawn, capsys):
     Plotting.main([write_run(tmp_path / "run", val_every=99, sequence_lengths=())])
     assert "validation_psnr" not in drawn and "loss" in drawn
-    assert capsys.readouterr().out == "left out for want of data: val_psnr, psnr_per_frame of run\n"
+    assert capsys.readouterr().out == "left out for want of data: val_psnr, psnr_over_seconds, psnr_per_frame of run\n"
+
+
+def test_seconds_belong_to_their_epochs(tmp_path, drawn, capsys):
+    """A run that was begun before there was a times.csv has the later epochs only, or none."""
+    run = Path(write_run(tmp_path / "run"))
+    (run / "times.csv").write_text("epoch,seconds\n4,10\n5,20\n")
+    Plotting.main([str(run), "--figures", "psnr_over_seconds"])
+    assert_curve(drawn["psnr_over_seconds"].axes[0].lines[0], [20], [25])
+    (run / "times.csv").unlink()
+    with pytest.raises(UsageError, match="no psnr_over_seconds to draw"):
+        Plotting.main([str(run), "--figures", "psnr_over_seconds"])
+
+
+def test_runs_of_one_label_share_its_colour_over_seconds(tmp_path):
+    runs = Plotting.read_runs([write_run(tmp_path / name, f"--seed {name}") for name in "012"])
+    for run, label in zip(runs, ("a", "a", "b")):
+        run.label = label
+    figure = Plotting.draw_psnr_over_seconds(runs, False)
+    colours = [line.get_color() for line in figure.axes[0].lines]
+    assert colours[0] == colours[1] != colours[2] and legend(figure) == ["a", "b"]
+    assert len(Plotting.draw_psnr_over_seconds(runs, True).axes) == 3
 
 
 def test_partial_folders(tmp_path, drawn, capsys):
@@ -203,7 +229,7 @@ def test_partial_folders(tmp_path, drawn, capsys):
     Plotting.main([str(tester), started])
     assert list(drawn) == ["psnr_per_frame"]
     out = capsys.readouterr().out
-    assert out.count("\n") == 1 and "val_psnr of tester" in out and "psnr_per_frame of started" in out
+    assert out.count("\n") == 1 and "val_psnr, psnr_over_seconds of tester" in out and "psnr_per_frame of started" in out
     with pytest.raises(UsageError, match="started: .*give a run"):
         Plotting.main([started])
 

@@ -266,6 +266,7 @@ def open_run(args, model):
             "command": typed_command(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "git_commit": git_commit(),
+            "parameters": sum(weights.numel() for weights in model.parameters()),
             "processes": world_size(),
             "seed": args.seed,
         })

@@ -46,9 +46,9 @@ def replacing(path, mode="wb", **arguments):
         temporary.unlink(missing_ok=True)
 
 
-def lock_folder(folder):
+def lock_folder(folder, flag="--save_root"):
     """Take the lock of a run's folder, as an open file: it holds until that is closed or the process ends,
-    however it ends. Raises UsageError saying who holds it if another process does."""
+    however it ends. Raises UsageError naming `flag` and who holds it if another process does."""
     file = open(Path(folder) / ".lock", "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,7 +56,7 @@ def lock_folder(folder):
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
-        raise UsageError(f"--save_root {folder} is in use by {holder}; wait for it, or give another folder") from None
+        raise UsageError(f"{flag} {folder} is in use by {holder}; wait for it, or give another folder") from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()

@@ -229,7 +229,8 @@ def test_partial_folders(tmp_path, drawn, capsys):
     Plotting.main([str(tester), started])
     assert list(drawn) == ["psnr_per_frame"]
     out = capsys.readouterr().out
-    assert out.count("\n") == 1 and "val_psnr, psnr_over_seconds of tester" in out and "psnr_per_frame of started" in out
+    assert out.count("\n") == 1
+    assert "val_psnr, psnr_over_seconds of tester" in out and "psnr_per_frame of started" in out
     with pytest.raises(UsageError, match="started: .*give a run"):
         Plotting.main([started])
 

@@ -1,0 +1,215 @@
+"""A study of tiny recipes: what it writes, what it does not do twice, and what it survives."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import Plotting
+import Study
+from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
+from modules.outputs import TIMES_COLUMNS
+
+RECIPE = " ".join(flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_size=2, partial=0.2, num_workers=1,
+                        tfr=0, kl_weight=1e-5, num_epoch=9, device="cpu"))
+PNGS = {"psnr_over_seconds.png", "psnr_per_frame.png", "sheet.png"}
+
+
+def call_study(folder, *words):
+    """Do what Study.py would, the other scripts in this process as well; returns their command lines."""
+    called = []
+
+    def call(scripts, script, words, log):
+        called.append([script, *words])
+        with redirect_stdout(log), redirect_stderr(log):
+            try:
+                call_script(folder, script, *words)
+            except SystemExit as ended:
+                return ended.code
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Study.Scripts, "call", call)
+        call_script(folder, "Study", *words, "--out", "study")
+    return called
+
+
+@pytest.fixture
+def study(tmp_path):
+    (tmp_path / "tiny.txt").write_text(RECIPE)
+    return partial(call_study, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def done(dancer, tmp_path_factory):
+    """The folder in which a study of three recipes, of which one diverges, was made, and its words."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "tiny.txt").write_text(RECIPE)
+    words = ["tiny.txt", "tiny.txt --bptt 1 --no-shuffle", "tiny.txt --lr 1e30", *flags(epochs=2, DR=dancer),
+             "--seeds", 0, 3]
+    called = call_study(folder, *words)
+    assert [call[0] for call in called].count("Trainer") == 6
+    return folder, words
+
+
+def files_and_times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*") if path.is_file()}
+
+
+def test_study_writes_table_and_figures(done):
+    out = done[0] / "study"
+    assert {path.name for path in out.iterdir() if path.suffix in (".csv", ".md", ".png")} == {
+        "study.csv", "study.md", *PNGS}
+    rows = {row["recipe"]: row for row in read_csv(out / "study.csv")}
+    names = ["tiny", "tiny --bptt 1 --no-shuffle", "tiny --lr 1e30", "nearest label", "mean frame", "first frame"]
+    assert list(rows) == names
+    for name, folder in zip(names, ("tiny", "tiny_bptt_1_no-shuffle")):
+        runs = [out / folder / f"seed={seed}" for seed in (0, 3)]
+        scores = [json.loads((run / "test/scores.json").read_text())["this model"] for run in runs]
+        values = [score["psnr"] for score in scores]
+        row = {column: float(cell) for column, cell in rows[name].items() if column not in ("recipe", "failed")}
+        expected = {"seeds": 2, "epochs": 2, "parameters": 26734, "test_psnr": sum(values) / 2,
+                    "test_psnr_min": min(values), "test_psnr_max": max(values),
+                    "test_ssim": sum(score["ssim"] for score in scores) / 2,
+                    "test_score": sum(score["score"] for score in scores) / 2,
+                    "val_psnr": sum(max(float(epoch["val_psnr"]) for epoch in read_csv(run / "metrics.csv"))
+                                    for run in runs) / 2,
+                    "seconds": sum(float(read_csv(run / "times.csv")[-1]["seconds"]) for run in runs) / 2}
+        assert {column: row[column] for column in expected} == pytest.approx(expected, rel=1e-4)
+        assert rows[name]["failed"] == ""
+    trivial = json.loads((out / "tiny/seed=0/test/scores.json").read_text())["mean frame"]
+    assert float(rows["mean frame"]["test_psnr"]) == pytest.approx(trivial["psnr"], rel=1e-4)
+    table = (out / "study.md").read_text()
+    assert all(f"\n| {name} | " in table for name in names)
+    assert table.count(f"{values[0]:.2f}") and all(name in table for name in PNGS)
+
+
+def test_diverging_recipe_is_a_failed_row(done):
+    out = done[0] / "study"
+    row = read_csv(out / "study.csv")[2]
+    assert row["recipe"] == "tiny --lr 1e30" and row["seeds"] == "0" and row["val_psnr"] == ""
+    assert row["failed"].startswith("seed=0, seed=3: Trainer.py: stopped: epoch ") and "\n" not in row["failed"]
+    assert row["failed"] in (out / "study.md").read_text()
+
+
+def test_started_again_it_runs_nothing(done):
+    folder, words = done
+    before, table = files_and_times(folder / "study"), (folder / "study/study.csv").read_bytes()
+    assert call_study(folder, *words) == []
+    assert files_and_times(folder / "study") == before
+    assert (folder / "study/study.csv").read_bytes() == table
+
+
+def test_figures_show_every_seed_a_line_and_every_recipe_a_colour(done, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(Plotting, "save", lambda figure, folder, name, _: drawn.update({name: figure}))
+    call_study(*done[:1], *done[1])
+    lines = drawn["psnr_over_seconds"].axes[0].lines
+    times = read_csv(done[0] / "study/tiny/seed=0/times.csv")
+    assert [line.get_xdata().tolist() for line in lines][0] == [float(row["seconds"]) for row in times]
+    assert len(lines) == 4 and len({line.get_color() for line in lines}) == 2
+    legends = {name: [text.get_text() for box in drawn[name].legends for text in box.get_texts()]
+               for name in ("psnr_over_seconds", "psnr_per_frame")}
+    assert legends["psnr_over_seconds"] == ["tiny", "tiny --bptt 1 --no-shuffle"]
+    assert [text.split(":")[0] for text in legends["psnr_per_frame"]] == legends["psnr_over_seconds"]
+    sheet = drawn["sheet"].axes
+    assert len(sheet) == 4 * 8 and sheet[0].get_title() == "frame 1" and sheet[7].get_title() == "frame 11"
+
+
+def test_other_flags_in_the_folder_of_a_run_are_an_error(done, capsys):
+    folder, words = done
+    before = files_and_times(folder / "study")
+    with pytest.raises(SystemExit) as ended:
+        call_study(folder, *words, "--epochs", 3)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.count("\n") == 1 and "seed=0 is a run with --num_epoch 2, not 3" in error
+    assert files_and_times(folder / "study") == before
+
+
+def test_interrupted_study_goes_on(study, dancer, tmp_path):
+    words = ["tiny.txt", *map(str, flags(epochs=12, DR=dancer)), "--seeds", "0", "1", "--jobs", "2"]
+    process = subprocess.Popen([sys.executable, str(ROOT / "Study.py"), *words, "--out", "study"], cwd=tmp_path,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    runs = [tmp_path / "study/tiny" / f"seed={seed}" for seed in (0, 1)]
+    while process.poll() is None and not all((run / "last.ckpt").is_file() for run in runs):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT and "Traceback" not in error
+    assert error.splitlines()[-1].startswith("Study.py: go on with: python ")
+    assert read_csv(tmp_path / "study/study.csv")[0]["seeds"] == "0"
+    assert not any((run / "failed.txt").exists() for run in runs)
+
+    called = study(*words[:-2])
+    resumed = [call for call in called if call[0] == "Trainer"]
+    assert [call[1:] for call in resumed] == [["--resume", "--save_root", str(Path("study/tiny", run.name))]
+                                              for run in runs]
+    assert [len(read_csv(run / "metrics.csv")) for run in runs] == [12, 12]
+    assert read_csv(tmp_path / "study/study.csv")[0]["seeds"] == "2"
+
+
+@pytest.mark.parametrize("minutes, seconds, epochs", [(5, 71.2, 4), (5, 75, 4), (0.5, 71.2, 1)])
+def test_minutes_and_the_seconds_of_an_epoch_choose_the_epochs(tmp_path, minutes, seconds, epochs):
+    (tmp_path / "times.csv").write_text(f"{','.join(TIMES_COLUMNS)}\n0,{seconds}\n")
+    recipe = Study.Recipe("tiny", [], tmp_path)
+    Study.calibrate(Study.Run([], tmp_path, recipe), minutes, scripts=None)
+    assert recipe.epochs == epochs and recipe.epoch_seconds == seconds
+
+
+def test_recipe_is_calibrated_once(study, dancer, tmp_path, monkeypatch):
+    run, trained = Study.Scripts.run, []
+
+    def run_and_time(scripts, folder, script, *words):
+        run(scripts, folder, script, *words)
+        if script == "Trainer":
+            trained.append(folder.name)
+        if folder.name == "calibration":
+            assert len(read_csv(folder / "times.csv")) == 1
+            (folder / "times.csv").write_text(f"{','.join(TIMES_COLUMNS)}\n0,2.9\n")
+
+    monkeypatch.setattr(Study.Scripts, "run", run_and_time)
+    words = ["tiny.txt", *flags(minutes=0.1, DR=dancer)]
+    study(*words, "--seeds", 0)
+    study(*words, "--seeds", 0, 1)
+    assert trained == ["calibration", "seed=0", "seed=1"]
+    assert len(read_csv(tmp_path / "study/tiny/seed=1/metrics.csv")) == 2
+    assert "tiny 2 (2.9 s an epoch)" in (tmp_path / "study/study.md").read_text()
+
+
+def test_without_a_run_that_ends_the_study_fails(study, dancer, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        study("tiny.txt --partial 1 --lr 1e30", *flags(minutes=0.1, DR=dancer))
+    error = capsys.readouterr().err
+    assert ended.value.code == 1 and error.count("\n") == 1 and "study.md" in error
+    assert "loss nan" in read_csv(tmp_path / "study/study.csv")[0]["failed"]
+    assert not list(tmp_path.glob("study/*/seed=0"))
+
+
+@pytest.mark.parametrize("words, named", [
+    (["nowhere.txt", "--epochs", "1"], "nowhere.txt"),
+    (["tiny.txt --tfr 2", "--epochs", "1"], '"tiny.txt --tfr 2": error: argument --tfr'),
+    (["tiny.txt --tfr '2", "--epochs", "1"], "No closing quotation"),
+    (["tiny.txt", "tiny.txt", "--epochs", "1"], "two recipes would go to study/tiny"),
+    (["tiny.txt", "--epochs", "1", "--tfr", "1"], "--tfr"),
+    (["tiny.txt"], "--minutes --epochs"),
+    (["tiny.txt", "--epochs", "1", "--minutes", "1"], "not allowed with"),
+    (["tiny.txt", "--epochs", "1", "--DR", "nowhere"], "--DR nowhere"),
+])
+def test_mistakes_are_named(study, tmp_path, capsys, words, named):
+    with pytest.raises(SystemExit) as ended:
+        study(*words)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.count("\n") == 1 and named in error
+    assert not (tmp_path / "study").exists()
+
+
+def test_two_studies_in_one_folder(study, dancer, tmp_path, capsys):
+    with Study.open_study(tmp_path / "study"), pytest.raises(SystemExit) as ended:
+        study("tiny.txt", *flags(epochs=1, DR=dancer))
+    assert ended.value.code == 2 and "--out study is in use by process" in capsys.readouterr().err

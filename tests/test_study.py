@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -146,12 +145,11 @@ def test_interrupted_study_goes_on(study, dancer, tmp_path):
     assert read_csv(tmp_path / "study/study.csv")[0]["seeds"] == "0"
     assert not any((run / "failed.txt").exists() for run in runs)
 
-    called = study(*words[:-2])
-    resumed = [call for call in called if call[0] == "Trainer"]
-    assert [call[1:] for call in resumed] == [["--resume", "--save_root", str(Path("study/tiny", run.name))]
-                                              for run in runs]
-    assert [len(read_csv(run / "metrics.csv")) for run in runs] == [12, 12]
-    assert read_csv(tmp_path / "study/study.csv")[0]["seeds"] == "2"
+    called = study(*words[:-3])
+    assert called[0] == ["Trainer", "--resume", "--save_root", "study/tiny/seed=0"]
+    assert [call[0] for call in called[1:]] == ["Tester", "Tester"]
+    assert len(read_csv(runs[0] / "metrics.csv")) == 12
+    assert read_csv(tmp_path / "study/study.csv")[0]["seeds"] == "1"
 
 
 @pytest.mark.parametrize("minutes, seconds, epochs", [(5, 71.2, 4), (5, 75, 4), (0.5, 71.2, 1)])

@@ -208,7 +208,7 @@ def _list_images(folder, root):
         paths[number] = path
         if linked or entry.is_symlink() and not os.path.realpath(path).startswith(inside):
             raise UsageError(f"{path} is a link that leads out of {root}; put the file itself there")
-        if not entry.is_file():
+        if not (path.is_file() if entry.is_symlink() else entry.is_file()):
             raise UsageError(f"{path} is no file, or is a link to none; replace it")
     if not paths:
         raise UsageError(f"{folder} has no images in it; put them there, named 0.png, 1.png, ...")

@@ -5,14 +5,16 @@ The names of the submodules are those of the course template, so that its checkp
 
 from torch import nn
 
+from .winograd import Conv3x3
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with LeakyReLU(0.01), added to the input (He et al. 2016)."""
 
     def __init__(self, in_channels, out_channels):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv3x3(in_channels, out_channels)
+        self.conv2 = Conv3x3(out_channels, out_channels)
         self.act = nn.LeakyReLU(0.01)
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)

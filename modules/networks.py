@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .layers import DepthConvBlock, ResidualBlock
+from .winograd import Conv3x3
 
 Z_STRIDE = 1  # z has the frame's height and width
 
@@ -23,7 +24,7 @@ class RGB_Encoder(nn.Sequential):
             DepthConvBlock(F_dim // 4, F_dim // 4),
             ResidualBlock(F_dim // 4, F_dim // 2),
             DepthConvBlock(F_dim // 2, F_dim // 2),
-            nn.Conv2d(F_dim // 2, F_dim, 3, padding=1),
+            Conv3x3(F_dim // 2, F_dim),
         )
 
 

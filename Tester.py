@@ -12,7 +12,7 @@ from modules import VAE_Model
 from modules.checkpoint import load_checkpoint, load_weights, network_dimensions
 from modules.devices import choose_device, choose_precision
 from modules.errors import UsageError, run_script
-from modules.images import to_uint8, to_unit
+from modules.images import to_uint8
 from modules.metrics import course_score, psnr, summarise, trivial_predictions
 from modules.options import network_of, take_from_checkpoint, tester_parser
 from modules.outputs import (read_pixels_csv, table, write_comparison_gif, write_gif, write_json, write_pixels_csv,
@@ -55,7 +55,7 @@ def main():
         write_samples(folder, names[0], model, frames[0], labels[0], device, dtype, args)
     if truth is not None:
         write_psnr_per_frame(folder / "psnr_per_frame.csv", [
-            psnr(to_unit(prediction[1:]), to_unit(true[1:])).tolist() for prediction, true in zip(predictions, truth)])
+            psnr(prediction[1:], true[1:]).tolist() for prediction, true in zip(predictions, truth)])
         train = Dataset_Dance(root, None, "train", 1, **options) if (root / "train").is_dir() else None
         scores = score(predictions, truth, labels, train, public if args.gt else None)
         write_json(folder / "scores.json", scores)
@@ -161,7 +161,7 @@ def score(predictions, truth, labels, train, public):
     if train:
         for number, (true, label) in enumerate(zip(truth, labels)):
             for name, video in trivial_predictions(train, true[None], label[None]).items():
-                contenders.setdefault(name, []).append(to_uint8(to_unit(video[0])))
+                contenders.setdefault(name, []).append(to_uint8(video[0]))
     return {name: summarise(videos, truth) | course_score(videos, truth, public)
         for name, videos in contenders.items()}
 

@@ -21,7 +21,6 @@ from modules.devices import choose_device, choose_precision
 from modules.distributed import (first_process_first, joined_processes, launcher, rank, reduce_over_processes,
                                  silence_other_processes, world_size)
 from modules.errors import RunError, Stopped, StopSignals, UsageError, run_script
-from modules.images import to_unit
 from modules.metrics import psnr, summarise, trivial_predictions
 from modules.options import network_of, take_from_checkpoint, trainer_parser, typed_command
 from modules.outputs import (METRICS_COLUMNS, TIMES_COLUMNS, EpochLog, lock_folder, table, write_comparison_gif,
@@ -36,6 +35,7 @@ FIXED_IN_A_RUN = ("batch_size", "accumulate", "train_vi_len", "val_vi_len", "par
                   "N_dim", "D_out_dim", "posterior", "optim", "bptt", "seed")
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}
+BEFORE_TRAINING = {"last_epoch": -1, "step": 0, "totals": None, "best_psnr": -float("inf")}
 READ_EVERY = 10  # steps between two looks at the losses on a GPU, which need not wait for the host in between
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root", "ckpt_path")
 
@@ -74,7 +74,7 @@ def train(args, checkpoint, device, dtype):
         return
 
     trainer = ClipTrainer(model, device, dtype, args)
-    state = {"last_epoch": -1, "step": 0, "totals": None, "best_psnr": -float("inf")}
+    state = dict(BEFORE_TRAINING)
     if args.resume:
         if checkpoint["sequence_lengths"] != training_set.sequence_lengths:
             raise UsageError(f"--DR {root} is not the dataset that {args.ckpt_path} was trained on; give that one")
@@ -142,7 +142,7 @@ def fit(trainer, train, val, state, run, args):
             if scores["psnr"] > state["best_psnr"]:
                 state["best_psnr"] = scores["psnr"]
                 names.append("best.ckpt")
-                per_frame = psnr(to_unit(videos["prediction"][:, 1:]), to_unit(videos["truth"][:, 1:]))
+                per_frame = psnr(videos["prediction"][:, 1:], videos["truth"][:, 1:])
                 write_psnr_per_frame(run / "psnr_per_frame.csv", per_frame.tolist())
         if (epoch + 1) % args.per_save == 0:
             names.append(f"epoch={epoch}.ckpt")
@@ -296,9 +296,11 @@ def git_commit():
 
 def random_stream(seed, *place, device="cpu"):
     """A random stream that is a pure function of the seed and of the place in training (epoch, step, clip),
-    so that a resumed run draws what an uninterrupted one draws, and nothing need be saved for it."""
+    so that a resumed run draws what an uninterrupted one draws, and nothing need be saved for it.
+    It is on the device if that is CUDA, else on the CPU."""
+    place_of_stream = device if torch.device(device).type == "cuda" else "cpu"
     state = np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state) & (2**63 - 1))
+    return torch.Generator(place_of_stream).manual_seed(int(state) & (2**63 - 1))
 
 
 def train_one_epoch(trainer, dataset, epoch, args, state, after_steps):
@@ -366,8 +368,7 @@ def clips_of_this_process(dataset, starts, tfr, force_epoch, place, device, args
         part = counted or range(1)
         chosen = slice(part.start, part.stop)
         frames, labels = (clip.to(device, non_blocking=True) for clip in dataset.clips(starts[chosen]))
-        streams = [random_stream(args.seed, *place, row, device=device if device.type == "cuda" else "cpu")
-                   for row in part]
+        streams = [random_stream(args.seed, *place, row, device=device) for row in part]
         parts.append(Clips(frames, labels, forced[chosen], streams, len(counted)))
     return parts
 

@@ -19,10 +19,10 @@ from benchmarks import plain
 from dataloader import Dataset_Dance, epoch_starts, place_on
 from modules import VAE_Model, devices
 from modules.images import to_uint8, to_unit
-from modules.options import trainer_parser
+from modules.options import network_of, trainer_parser
 from modules.rollout import generate
 from modules.training import Clips, ClipTrainer
-from Trainer import fit, random_stream
+from Trainer import BEFORE_TRAINING, fit, random_stream
 
 BETA = 1e-4  # at which both terms of an untrained network's loss count
 LARGEST_MATRIX = 8192
@@ -38,11 +38,11 @@ def flags(**values):
 
 def make_model(args):
     torch.manual_seed(args.seed)
-    return VAE_Model(args.F_dim, args.L_dim, args.N_dim, args.D_out_dim, args.posterior)
+    return VAE_Model(**network_of(args))
 
 
 def noise_streams(seed, clips, device):
-    return [random_stream(seed, row, device=device if device.type == "cuda" else "cpu") for row in range(clips)]
+    return [random_stream(seed, row, device=device) for row in range(clips)]
 
 
 class Plain:
@@ -61,7 +61,7 @@ class Plain:
         """One optimizer step; returns the loss. noise_seed: take the noise that ours draws from it."""
         noise = None
         if noise_seed is not None:
-            shape = (self.args.train_vi_len - 1, self.args.N_dim, self.args.frame_H, self.args.frame_W)
+            shape = (self.args.train_vi_len - 1, *self.model.z_shape(self.args.frame_H, self.args.frame_W))
             streams = noise_streams(noise_seed, len(batch[0]), self.device)
             noise = torch.stack([torch.randn(shape, generator=stream, device=stream.device) for stream in streams], 1)
         return plain.train_on(self.model, self.optimizer, *batch, BETA, teacher_forced, noise)
@@ -141,8 +141,7 @@ class Ours:
     def prepare_epoch(self, root, run):
         self.open_data(root)
         val = self._dataset(root, "val", self.args.val_vi_len)
-        state = {"last_epoch": -1, "step": 0, "totals": None, "best_psnr": -float("inf")}
-        return lambda: fit(self.trainer, self.train, val, state, run, self.args)
+        return lambda: fit(self.trainer, self.train, val, dict(BEFORE_TRAINING), run, self.args)
 
     def _dataset(self, root, mode, video_len):
         return Dataset_Dance(root, None, mode, video_len, frame_size=(self.args.frame_H, self.args.frame_W),
@@ -251,7 +250,7 @@ def rollout_operations(args):
     model, size = counted.model.eval(), (args.frame_H, args.frame_W)
     image = torch.empty(1, 3, *size, device="meta")
     model.predict(model.frame_transformation(image), model.label_transformation(image),
-                  torch.empty(1, args.N_dim, *size, device="meta"))
+                  torch.empty(1, *model.z_shape(*size), device="meta"))
     return counted.operations
 
 

@@ -92,7 +92,7 @@ def generate(model, first_frame, labels, seed):
     video = [frame]
     for label in labels[1:]:
         frame_features, pose = model.frame_transformation(frame), model.label_transformation(label[None])
-        z = torch.randn(1, model.dimensions["N_dim"], *frame.shape[2:], generator=random).to(frame.device)
+        z = torch.randn(1, *model.z_shape(*frame.shape[2:]), generator=random).to(frame.device)
         frame = model.Generator(model.Decoder_Fusion(frame_features, pose, z))
         video.append(frame)
     return torch.cat(video).clamp(0, 1).cpu()

@@ -2,6 +2,8 @@
 
 import torch
 
+from .devices import autocast
+
 
 class Replayed:
     """A function of CUDA tensors, replayed for inputs of the shapes of its examples.
@@ -50,7 +52,7 @@ class ReplayedNetworks:
     training = False
 
     def __init__(self, model, frame, label, z):
-        with torch.autocast("cuda", enabled=False):  # as the rollout encodes labels
+        with autocast(label.device, torch.float32):  # as the rollout encodes labels
             self.label_transformation = Replayed(model.label_transformation, label)
         self.frame_transformation = Replayed(model.frame_transformation, frame)
         frame_features = self.frame_transformation(frame)

@@ -8,9 +8,9 @@ PERFECT_PSNR = 100.0
 
 
 def psnr(prediction, target):
-    """PSNR in dB of each frame: [..., 3, H, W] -> [...]. The prediction is clamped to [0, 1] first; an
-    error below that of 100 dB counts as 100 dB, so that a perfect frame is not infinite."""
-    error = (prediction.clamp(0, 1) - target).square().mean(dim=(-3, -2, -1))
+    """PSNR in dB of each frame: [..., 3, H, W] -> [...], of images in [0, 1] or uint8. The prediction is clamped to
+    [0, 1] first; an error below that of 100 dB counts as 100 dB, so that a perfect frame is not infinite."""
+    error = (to_unit(prediction).clamp(0, 1) - to_unit(target)).square().mean(dim=(-3, -2, -1))
     return -10 * torch.log10(error.clamp(min=10 ** (-PERFECT_PSNR / 10)))
 
 
@@ -61,7 +61,7 @@ def summarise(predictions, targets):
 
 
 def trivial_predictions(train, frames, labels):
-    """What a video looks like to predictors that learn nothing, by name: [B, T, 3, H, W] each.
+    """What a video looks like to predictors that learn nothing, by name: [B, T, 3, H, W] each, in [0, 1].
 
     train: training set with uint8 `frames` and `labels`, [N, 3, H, W]; frames: [B, >=1, 3, H, W];
     labels: [B, T, 3, H, W]; uint8 too, or in [0, 1]. The nearest label is that of least L2 distance.
@@ -71,7 +71,7 @@ def trivial_predictions(train, frames, labels):
     return {
         "nearest label": to_unit(train.frames[nearest]).unflatten(0, (batch, length)),
         "mean frame": mean_image(train.frames).expand(labels.shape),
-        "first frame": frames[:, :1].expand(labels.shape),
+        "first frame": to_unit(frames[:, :1]).expand(labels.shape),
     }
 
 
@@ -105,7 +105,7 @@ def course_score(prediction, target, public=None):
         public = [number < PUBLIC_SEQUENCES for number in range(len(target))]
     scored = slice(1, SCORED_FRAMES + 1)
     scores = torch.stack([
-        psnr(to_unit(predicted[scored]), to_unit(true[scored])).mean() for predicted, true in zip(prediction, target)
+        psnr(predicted[scored], true[scored]).mean() for predicted, true in zip(prediction, target)
     ])
     public = torch.tensor(public)
     parts = {"score": scores, "public": scores[public], "private": scores[~public]}

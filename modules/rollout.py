@@ -124,7 +124,7 @@ def _encode_labels(model, labels):
     Always in float32: BatchNorm enlarges what bfloat16 rounds off a white background, by half a dB.
     """
     def encode(images):
-        with torch.autocast(images.device.type, enabled=False):
+        with autocast(images.device, torch.float32):
             return model.label_transformation(to_unit(images))
 
     if model.training:

@@ -244,7 +244,7 @@ def complete(run, truth, scripts):
             scripts.run(folder, "Trainer", "--resume", "--save_root", folder)
         else:
             scripts.run(folder, "Trainer", *run.words, "--save_root", folder, "--overwrite")
-        for split, flags in (("test", ["--gt", truth] if truth.is_file() else []), ("val", [])):
+        for split, flags in (("test", ["--gt", truth] if shows_frames_of(truth, folder) else []), ("val", [])):
             scripts.run(folder, "Tester", *run.words, "--ckpt_path", best, "--save_root", folder / split,
                         "--split", split, "--no-make_gif", *flags)
     except RunError as error:
@@ -257,6 +257,16 @@ def complete(run, truth, scripts):
         "scores": {split: json.loads(path.read_text()) for split, path in scores.items() if path.is_file()},
     })
     return run
+
+
+def shows_frames_of(truth, folder):
+    """Whether the ground truth file is there, with frames as large as those of the run in `folder`."""
+    if not truth.is_file():
+        return False
+    with open(truth) as file:
+        pixels = [name for name in file.readline().strip().split(",") if name.isdecimal()]
+    flags = Plotting.read_arguments(folder)
+    return len(pixels) == 3 * flags["frame_H"] * flags["frame_W"]
 
 
 def rows_of(recipes, runs):
@@ -363,21 +373,19 @@ def draw_sheet(out, runs, root, truth):
 
     labels = list_test_sequences(root)[2][0]
     times = np.unique(np.linspace(1, len(labels) - 1, SHEET_COLUMNS).round().astype(int))
-    flags = Plotting.read_arguments(runs[0].folder)
-    size = flags["frame_H"], flags["frame_W"]
+    label = read_image(labels[0])
 
-    def frames(path, flag, size):
+    def frames(path, flag, run):
+        flags = Plotting.read_arguments(run.folder)
         pixels, _ = read_pixels_csv(path, flag)
-        return pixels[times].reshape(-1, 3, *size).transpose(0, 2, 3, 1)
+        return pixels[times].reshape(-1, 3, flags["frame_H"], flags["frame_W"]).transpose(0, 2, 3, 1)
 
     rows = {"label": [read_image(labels[time]).permute(1, 2, 0).numpy() for time in times]}
-    if truth.is_file():
-        rows["truth"] = frames(truth, "--gt", size)
+    for run in [run for run in runs if shows_frames_of(truth, run.folder)][:1]:
+        rows["truth"] = frames(truth, "--gt", run)
     for run in first_of_each(runs):
-        flags = Plotting.read_arguments(run.folder)
-        rows[run.recipe.name] = frames(run.folder / "test" / "submission.csv", "submission",
-                                       (flags["frame_H"], flags["frame_W"]))
-    width, height = 2.0, 2.0 * size[0] / size[1]
+        rows[run.recipe.name] = frames(run.folder / "test" / "submission.csv", "submission", run)
+    width, height = 2.0, 2.0 * label.shape[1] / label.shape[2]
     figure = Figure(figsize=(1.5 + width * len(times), 0.4 + (height + 0.06) * len(rows)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     grid = figure.subplots(len(rows), len(times), squeeze=False)

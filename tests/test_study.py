@@ -97,6 +97,15 @@ def test_diverging_recipe_is_a_failed_row(done):
     assert row["failed"] in (out / "study.md").read_text()
 
 
+def test_recipe_of_other_frames_than_the_ground_truth_is_validated_only(dancer, study, tmp_path):
+    study("tiny.txt --frame_H 16 --frame_W 32", "tiny.txt", *flags(epochs=1, DR=dancer))
+    small, whole = read_csv(tmp_path / "study/study.csv")[:2]
+    assert small["failed"] == whole["failed"] == ""
+    assert small["val_psnr"] and not small["test_psnr"]
+    assert whole["val_psnr"] and whole["test_psnr"]
+    assert (tmp_path / "study/sheet.png").is_file()
+
+
 def test_started_again_it_runs_nothing(done):
     folder, words = done
     before, table = files_and_times(folder / "study"), (folder / "study/study.csv").read_bytes()

@@ -88,6 +88,17 @@ class Decoder_Fusion(nn.Module):
         return self.merge_half(half + enlarge(self.up_half(quarter), like=half))
 
 
+class LeakySigmoid(nn.Sigmoid):
+    """A sigmoid whose slope is LEAK more in the backward pass. Without it a network that early in training came to
+    generate black frames alone would stay there, because the sigmoid is flat."""
+
+    LEAK = 0.02
+
+    def forward(self, x):
+        frame = super().forward(x)
+        return frame + self.LEAK * (x - x.detach()) if torch.is_grad_enabled() else frame
+
+
 class Generator(nn.Sequential):
     """Fused features -> frame: [B, D, H/2, W/2] -> [B, 3, H, W].
 
@@ -95,7 +106,7 @@ class Generator(nn.Sequential):
     """
 
     def __init__(self, D_out_dim, out_channels):
-        super().__init__(nn.Conv2d(D_out_dim, 4 * out_channels, 3, padding=1), nn.PixelShuffle(2), nn.Sigmoid())
+        super().__init__(nn.Conv2d(D_out_dim, 4 * out_channels, 3, padding=1), nn.PixelShuffle(2), LeakySigmoid())
 
 
 def dimensions_of(weights):

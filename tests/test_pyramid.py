@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from conftest import TINY_CLIPS, TINY_NETWORK, flags, read_csv
 from modules import VAE_Model
 from modules.images import to_unit
+from modules.pyramid import LeakySigmoid
 from modules.rollout import generate
 
 CLIPS, LENGTH = 3, 6
@@ -47,6 +48,28 @@ def test_frames_stay_frames_whatever_the_weights(scale):
             weights *= scale
     video = generated(model, frames, labels)
     assert video.isfinite().all() and video.min() >= 0 and video.max() <= 1
+
+
+def test_black_frames_have_a_way_back():
+    """Where the sigmoid itself is flat."""
+    model, (frames, labels) = pyramid(), map(to_unit, pixels())
+    with torch.no_grad():
+        model.Generator[0].bias -= 40
+    noise = torch.randn(LENGTH - 1, CLIPS, *model.z_shape(8, 16))
+    terms, following = model(frames, labels, iter(noise).__next__, 0.0)
+    assert following.max() < 1e-12
+    terms["loss"].backward()
+    assert all(weights.grad.abs().max() > 1e-6 for weights in model.Decoder_Fusion.parameters())
+
+
+def test_slope_of_the_output_is_that_of_the_sigmoid_and_a_little_more():
+    x = torch.linspace(-30, 30, 61, dtype=torch.float64, requires_grad=True)
+    frame = LeakySigmoid()(x)
+    torch.testing.assert_close(frame, torch.sigmoid(x), rtol=0, atol=0)
+    slope, = torch.autograd.grad(frame.sum(), x)
+    torch.testing.assert_close(slope, torch.sigmoid(x) * torch.sigmoid(-x) + LeakySigmoid.LEAK)
+    with torch.no_grad():
+        assert torch.equal(LeakySigmoid()(torch.tensor([-torch.inf, torch.inf])), torch.tensor([0.0, 1.0]))
 
 
 def test_batch_equals_its_sequences_in_training_mode_too():

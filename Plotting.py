@@ -200,7 +200,8 @@ def plot_epochs(ax, run, column, label, **style):
 
 def draw_loss(runs, side_by_side):
     """Loss, MSE and KL of a predicted frame over the epochs, one above the other."""
-    rows = {"loss": "loss\n(MSE + \u03b2 KL)", "mse": "MSE\n(pixels in [0, 1])", "kl": "KL\n(nats per frame)"}
+    logarithmic = any(run.arguments.get("reconstruction") == "log_mse" for run in runs)
+    rows = {"loss": f"loss\n({'log MSE' if logarithmic else 'MSE'} + \u03b2 KL)", "mse": "MSE\n(pixels in [0, 1])", "kl": "KL\n(nats per frame)"}
     labels = [run.label for run in runs]
     figure, axes = panels(labels, side_by_side, "Training loss", rows.values(), "epoch")
     for run, column, style in zip(runs, axes, cycle(STYLES)):

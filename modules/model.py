@@ -3,7 +3,7 @@
 from torch import nn
 
 from . import networks, pyramid
-from .losses import kl_divergence, mean_squared_error
+from .losses import RECONSTRUCTIONS, kl_divergence, mean_squared_error
 from .rollout import next_input, rollout
 
 NETWORKS = {"template": networks, "pyramid": pyramid}
@@ -38,17 +38,20 @@ class VAE_Model(nn.Module):
         """Features of the input frame, features of the label and z, [B, ., ., .] each -> the frame, [B, 3, H, W]."""
         return self.Generator(self.Decoder_Fusion(frame_features, label_features, z))
 
-    def forward(self, frames, labels, draw_noise, beta, teacher_forced=None, **rollout_settings):
+    def forward(self, frames, labels, draw_noise, beta, teacher_forced=None, reconstruction="mse",
+                **rollout_settings):
         """Loss of a batch of clips, [B, T, 3, H, W] each, in [0, 1].
 
         beta: weight of the KL; draw_noise, teacher_forced and the settings: see `rollout`.
+        reconstruction: the term that stands beside the KL in the loss; see `losses.RECONSTRUCTIONS`.
         Returns {"loss", "mse", "kl"}, each a sum over the predicted frames 1..T-1, and the frame that is
         the input of the step after the clip, [B, 3, H, W], without gradient.
         """
-        mse = kl = 0
+        error = mse = kl = 0
         steps = rollout(self, frames, labels, draw_noise, teacher_forced, **rollout_settings)
         for t, step in enumerate(steps, start=1):
+            error = error + RECONSTRUCTIONS[reconstruction](step.frame, frames[:, t])
             mse = mse + mean_squared_error(step.frame, frames[:, t])
             kl = kl + kl_divergence(step.mu, step.logvar)
         following = next_input(step.frame.detach(), frames, teacher_forced, t)
-        return {"loss": mse + beta * kl, "mse": mse, "kl": kl}, following
+        return {"loss": error + beta * kl, "mse": mse, "kl": kl}, following

@@ -30,8 +30,8 @@ class Clips(NamedTuple):
 class ClipTrainer:
     """A model with its optimizer: `train_on` a batch of clips.
 
-    dtype: what the networks compute in. args: the flags --optim, --lr, --accumulate, --bptt, --clamp_feedback,
-    --input_noise, --frames_at_once, --checkpoint_frames and --cuda_graphs.
+    dtype: what the networks compute in. args: the flags --optim, --lr, --accumulate, --reconstruction, --bptt,
+    --clamp_feedback, --input_noise, --frames_at_once, --checkpoint_frames and --cuda_graphs.
     """
 
     def __init__(self, model, device, dtype, args):
@@ -91,7 +91,7 @@ class ClipTrainer:
             as_input = input_filter(self.args.clamp_feedback, None if input_noise is None else iter(input_noise))
             with autocast(self.device, self.dtype):
                 terms, following = self.parallel_model(
-                    frames, labels, iter(noise).__next__, beta, forced, as_input=as_input,
+                    frames, labels, iter(noise).__next__, beta, forced, self.args.reconstruction, as_input=as_input,
                     frames_at_once=self._frames_at_once(len(frames)), recompute=self.args.checkpoint_frames)
             self.scaler.scale(terms["loss"] * share).backward()
             return torch.stack([terms[name].detach().double() for name in TERMS[:3]]), following

@@ -7,7 +7,8 @@ import torch
 from torch.distributions import Normal, kl_divergence as kl_of_distributions
 
 from conftest import tiny_model
-from modules.losses import kl_divergence
+from modules.losses import RECONSTRUCTIONS, kl_divergence
+from modules.rollout import rollout
 
 CLIPS, LENGTH, SIZE = 3, 5, (8, 16)
 
@@ -70,6 +71,28 @@ def test_teacher_forced_loss_is_of_the_predictions(model):
     terms["mse"].backward()
     for name, network in model.named_children():
         assert any(weights.grad.abs().max() > 0 for weights in network.parameters()), name
+
+
+def test_loss_with_the_logarithm_of_each_frames_mse():
+    model = noiseless()
+    frames, labels = clips()
+    steps = list(rollout(model, frames, labels, noise()))
+    errors = torch.stack([(step.frame - frames[:, t]).square().mean(dim=(1, 2, 3))
+                          for t, step in enumerate(steps, start=1)])
+    plain, _ = noiseless()(frames, labels, noise(), 0.3)
+    terms, _ = noiseless()(frames, labels, noise(), 0.3, reconstruction="log_mse")
+    assert terms["mse"] == plain["mse"] and terms["kl"] == plain["kl"]
+    expected = 0.01 * torch.log(errors + 1e-4).mean(dim=1).sum() + 0.3 * terms["kl"]
+    assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_logarithm_has_the_slope_of_the_mse_at_20_db_and_ten_times_that_at_30():
+    for error, slope in ((0.0099, 1.0), (0.0009, 10.0)):
+        target = torch.rand(1, 3, *SIZE, dtype=torch.float64, generator=draws())
+        prediction = (target + error**0.5).requires_grad_()
+        plain, logarithmic = (torch.autograd.grad(reconstruct(prediction, target), prediction)[0]
+                              for reconstruct in (RECONSTRUCTIONS["mse"], RECONSTRUCTIONS["log_mse"]))
+        torch.testing.assert_close(logarithmic, slope * plain)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])

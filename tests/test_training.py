@@ -28,8 +28,8 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 def settings(**changed):
     """Flags; SGD, because Adam enlarges the rounding of gradients next to nothing."""
-    plain = {"optim": "SGD", "lr": 0.1, "accumulate": 1, "bptt": 0, "clamp_feedback": True, "input_noise": 0.1,
-             "frames_at_once": 1, "checkpoint_frames": False, "cuda_graphs": False}
+    plain = {"optim": "SGD", "lr": 0.1, "accumulate": 1, "reconstruction": "mse", "bptt": 0, "clamp_feedback": True,
+             "input_noise": 0.1, "frames_at_once": 1, "checkpoint_frames": False, "cuda_graphs": False}
     return SimpleNamespace(**{**plain, **changed})
 
 

@@ -180,15 +180,16 @@ def with_legend(figure, ax, labels):
 
 
 def log_scale(axes):
-    """Give axes that share their y axis a logarithmic one, if any value is positive.
+    """Give axes that share their y axis a logarithmic one, if some value is positive and none is negative.
 
-    Zeros, and what is below 1e-7 of the largest value, run out at the bottom.
+    Zeros, and what is below 1e-7 of the 0.9 quantile of the values, run out at the bottom.
     """
     values = np.concatenate([line.get_ydata() for ax in axes for line in ax.lines])
-    values = values[np.isfinite(values) & (values > 0)]
-    if values.size:
+    values = values[np.isfinite(values)]
+    if (values > 0).any() and not (values < 0).any():
+        values = values[values > 0]
         axes[0].set_yscale("log", nonpositive="clip")
-        axes[0].set_ylim(max(values.min(), 1e-7 * values.max()) / 1.4, values.max() * 1.4)
+        axes[0].set_ylim(max(values.min(), 1e-7 * np.quantile(values, 0.9)) / 1.4, values.max() * 1.4)
 
 
 def plot_epochs(ax, run, column, label, **style):
@@ -201,7 +202,8 @@ def plot_epochs(ax, run, column, label, **style):
 def draw_loss(runs, side_by_side):
     """Loss, MSE and KL of a predicted frame over the epochs, one above the other."""
     logarithmic = any(run.arguments.get("reconstruction") == "log_mse" for run in runs)
-    rows = {"loss": f"loss\n({'log MSE' if logarithmic else 'MSE'} + \u03b2 KL)", "mse": "MSE\n(pixels in [0, 1])", "kl": "KL\n(nats per frame)"}
+    rows = {"loss": f"loss\n({'log MSE' if logarithmic else 'MSE'} + \u03b2 KL)",
+            "mse": "MSE\n(pixels in [0, 1])", "kl": "KL\n(nats per frame)"}
     labels = [run.label for run in runs]
     figure, axes = panels(labels, side_by_side, "Training loss", rows.values(), "epoch")
     for run, column, style in zip(runs, axes, cycle(STYLES)):

@@ -194,6 +194,8 @@ def words_of(recipe, root, epochs, seed):
 def check_unchanged(run):
     """Raise UsageError if the run's folder holds one of other flags."""
     wanted, saved = vars(options.trainer_parser().parse_args(run.words)), Plotting.read_arguments(run.folder)
+    if saved:  # an older run has the defaults of the flags that it did not know
+        saved = vars(options.trainer_parser().parse_args([])) | saved
     for name in wanted.keys() & saved.keys() - NOT_OF_THE_RECIPE:
         if wanted[name] != saved[name]:
             raise UsageError(f"{run.folder} is a run with --{name} {saved[name]}, not {wanted[name]}; "
@@ -271,7 +273,7 @@ def shows_frames_of(truth, folder):
 
 def rows_of(recipes, runs):
     """The rows of the table: the recipes, then the trivial predictors."""
-    rows, trivial = [], []
+    rows = []
     for recipe in recipes:
         mine = [run for run in runs if run.recipe is recipe]
         results = [run.result for run in mine if run.result]
@@ -283,10 +285,11 @@ def rows_of(recipes, runs):
             row |= {"parameters": results[0]["parameters"], "epochs": recipe.epochs,
                     "seconds": np.mean([result["seconds"] for result in results])}
             row |= summary([result["scores"] for result in results], "this model")
-            trivial = trivial or [{"recipe": name, **summary([results[0]["scores"]], name)}
-                                  for name in results[0]["scores"]["val"] if name != "this model"]
         rows.append(row)
-    return rows + trivial
+    scores = [run.result["scores"] for run in runs if run.result]
+    complete_scores = max(scores, key=len, default={"val": {}})  # with those of the test, if a run has them
+    return rows + [{"recipe": name, **summary([complete_scores], name)}
+                   for name in complete_scores["val"] if name != "this model"]
 
 
 def summary(scores, predictor):

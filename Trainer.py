@@ -32,7 +32,7 @@ from modules.training import TERMS, Clips, ClipTrainer
 # Another value on --resume would go on with other clips or another network, so it is refused.
 FIXED_IN_A_RUN = ("batch_size", "accumulate", "train_vi_len", "val_vi_len", "partial", "fast_train", "fast_partial",
                   "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "network", "F_dim", "L_dim",
-                  "N_dim", "D_out_dim", "posterior", "optim", "bptt", "seed")
+                  "N_dim", "D_out_dim", "posterior", "reconstruction", "optim", "bptt", "seed")
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}
 BEFORE_TRAINING = {"last_epoch": -1, "step": 0, "totals": None, "best_psnr": -float("inf")}
@@ -209,6 +209,7 @@ def parse_arguments():
 def check_resumable(checkpoint, parser, path):
     """Raise UsageError unless the flags and the state in a checkpoint are such as a run of this program writes."""
     parser.check_saved(checkpoint["arguments"], path)
+    checkpoint["arguments"].setdefault("reconstruction", "mse")  # a run older than the flag
     missing = [name for name in FIXED_IN_A_RUN if name not in checkpoint["arguments"]]
     if missing:
         raise UsageError(f"--resume: {path} does not say its --{missing[0]}; start from its weights with --ckpt_path")

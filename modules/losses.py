@@ -12,9 +12,10 @@ def mean_squared_error(prediction, target):
 def log_mean_squared_error(prediction, target):
     """Mean over the batch of 0.01 log(MSE + 1e-4) of each frame: its PSNR, negative and in other units.
 
-    A frame that is nearly right keeps its slope, up to some 40 dB, where that of the MSE dies away; both slopes are
-    the same at an MSE of 0.01. It is the likelihood of a Gaussian whose variance is the best one for each frame
-    (optimal sigma-VAE; Rybkin et al. 2021, arXiv:2006.13202).
+    Each frame's gradient is that of its MSE, weighed by 0.01 / (MSE + 1e-4): a nearly right frame counts as much as a
+    bad one, up to some 40 dB, as it does in a mean PSNR. Up to a factor and a constant it is the negative
+    log-likelihood of a Gaussian whose variance is the best one for each frame (optimal sigma-VAE; Rybkin et al.
+    2021, arXiv:2006.13202).
     """
     each = functional.mse_loss(prediction, target, reduction="none").flatten(1).mean(dim=1)
     return 0.01 * torch.log(each + 1e-4).mean()

@@ -184,7 +184,7 @@ def add_training_options(parser):
     group.add_argument("--train_vi_len", type=at_least(2), default=16, help="frames in a training clip")
     group.add_argument("--optim", choices=["Adam", "AdamW"], default="Adam", help="optimizer")
     group.add_argument("--reconstruction", choices=["mse", "log_mse"], default="mse",
-                       help="what stands beside the KL in the loss: the MSE, or the logarithm of each frame's, which is "
+                       help="what stands beside the KL in the loss: the MSE, or 0.01 log(MSE + 1e-4) of each frame, "
                             "its PSNR in other units")
     group.add_argument("--partial", type=fraction, default=1.0, help="fraction of the training set to use")
     group.add_argument("--fast_train", action="store_true",

@@ -89,14 +89,14 @@ class Decoder_Fusion(nn.Module):
 
 
 class LeakySigmoid(nn.Sigmoid):
-    """A sigmoid whose slope is LEAK more in the backward pass. Without it a network that early in training came to
-    generate black frames alone would stay there, because the sigmoid is flat."""
+    """A sigmoid whose slope in the backward pass is LEAK more. Without that a network that has come to generate only
+    black frames, early in training, stays there, because the sigmoid is flat."""
 
     LEAK = 0.02
 
     def forward(self, x):
         frame = super().forward(x)
-        return frame + self.LEAK * (x - x.detach()) if torch.is_grad_enabled() else frame
+        return frame + self.LEAK * (x - x.detach()).nan_to_num() if torch.is_grad_enabled() else frame
 
 
 class Generator(nn.Sequential):

@@ -91,8 +91,9 @@ class ClipTrainer:
             as_input = input_filter(self.args.clamp_feedback, None if input_noise is None else iter(input_noise))
             with autocast(self.device, self.dtype):
                 terms, following = self.parallel_model(
-                    frames, labels, iter(noise).__next__, beta, forced, self.args.reconstruction, as_input=as_input,
-                    frames_at_once=self._frames_at_once(len(frames)), recompute=self.args.checkpoint_frames)
+                    frames, labels, iter(noise).__next__, beta, forced, as_input=as_input,
+                    reconstruction=self.args.reconstruction, frames_at_once=self._frames_at_once(len(frames)),
+                    recompute=self.args.checkpoint_frames)
             self.scaler.scale(terms["loss"] * share).backward()
             return torch.stack([terms[name].detach().double() for name in TERMS[:3]]), following
 

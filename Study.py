@@ -273,10 +273,10 @@ def shows_frames_of(truth, folder):
 
 def rows_of(recipes, runs):
     """The rows of the table: the recipes, then the trivial predictors."""
-    rows = []
+    rows, scores = [], []
     for recipe in recipes:
         mine = [run for run in runs if run.recipe is recipe]
-        results = [run.result for run in mine if run.result]
+        results = [result for run in mine if (result := run.result)]
         failed = {run.failed: ", ".join(other.folder.name for other in mine if other.failed == run.failed)
                   for run in mine if run.failed}
         row = {"recipe": recipe.name, "seeds": len(results),
@@ -286,7 +286,7 @@ def rows_of(recipes, runs):
                     "seconds": np.mean([result["seconds"] for result in results])}
             row |= summary([result["scores"] for result in results], "this model")
         rows.append(row)
-    scores = [run.result["scores"] for run in runs if run.result]
+        scores += [result["scores"] for result in results]
     complete_scores = max(scores, key=len, default={"val": {}})  # with those of the test, if a run has them
     return rows + [{"recipe": name, **summary([complete_scores], name)}
                    for name in complete_scores["val"] if name != "this model"]
@@ -376,7 +376,6 @@ def draw_sheet(out, runs, root, truth):
 
     labels = list_test_sequences(root)[2][0]
     times = np.unique(np.linspace(1, len(labels) - 1, SHEET_COLUMNS).round().astype(int))
-    label = read_image(labels[0])
 
     def frames(path, flag, run):
         flags = Plotting.read_arguments(run.folder)
@@ -384,11 +383,13 @@ def draw_sheet(out, runs, root, truth):
         return pixels[times].reshape(-1, 3, flags["frame_H"], flags["frame_W"]).transpose(0, 2, 3, 1)
 
     rows = {"label": [read_image(labels[time]).permute(1, 2, 0).numpy() for time in times]}
-    for run in [run for run in runs if shows_frames_of(truth, run.folder)][:1]:
-        rows["truth"] = frames(truth, "--gt", run)
+    scored = next((run for run in runs if shows_frames_of(truth, run.folder)), None)
+    if scored:
+        rows["truth"] = frames(truth, "--gt", scored)
     for run in first_of_each(runs):
         rows[run.recipe.name] = frames(run.folder / "test" / "submission.csv", "submission", run)
-    width, height = 2.0, 2.0 * label.shape[1] / label.shape[2]
+    height, width, _ = rows["label"][0].shape
+    width, height = 2.0, 2.0 * height / width
     figure = Figure(figsize=(1.5 + width * len(times), 0.4 + (height + 0.06) * len(rows)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     grid = figure.subplots(len(rows), len(times), squeeze=False)

@@ -14,7 +14,7 @@ from modules.images import to_unit
 from modules.rollout import generate
 
 TINY = {**TINY_NETWORK, "frame_H": 8, "frame_W": 16, "train_vi_len": 5, "val_vi_len": 10, "num_epoch": 1,
-        "num_workers": 0, "device": "cpu"}
+        "num_workers": 0, "device": "cpu", "amp": "off"}
 
 
 @pytest.mark.parametrize("posterior", ["previous", "current"])

@@ -16,7 +16,7 @@ from modules.training import TERMS
 # 14 clips: the last batch of 8 has 6, which two processes share; in the run with bptt one of 12 has 2.
 TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, train_vi_len=5, val_vi_len=8, num_epoch=2, num_workers=1,
                  tfr=0.5, tfr_per="frame", input_noise=0.05, lr=1e-3, kl_weight=1e-3, kl_anneal_type="None",
-                 reconstruction="log_mse", save_minutes=1e-4, device="cpu")
+                 reconstruction="log_mse", save_minutes=1e-4, device="cpu", amp="off")
 
 
 def start(number, *words, processes=None):

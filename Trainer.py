@@ -320,7 +320,7 @@ def train_one_epoch(trainer, dataset, epoch, args, state, after_steps):
     totals = state["totals"] or dict.fromkeys(("clips", *TERMS), 0.0)  # over all processes
     sums = torch.zeros(len(TERMS), dtype=torch.float64, device=trainer.device)  # of this one
     if rank() == 0:
-        sums += torch.tensor([totals[name] for name in TERMS], dtype=torch.float64)
+        sums += torch.tensor([totals[name] for name in TERMS], dtype=torch.float64, device=trainer.device)
     progress = tqdm(batches[state["step"]:], desc=f"epoch {epoch}", initial=state["step"], total=len(batches),
                     unit="batch", disable=None if rank() == 0 else True, leave=False)
 

@@ -1,4 +1,4 @@
-# make demo: the stage dancer, a small network trained on it, its test, scores and figures (runs/demo)
+# make demo: the stage dancer, a small network trained on it, its figures, test and scores (runs/demo)
 # make test: the test suite
 # Both make the environment .venv first, from Python 3.11 or newer (another one: make PYTHON=python3.12 demo).
 
@@ -11,7 +11,6 @@ demo: .venv/ready
 	test -d data/dancer || $(RUN) Preparer.py --dancer data/dancer
 	$(RUN) Trainer.py @recipes/demo.txt --DR data/dancer --save_root runs/demo --overwrite
 	$(RUN) Tester.py --ckpt_path runs/demo/best.ckpt --gt data/dancer/test/gt.csv
-	$(RUN) Plotting.py runs/demo
 	@echo "Watch runs/demo/test/compare_seq0.gif, and look at the figures in runs/demo."
 
 test: .venv/ready

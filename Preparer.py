@@ -1,8 +1,8 @@
 """Make the built-in dataset (--dancer), or check a dataset that is already there (--check)."""
 
-from modules.dancer import dancer_settings, make_dancer
-from modules.errors import UsageError, run_script
-from modules.options import Parser, natural_int, positive_int
+from cli.errors import UsageError, run_script
+from cli.parser import Parser, natural_int, positive_int
+from stage_dancer.dataset import dancer_settings, make_dancer
 
 
 def build_parser():

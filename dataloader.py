@@ -10,16 +10,15 @@ folder may join several sequences: sequences.txt then holds their lengths, one a
 
 import os
 import re
-from copy import copy
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 
-from modules.dancer import is_dancer, make_dancer
-from modules.decoding import decode_cached, decode_with, first_few, read_images
-from modules.errors import UsageError
-from modules.images import to_unit
+from cli.errors import UsageError
+from media.decoded import decode_cached, decode_with, first_few, read_images
+from modules.pixels import to_unit
+from stage_dancer.dataset import is_dancer, make_dancer
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 
@@ -34,15 +33,15 @@ class Dataset_Dance(Dataset):
     partial: the fraction of the frames to use, from the start.
 
     An item is (frames, labels), float in [0, 1], [T, 3, H, W] each. Item k of "train" and "val"
-    is the k-th clip, back to back; training orders its clips by `epoch_starts` instead.
+    is the k-th clip, back to back; Trainer.py orders its clips by engine.batches.epoch_starts.
     """
 
-    def __init__(self, root, transform=None, mode="train", video_len=16, partial=1.0, *,
+    def __init__(self, root, transform=None, mode="train", video_len=7, partial=1.0, *,
                  frame_size=(32, 64), num_workers=4):
         if mode not in ("train", "val", "test"):
             raise ValueError(f"mode {mode!r} is none of train, val, test")
         root = existing_root(root)
-        self.mode, self.video_len = mode, video_len
+        self.root, self.mode, self.video_len = root, mode, video_len
 
         def decode(paths):
             if transform is not None:
@@ -96,27 +95,6 @@ class Dataset_Dance(Dataset):
         """The clips that begin at `starts` [B]: uint8 frames and labels, [B, T, 3, H, W] each."""
         places = starts[:, None] + torch.arange(self.video_len, device=starts.device)
         return self.frames[places], self.labels[places]
-
-
-def place_on(dataset, device, where="auto"):
-    """The dataset with its pixels on the CUDA `device`, where clips are cut without the host; itself elsewhere.
-    where: see --data_device."""
-    if device.type != "cuda" or where == "cpu":
-        return dataset
-    size, free = dataset.frames.nbytes + dataset.labels.nbytes, torch.cuda.mem_get_info(device)[0]
-    if where == "auto" and size > free / 4:
-        print(f"note: the dataset takes {size / 2**30:.1f} GiB, the GPU has {free / 2**30:.1f} GiB free: its frames "
-              "stay in main memory", flush=True)
-        return dataset
-    placed = copy(dataset)
-    placed.frames, placed.labels = dataset.frames.to(device), dataset.labels.to(device)
-    return placed
-
-
-def epoch_starts(dataset, generator, shuffle=True, random_start=True, partial=1.0):
-    """The first frames of the clips of one epoch, int64 [clips], in the order of training."""
-    starts = dataset.starts(partial, generator if random_start else None)
-    return starts[torch.randperm(len(starts), generator=generator)] if shuffle else starts
 
 
 def _cut(lengths, partial):

@@ -12,16 +12,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.errors import RunError, UsageError, run_script  # noqa: E402
-from modules.options import Parser, at_least, positive_int  # noqa: E402
-from modules.outputs import table, write_json  # noqa: E402
+from cli.errors import RunError, run_script  # noqa: E402
+from cli.files import usable, write_json  # noqa: E402
+from cli.parser import Parser, at_least, positive_int  # noqa: E402
+from cli.tables import text_table  # noqa: E402
 
 # This process does without torch: on Linux the peak memory of a process begins at that of the one that starts it.
 
 NAMES = ("losses", "training", "rollout", "data", "epoch", "ablation")
 SIDES = ("plain", "ours")
 FEEDBACK = {"teacher-forced": True, "free-running": False}
-LARGEST_DIFFERENCE, COMPARED_STEPS = 1e-4, 5  # relative, of the losses; see design.md
+LARGEST_DIFFERENCE, COMPARED_STEPS = 1e-4, 5  # relative, of the losses: what Adam makes of rounding
 DEFAULT = {"repeats": 3, "flags": {}, "sequences": 5, "rollout_frames": 41, "steps": 2,
            "epoch_frames": 192, "val_frames": 48}
 QUICK = {"repeats": 2, "flags": {"F_dim": 32, "L_dim": 16, "N_dim": 4, "D_out_dim": 32, "train_vi_len": 8},
@@ -54,11 +55,9 @@ def build_parser():
 def main():
     args = build_parser().parse_args()
     out = Path(args.out)
-    try:
+    with usable("--out", out):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.open("a").close()
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be written ({error.strerror}); give another file") from None
     settings = dict(QUICK if args.quick else DEFAULT)
     settings["flags"] = settings["flags"] | {"device": args.device, "num_workers": min(os.cpu_count(), 4)}
     settings["repeats"] = args.repeats or settings["repeats"]
@@ -77,7 +76,7 @@ def main():
             report["losses"] = compare_losses(settings)
         elif name in args.only:
             rows = [add_shares(row, machine) for row in MEASURED[name](settings)]
-            print("\n" + table([shown(row) for row in rows]), flush=True)
+            print("\n" + text_table([shown(row) for row in rows]), flush=True)
             report["rows"] += rows
         write_json(out, report)
     print(f"\nwritten to {out}")

@@ -16,13 +16,18 @@ import torch
 from torch import nn
 
 from benchmarks import plain
-from dataloader import Dataset_Dance, epoch_starts, place_on
-from modules import VAE_Model, devices
-from modules.images import to_uint8, to_unit
-from modules.options import network_of, trainer_parser
-from modules.rollout import generate
-from modules.training import Clips, ClipTrainer
-from Trainer import BEFORE_TRAINING, fit, random_stream
+from cli.flags import network_settings, schedule_settings, trainer_parser
+from dataloader import Dataset_Dance
+from engine import devices, optimization
+from engine.batches import Clips, EpochBatches, epoch_starts, place_on, random_stream
+from engine.evaluation import generate_sequences, validate
+from engine.recorder import RunRecorder
+from engine.schedules import Schedules
+from engine.training import RunState, train_one_epoch
+from modules import VAE_Model
+from modules.metrics import summarise
+from modules.noise import Noise
+from modules.pixels import to_uint8, to_unit
 
 BETA = 1e-4  # at which both terms of an untrained network's loss count
 LARGEST_MATRIX = 8192
@@ -38,7 +43,7 @@ def flags(**values):
 
 def make_model(args):
     torch.manual_seed(args.seed)
-    return VAE_Model(**network_of(args))
+    return VAE_Model(**network_settings(args))
 
 
 def noise_streams(seed, clips, device):
@@ -63,7 +68,8 @@ class Plain:
         if noise_seed is not None:
             shape = (self.args.train_vi_len - 1, *self.model.z_shape(self.args.frame_H, self.args.frame_W))
             streams = noise_streams(noise_seed, len(batch[0]), self.device)
-            noise = torch.stack([torch.randn(shape, generator=stream, device=stream.device) for stream in streams], 1)
+            steps = [Noise(streams, self.device).normal(*shape[1:]) for _ in range(shape[0])]
+            noise = torch.stack(steps)
         return plain.train_on(self.model, self.optimizer, *batch, BETA, teacher_forced, noise)
 
     def roll_out(self, first_frames, labels):
@@ -95,24 +101,24 @@ class Plain:
 
 
 class Ours:
-    """What is measured, done by the functions that Trainer.py and Tester.py call. without: the one of our choices
-    that is not made."""
+    """What is measured, done by the functions that Trainer.py and Tester.py call. without: one of our choices that is
+    not made."""
 
     def __init__(self, args, without=""):
         self.args = args
-        if without == "freed_memory_kept":
-            devices._keep_freed_memory = lambda: None
         if without == "bfloat16":
             args.amp = "off"
-        if without == "frames_at_once":
-            args.frames_at_once = 1
-        if without == "cuda_graphs":
-            args.cuda_graphs = False
+        if without == "forced_frames_as_one_batch":
+            optimization.IMAGES_AT_ONCE = {"cpu": 1, "cuda": 1, "mps": 1}
+        if without != "tuned_cpu":
+            devices.tune_cpu()
         self.device = devices.choose_device(args.device, args.gpu)
         self.dtype = devices.choose_precision(args.amp, self.device)
         layout = torch.contiguous_format if without == "channels_last" else torch.channels_last
         self.model = make_model(args).to(self.device, memory_format=layout)
-        self.trainer = ClipTrainer(self.model, self.device, self.dtype, args)
+        self.trainer = optimization.ClipTrainer(
+            self.model, self.device, self.dtype, optim=args.optim, lr=args.lr, bptt=args.bptt,
+            clamp_feedback=args.clamp_feedback, input_noise=args.input_noise)
         if without == "fused_Adam":
             self.trainer.optimizer = torch.optim.Adam(self.model.parameters(), args.lr)
 
@@ -121,16 +127,18 @@ class Ours:
 
     def train_on(self, batch, teacher_forced, noise_seed=0):
         forced = torch.tensor(teacher_forced).expand(batch[0].shape[:2])
-        clips = Clips(*batch, forced, noise_streams(noise_seed, len(forced), self.device), len(forced))
+        noise = Noise(noise_streams(noise_seed, len(forced), self.device), self.device)
+        clips = Clips(*batch, forced, noise, len(forced))
         return self.trainer.train_on([clips], len(forced), BETA)[0] / len(forced)
 
-    def roll_out(self, first_frames, labels):
-        return generate(self.model, *self.prepare(first_frames, labels), self.args.seed, self.args.temperature,
-                        self.args.clamp_feedback, dtype=self.dtype, cuda_graphs=self.args.cuda_graphs)
+    def roll_out(self, first_frames, labels, model=None):
+        return generate_sequences(model or self.model, first_frames, labels, device=self.device, dtype=self.dtype,
+                                  seed=self.args.seed, temperature=self.args.temperature,
+                                  clamp=self.args.clamp_feedback)
 
     def open_data(self, root):
-        self.train = self._dataset(root, "train", self.args.train_vi_len)
-        self.placed = place_on(self.train, self.device, self.args.data_device)
+        self.train_set = self._dataset(root, "train", self.args.train_vi_len)
+        self.placed = place_on(self.train_set, self.device, self.args.data_device)
 
     def pass_over_data(self):
         starts = epoch_starts(self.placed, torch.Generator().manual_seed(self.args.seed))
@@ -140,8 +148,22 @@ class Ours:
 
     def prepare_epoch(self, root, run):
         self.open_data(root)
-        val = self._dataset(root, "val", self.args.val_vi_len)
-        return lambda: fit(self.trainer, self.train, val, dict(BEFORE_TRAINING), run, self.args)
+        val_set, args, state = self._dataset(root, "val", self.args.val_vi_len), self.args, RunState()
+        schedules = Schedules(**schedule_settings(args))
+        recorder = RunRecorder(run, self.trainer, state, arguments=vars(args), num_epoch=1, per_save=args.per_save,
+                               sequence_lengths=self.train_set.sequence_lengths, save_minutes=args.save_minutes)
+
+        def epoch():
+            batches = EpochBatches(self.placed, 0, self.device, tfr=1.0, tfr_per="epoch", partial=1.0, accumulate=1,
+                                   batch_size=args.batch_size, shuffle=True, random_start=True, seed=args.seed)
+            row = train_one_epoch(self.trainer, batches, 0, schedules, state, recorder)
+            videos = validate(self.model, val_set,
+                              lambda model, frames, labels: self.roll_out(frames, labels, model))
+            row |= {"val_psnr": summarise(videos["prediction"], videos["truth"])["psnr"]}
+            recorder.after_validation(row, videos)
+            recorder.after_epoch(row)
+
+        return epoch
 
     def _dataset(self, root, mode, video_len):
         return Dataset_Dance(root, None, mode, video_len, frame_size=(self.args.frame_H, self.args.frame_W),
@@ -195,10 +217,9 @@ def machine(args):
     devices.choose_precision("off", device)  # no TF32 in float32's rate
     rates = {str(dtype).removeprefix("torch."): matrix_rate(device, dtype)
              for dtype in (torch.float32, torch.bfloat16)}
-    choices = ["channels_last", "fused_Adam", "frames_at_once"]
-    choices += ["freed_memory_kept"] if device.type == "cpu" else []
+    choices = ["channels_last", "fused_Adam", "forced_frames_as_one_batch"]
+    choices += ["tuned_cpu"] if device.type == "cpu" else []
     choices += ["bfloat16"] if dtype == torch.bfloat16 else []
-    choices += ["cuda_graphs"] if on_cuda else []
     return {"device": device.type, "name": name, "torch": torch.__version__,
             "computing_in": str(dtype).removeprefix("torch."), "matrix_rate": rates, "choices": choices,
             "operations": {"teacher-forced": training_operations(args, True),
@@ -218,7 +239,7 @@ def matrix_rate(device, dtype):
 
 
 class Counted:
-    """A model without data of which the operations are counted; all its products are in convolutions.
+    """Counts the operations of a model without data; all its products are in convolutions.
 
     Not torch's FlopCounterMode: that counts the gradient of a depthwise convolution's weights C times over.
     """
@@ -249,8 +270,8 @@ def rollout_operations(args):
     counted = Counted(args)
     model, size = counted.model.eval(), (args.frame_H, args.frame_W)
     image = torch.empty(1, 3, *size, device="meta")
-    model.predict(model.frame_transformation(image), model.label_transformation(image),
-                  torch.empty(1, *model.z_shape(*size), device="meta"))
+    model.step(image, model.label_transformation(image), torch.empty(1, *model.z_shape(*size), device="meta"),
+               temperature=1.0)
     return counted.operations
 
 

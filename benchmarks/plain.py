@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset
 
-from modules.rollout import LARGEST_LOGVAR
+from modules.layers import LARGEST_LOGVAR
 
 
 class Clips(Dataset):
@@ -55,7 +55,7 @@ def clip_loss(model, frames, labels, beta, teacher_forced, noise=None):
     for t in range(1, length):
         frame_features, pose = model.frame_transformation(frame), label_features[:, t - 1]
         seen = model.frame_transformation(frames[:, t]) if model.posterior == "current" else frame_features
-        mu, logvar = model.Gaussian_Predictor(seen, pose)
+        _, mu, logvar = model.Gaussian_Predictor(seen, pose)
         epsilon = torch.randn_like(mu) if noise is None else noise[t - 1]
         z = mu + torch.exp(logvar.clamp(max=LARGEST_LOGVAR) / 2) * epsilon
         predicted = model.Generator(model.Decoder_Fusion(frame_features, pose, z))

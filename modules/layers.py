@@ -1,11 +1,12 @@
 """Building blocks of the networks. All keep height and width; feature maps are [B, C, H, W].
 
-The names of the submodules are those of the course template, so that its checkpoints load.
+The submodules have the names of the course template, so that its checkpoints load.
 """
 
+import torch
 from torch import nn
 
-from .winograd import Conv3x3
+LARGEST_LOGVAR = 4.0  # a standard deviation of e^2
 
 
 class ResidualBlock(nn.Module):
@@ -13,8 +14,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels, out_channels):
         super().__init__()
-        self.conv1 = Conv3x3(in_channels, out_channels)
-        self.conv2 = Conv3x3(out_channels, out_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.act = nn.LeakyReLU(0.01)
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
@@ -64,3 +65,28 @@ class DepthConvBlock(nn.Module):
 
     def forward(self, x):
         return self.block(x)
+
+
+class GaussianPosterior(nn.Sequential):
+    """Layers that end in 2N channels, mu and logvar of z, and the draw of z from them."""
+
+    def forward(self, img, label, epsilon=None):
+        """Frame features [B, F, h, w] and label features [B, L, h, w] -> z, mu and logvar, [B, N, h', w'] each.
+
+        epsilon: see `reparameterize`.
+        """
+        features = torch.cat([img, label], dim=1)  # [B, F+L, h, w]
+        outputs = super().forward(features).to(self[-1].weight.dtype)  # float32 under autocast too
+        mu, logvar = outputs.chunk(2, dim=1)
+        return self.reparameterize(mu, logvar, epsilon), mu, logvar
+
+    def reparameterize(self, mu, logvar, epsilon=None):
+        """z = mu + exp(logvar / 2) * epsilon (Kingma & Welling 2014, arXiv:1312.6114).
+
+        epsilon: standard normal noise of the shape of mu; drawn from torch's global generator if left out.
+        logvar is clamped to LARGEST_LOGVAR here: early in training a stray value would drown the frame in noise. The
+        KL takes logvar unclamped, so its gradient leads back.
+        """
+        if epsilon is None:
+            epsilon = torch.randn_like(mu)
+        return mu + torch.exp(logvar.clamp(max=LARGEST_LOGVAR) / 2) * epsilon

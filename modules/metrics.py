@@ -1,8 +1,8 @@
-"""How good a generated video is, and how good the trivial predictors are. Images are in [0, 1]."""
+"""How good a generated video is."""
 
 import torch
 
-from .images import to_unit
+from .pixels import to_unit
 
 PERFECT_PSNR = 100.0
 
@@ -58,55 +58,3 @@ def summarise(predictions, targets):
                      per_frame[:100].mean(), per_frame[-100:].mean()])
     means = torch.tensor(rows).mean(dim=0).tolist()
     return dict(zip(("psnr", "ssim", "psnr_first_100", "psnr_last_100"), means))
-
-
-def trivial_predictions(train, frames, labels):
-    """What a video looks like to predictors that learn nothing, by name: [B, T, 3, H, W] each, in [0, 1].
-
-    train: training set with uint8 `frames` and `labels`, [N, 3, H, W]; frames: [B, >=1, 3, H, W];
-    labels: [B, T, 3, H, W]; uint8 too, or in [0, 1]. The nearest label is that of least L2 distance.
-    """
-    batch, length = labels.shape[:2]
-    nearest = _nearest(to_unit(labels).flatten(0, 1).flatten(1), train.labels)
-    return {
-        "nearest label": to_unit(train.frames[nearest]).unflatten(0, (batch, length)),
-        "mean frame": mean_image(train.frames).expand(labels.shape),
-        "first frame": to_unit(frames[:, :1]).expand(labels.shape),
-    }
-
-
-def mean_image(images, chunk=4096):
-    """Mean of uint8 images [N, 3, H, W], as float in [0, 1]."""
-    return sum(part.sum(0, dtype=torch.int64) for part in images.split(chunk)) / (255 * len(images))
-
-
-def _nearest(queries, images, chunk=4096):
-    """For each query [Q, 3HW], in [0, 1], the index of the uint8 image of least L2 distance."""
-    distances, indices = [], []
-    for part in images.split(chunk):
-        distance, index = torch.cdist(queries.double(), to_unit(part).flatten(1).double()).min(dim=1)
-        distances.append(distance)
-        indices.append(index + len(indices) * chunk)
-    best = torch.stack(distances).argmin(dim=0)
-    return torch.stack(indices).gather(0, best[None])[0]
-
-
-SCORED_FRAMES = 600
-PUBLIC_SEQUENCES = 3
-
-
-def course_score(prediction, target, public=None):
-    """The score of the course: mean PSNR over frames 1..600 of every sequence, rounded to 0..255.
-
-    prediction, target: uint8 lists of [T, 3, H, W]. public: for each sequence whether it counts to
-    the public part; by default the first three do. A part without sequences is None.
-    """
-    if public is None:
-        public = [number < PUBLIC_SEQUENCES for number in range(len(target))]
-    scored = slice(1, SCORED_FRAMES + 1)
-    scores = torch.stack([
-        psnr(predicted[scored], true[scored]).mean() for predicted, true in zip(prediction, target)
-    ])
-    public = torch.tensor(public)
-    parts = {"score": scores, "public": scores[public], "private": scores[~public]}
-    return {name: part.mean().item() if len(part) else None for name, part in parts.items()}

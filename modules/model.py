@@ -1,21 +1,35 @@
-"""The conditional VAE: the five networks, and the loss of a clip."""
+"""The conditional VAE: one time step, and the loss of a clip."""
 
+from typing import NamedTuple
+
+import torch
 from torch import nn
 
 from . import networks, pyramid
-from .losses import RECONSTRUCTIONS, kl_divergence, mean_squared_error
-from .rollout import next_input, rollout
+from .losses import RECONSTRUCTIONS, kl_divergence, mse_loss
+from .pixels import to_unit
+from .rollout import forced_rollout, next_input, rollout
 
 NETWORKS = {"template": networks, "pyramid": pyramid}
 
 
-class VAE_Model(nn.Module):
-    """Predicts a frame from the frame before it, the frame's label and a latent z.
+class Step(NamedTuple):
+    """One time step: the predicted frame [B, 3, H, W], not clamped, and the posterior of z, [B, N, h', w'] each.
 
-    network: `template` (modules/networks.py) or `pyramid` (modules/pyramid.py).
-    posterior: what the Gaussian predictor sees in training besides the label: the `previous`
-    frame, as the decoder does, or the `current` one that is to be predicted (as in SVG, Denton &
-    Fergus 2018, arXiv:1802.07687).
+    mu and logvar are None where z came from the prior.
+    """
+
+    frame: torch.Tensor
+    mu: torch.Tensor | None
+    logvar: torch.Tensor | None
+
+
+class VAE_Model(nn.Module):
+    """Predict a frame from the frame before it, the frame's label and a latent z.
+
+    network: `template` (networks.py) or `pyramid` (pyramid.py).
+    posterior: the frame that the Gaussian predictor sees in training, besides the label: the `previous` one, like the
+    decoder, or the `current` one that is to be predicted (SVG; Denton & Fergus 2018, arXiv:1802.07687).
     """
 
     def __init__(self, F_dim=128, L_dim=32, N_dim=12, D_out_dim=192, posterior="previous", network="template"):
@@ -31,27 +45,53 @@ class VAE_Model(nn.Module):
         self.Generator = parts.Generator(D_out_dim, 3)
 
     def z_shape(self, height, width):
-        """[N, ., .] of z for frames of that height and width: at the network's lowest resolution, rounded up."""
+        """Shape [N, h', w'] of z for frames of this height and width."""
         return self.dimensions["N_dim"], -(-height // self.z_stride), -(-width // self.z_stride)
 
-    def predict(self, frame_features, label_features, z):
-        """Features of the input frame, features of the label and z, [B, ., ., .] each -> the frame, [B, 3, H, W]."""
-        return self.Generator(self.Decoder_Fusion(frame_features, label_features, z))
+    def encode_labels(self, labels):
+        """Encode labels, uint8 or in [0, 1]: [..., 3, H, W] -> [..., L, h, w].
 
-    def forward(self, frames, labels, draw_noise, beta, teacher_forced=None, reconstruction="mse",
-                **rollout_settings):
-        """Loss of a batch of clips, [B, T, 3, H, W] each, in [0, 1].
-
-        beta: weight of the KL; draw_noise, teacher_forced and the settings: see `rollout`.
-        reconstruction: the term that stands beside the KL in the loss; see `losses.RECONSTRUCTIONS`.
-        Returns {"loss", "mse", "kl"}, each a sum over the predicted frames 1..T-1, and the frame that is
-        the input of the step after the clip, [B, 3, H, W], without gradient.
+        Always in float32: BatchNorm enlarges the rounding of a white background in bfloat16, by half a dB.
         """
-        error = mse = kl = 0
-        steps = rollout(self, frames, labels, draw_noise, teacher_forced, **rollout_settings)
-        for t, step in enumerate(steps, start=1):
-            error = error + RECONSTRUCTIONS[reconstruction](step.frame, frames[:, t])
-            mse = mse + mean_squared_error(step.frame, frames[:, t])
-            kl = kl + kl_divergence(step.mu, step.logvar)
-        following = next_input(step.frame.detach(), frames, teacher_forced, t)
-        return {"loss": error + beta * kl, "mse": mse, "kl": kl}, following
+        with torch.autocast(labels.device.type, enabled=False):
+            features = self.label_transformation(to_unit(labels).flatten(0, -4))
+        return features.unflatten(0, labels.shape[:-3])
+
+    def step(self, frame, label_features, epsilon, current=None, temperature=None):
+        """Predict frame t from frame t-1 and label t.
+
+        frame: [B, 3, H, W]; label_features: [B, L, h, w]; epsilon: standard normal noise, [B, N, h', w'].
+        current: the true frame t, for the posterior `current`.
+        temperature: None: z from the posterior; a number: z from the prior N(0, temperature^2 I).
+        """
+        frame_features = self.frame_transformation(frame)  # [B, F, h, w]
+        label_features = label_features.to(frame_features.dtype)
+        if temperature is None:
+            seen = frame_features if current is None else self.frame_transformation(current)
+            z, mu, logvar = self.Gaussian_Predictor(seen, label_features, epsilon)  # [B, N, h', w'] each
+        else:
+            z, mu, logvar = temperature * epsilon, None, None
+        fused = self.Decoder_Fusion(frame_features, label_features, z.to(frame_features.dtype))  # [B, D, h, w]
+        prediction = self.Generator(fused).to(frame.dtype)  # [B, 3, H, W]
+        return Step(prediction, mu, logvar)
+
+    def forward(self, frames, labels, noise, beta, teacher_forced=None, reconstruction="mse", images_at_once=1,
+                **rollout_settings):
+        """Compute the loss of a batch of clips, frames and labels [B, T, 3, H, W] each.
+
+        beta: weight of the KL. reconstruction: `mse` or `log_mse`. teacher_forced: bool [B, T] on the CPU, or None.
+        images_at_once: images computed as one batch where all frames are forced. Other parameters: see `rollout`.
+        Returns {"loss", "mse", "kl"}, sums over the frames 1..T-1 and means over the clips, and the input of the step
+        after the clip, [B, 3, H, W], without gradient.
+        """
+        if teacher_forced is not None and teacher_forced.all():
+            steps = forced_rollout(self, frames, labels, noise, images_at_once, **rollout_settings)
+        else:
+            steps = rollout(self, frames, labels, noise, teacher_forced, **rollout_settings)
+        predicted, mu, logvar = (torch.stack(part, dim=1) for part in zip(*steps))  # [B, T-1, ...] each
+        truth = frames[:, 1:]
+        reconstruction_loss = RECONSTRUCTIONS[reconstruction](predicted, truth)  # of the prediction, forced or not
+        kl = kl_divergence(mu, logvar)
+        loss = reconstruction_loss + beta * kl
+        following = next_input(predicted[:, -1].detach(), frames, teacher_forced, t=-1)
+        return {"loss": loss, "mse": mse_loss(predicted.detach(), truth), "kl": kl}, following

@@ -1,108 +1,108 @@
-"""The five networks of the conditional VAE, at the full resolution of the frame throughout.
+"""The five networks of the conditional VAE, at the full resolution of the frame.
 
-Layer by layer and name by name those of the NYCU DLP course template, so that its checkpoints
-load and give the same frames. All widths are integer divisions of the four dimensions.
+Layer by layer and name by name those of the NYCU DLP course template: its checkpoints load and give the same frames,
+and a program written against it runs with these. Divisions of widths are integer divisions.
 """
 
 import torch
 from torch import nn
 
-from .layers import DepthConvBlock, ResidualBlock
-from .winograd import Conv3x3
+from .layers import DepthConvBlock, GaussianPosterior, ResidualBlock
 
 Z_STRIDE = 1  # z has the frame's height and width
 
 
 class RGB_Encoder(nn.Sequential):
-    """Features of a frame: [B, 3, H, W] -> [B, F, H, W]."""
+    """Encode a frame: [B, 3, H, W] -> [B, F, H, W]."""
 
-    def __init__(self, in_channels, F_dim):
+    def __init__(self, in_chans, out_chans):
         super().__init__(
-            ResidualBlock(in_channels, F_dim // 8),
-            DepthConvBlock(F_dim // 8, F_dim // 8),
-            ResidualBlock(F_dim // 8, F_dim // 4),
-            DepthConvBlock(F_dim // 4, F_dim // 4),
-            ResidualBlock(F_dim // 4, F_dim // 2),
-            DepthConvBlock(F_dim // 2, F_dim // 2),
-            Conv3x3(F_dim // 2, F_dim),
+            ResidualBlock(in_chans, out_chans // 8),
+            DepthConvBlock(out_chans // 8, out_chans // 8),
+            ResidualBlock(out_chans // 8, out_chans // 4),
+            DepthConvBlock(out_chans // 4, out_chans // 4),
+            ResidualBlock(out_chans // 4, out_chans // 2),
+            DepthConvBlock(out_chans // 2, out_chans // 2),
+            nn.Conv2d(out_chans // 2, out_chans, 3, padding=1),
         )
+
+    def forward(self, image):
+        return super().forward(image)
 
 
 class Label_Encoder(nn.Sequential):
-    """Features of a label: [B, 3, H, W] -> [B, L, H, W]. H and W must exceed 3 (reflection padding).
+    """Encode a label: [B, 3, H, W] -> [B, L, H, W]. H and W must exceed 3 (reflection padding).
 
-    The template writes LeakyReLU(True) after the BatchNorm: a slope of 1, no activation at all.
-    The identity keeps that function, and the place in the Sequential that names the parameters.
+    The template writes LeakyReLU(True) after the BatchNorm: a slope of 1, so no activation. The identity here keeps
+    that function, and the positions in the Sequential that name the parameters.
     """
 
-    def __init__(self, in_channels, L_dim):
+    def __init__(self, in_chans, out_chans, norm_layer=nn.BatchNorm2d):
         super().__init__(
             nn.ReflectionPad2d(3),
-            nn.Conv2d(in_channels, L_dim // 2, 7),
-            nn.BatchNorm2d(L_dim // 2),
+            nn.Conv2d(in_chans, out_chans // 2, 7),
+            norm_layer(out_chans // 2),
             nn.Identity(),
-            ResidualBlock(L_dim // 2, L_dim),
+            ResidualBlock(out_chans // 2, out_chans),
         )
 
+    def forward(self, image):
+        return super().forward(image)
 
-class Gaussian_Predictor(nn.Sequential):
-    """Posterior of z: frame and label features -> mu and logvar, [B, N, H, W] each.
+
+class Gaussian_Predictor(GaussianPosterior):
+    """Predict the posterior of z from frame and label features, and draw z: [B, N, H, W].
 
     The identity stands where the template has LeakyReLU(True), as in Label_Encoder.
     """
 
-    def __init__(self, in_channels, N_dim):
+    def __init__(self, in_chans=48, out_chans=96):
         super().__init__(
-            ResidualBlock(in_channels, N_dim // 4),
-            DepthConvBlock(N_dim // 4, N_dim // 4),
-            ResidualBlock(N_dim // 4, N_dim // 2),
-            DepthConvBlock(N_dim // 2, N_dim // 2),
-            ResidualBlock(N_dim // 2, N_dim),
+            ResidualBlock(in_chans, out_chans // 4),
+            DepthConvBlock(out_chans // 4, out_chans // 4),
+            ResidualBlock(out_chans // 4, out_chans // 2),
+            DepthConvBlock(out_chans // 2, out_chans // 2),
+            ResidualBlock(out_chans // 2, out_chans),
             nn.Identity(),
-            nn.Conv2d(N_dim, 2 * N_dim, 1),
+            nn.Conv2d(out_chans, 2 * out_chans, 1),
         )
-
-    def forward(self, frame_features, label_features):
-        features = torch.cat([frame_features, label_features], dim=1)  # [B, F+L, H, W]
-        mu, logvar = super().forward(features).chunk(2, dim=1)
-        return mu, logvar
 
 
 class Decoder_Fusion(nn.Sequential):
-    """Frame features, label features and z -> [B, D, H, W]."""
+    """Fuse frame features, label features and z: -> [B, D, H, W]."""
 
-    def __init__(self, in_channels, D_out_dim):
+    def __init__(self, in_chans=48, out_chans=96):
         super().__init__(
-            DepthConvBlock(in_channels, in_channels),
-            ResidualBlock(in_channels, in_channels // 4),
-            DepthConvBlock(in_channels // 4, in_channels // 2),
-            ResidualBlock(in_channels // 2, in_channels // 2),
-            DepthConvBlock(in_channels // 2, D_out_dim // 2),
-            nn.Conv2d(D_out_dim // 2, D_out_dim, 1),
+            DepthConvBlock(in_chans, in_chans),
+            ResidualBlock(in_chans, in_chans // 4),
+            DepthConvBlock(in_chans // 4, in_chans // 2),
+            ResidualBlock(in_chans // 2, in_chans // 2),
+            DepthConvBlock(in_chans // 2, out_chans // 2),
+            nn.Conv2d(out_chans // 2, out_chans, 1),
         )
 
-    def forward(self, frame_features, label_features, z):
-        return super().forward(torch.cat([frame_features, label_features, z], dim=1))
+    def forward(self, img, label, parm):
+        return super().forward(torch.cat([img, label, parm], dim=1))
 
 
 class Generator(nn.Sequential):
-    """Fused features -> frame: [B, D, H, W] -> [B, 3, H, W], not squashed into [0, 1]."""
+    """Generate a frame from fused features: [B, D, H, W] -> [B, 3, H, W], not squashed into [0, 1]."""
 
-    def __init__(self, D_out_dim, out_channels):
+    def __init__(self, input_nc, output_nc):
         super().__init__(
-            DepthConvBlock(D_out_dim, D_out_dim),
-            ResidualBlock(D_out_dim, D_out_dim // 2),
-            DepthConvBlock(D_out_dim // 2, D_out_dim // 2),
-            ResidualBlock(D_out_dim // 2, D_out_dim // 4),
-            DepthConvBlock(D_out_dim // 4, D_out_dim // 4),
-            ResidualBlock(D_out_dim // 4, D_out_dim // 8),
-            DepthConvBlock(D_out_dim // 8, D_out_dim // 8),
-            nn.Conv2d(D_out_dim // 8, out_channels, 1),
+            DepthConvBlock(input_nc, input_nc),
+            ResidualBlock(input_nc, input_nc // 2),
+            DepthConvBlock(input_nc // 2, input_nc // 2),
+            ResidualBlock(input_nc // 2, input_nc // 4),
+            DepthConvBlock(input_nc // 4, input_nc // 4),
+            ResidualBlock(input_nc // 4, input_nc // 8),
+            DepthConvBlock(input_nc // 8, input_nc // 8),
+            nn.Conv2d(input_nc // 8, output_nc, 1),
         )
 
 
 def dimensions_of(weights):
-    """The dimensions of the network that a state_dict is of; KeyError or IndexError if it is of another."""
+    """Read the four dimensions off a state_dict; KeyError or IndexError if it is of another network."""
     return {
         "F_dim": weights["frame_transformation.6.weight"].shape[0],
         "L_dim": weights["label_transformation.4.conv2.weight"].shape[0],

@@ -15,9 +15,9 @@ sys.path.insert(0, str(ROOT))
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from cli.errors import run_script  # noqa: E402
 from modules import VAE_Model  # noqa: E402
-from modules.dancer import make_dancer  # noqa: E402
-from modules.errors import run_script  # noqa: E402
+from stage_dancer.dataset import make_dancer  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -42,11 +42,16 @@ def model():
     return tiny_model()
 
 
-def call_script(folder, script, *words):
-    """Do what the command line would, in this process; raises SystemExit unless all goes well."""
+def call_script(folder, script, *words, draw=False):
+    """Do what the command line would, in this process; raises SystemExit unless all goes well.
+
+    A run draws its figures only if `draw`: it takes two seconds.
+    """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        if script == "Trainer" and not draw:
+            patch.setattr("Trainer.draw_runs", lambda folders: None)
         patch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
         try:
             run_script(import_module(script).main)

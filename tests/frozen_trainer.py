@@ -11,7 +11,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import Trainer  # noqa: E402
-from modules.errors import run_script  # noqa: E402
+from cli.errors import run_script  # noqa: E402
 
 
 def frozen(self, x):

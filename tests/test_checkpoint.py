@@ -6,12 +6,12 @@ import os
 import pytest
 import torch
 
-from conftest import Malicious, TINY_CLIPS, TINY_NETWORK, flags, tiny_model
+from cli.errors import RunError, UsageError
+from conftest import TINY_CLIPS, TINY_NETWORK, Malicious, flags, tiny_model
 from dataloader import Dataset_Dance
+from engine.checkpoint import load_checkpoint, load_weights, network_dimensions, save_checkpoint
+from media.pixel_csv import read_pixels_csv
 from modules import VAE_Model
-from modules.checkpoint import load_checkpoint, load_weights, network_dimensions, save_checkpoint
-from modules.errors import RunError, UsageError
-from modules.outputs import read_pixels_csv
 from modules.rollout import generate
 
 
@@ -32,7 +32,7 @@ def test_what_is_saved_comes_back(model, tmp_path):
     optimizer.step()
     content = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "last_epoch": 3,
                "best_psnr": -math.inf, "arguments": {"lr": 0.1, "milestones": [2, 5], "DR": None}}
-    save_checkpoint(tmp_path / "a.ckpt", content)
+    save_checkpoint([tmp_path / "a.ckpt"], content)
     loaded = load_checkpoint(tmp_path / "a.ckpt")
     assert same_tensors(loaded["state_dict"], content["state_dict"])
     for number, state in content["optimizer"]["state"].items():
@@ -77,17 +77,17 @@ def test_template_checkpoint_is_where_training_starts(model, dancer, tmp_path, c
 
 def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
-    save_checkpoint(path, {"state_dict": model.state_dict()})
+    save_checkpoint([path], {"state_dict": model.state_dict()})
     before = path.read_bytes()
     with pytest.raises(Exception, match="(?i)pickle"):
-        save_checkpoint(path, {"state_dict": model.state_dict(), "late": lambda: None})
+        save_checkpoint([path], {"state_dict": model.state_dict(), "late": lambda: None})
 
     def disk_full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(RunError, match="last.ckpt"):
-        save_checkpoint(path, {"state_dict": {}})
+        save_checkpoint([path], {"state_dict": {}})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -95,7 +95,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(model, tmp_path,
 def test_a_flipped_byte_is_refused_or_does_no_harm(tmp_path):
     path = tmp_path / "a.ckpt"
     content = {"state_dict": {"a": torch.arange(50.0), "b": torch.tensor([1.5])}, "lr": 0.25, "last_epoch": 7}
-    save_checkpoint(path, content)
+    save_checkpoint([path], content)
     whole = path.read_bytes()
     refused = 0
     for place in range(0, len(whole), 3):
@@ -116,7 +116,7 @@ def test_a_flipped_byte_is_refused_or_does_no_harm(tmp_path):
 @pytest.mark.parametrize("part", [0, 0.1, 0.5, 0.9, 0.999])
 def test_a_file_cut_short_is_refused(model, tmp_path, part):
     path = tmp_path / "a.ckpt"
-    save_checkpoint(path, {"state_dict": model.state_dict()})
+    save_checkpoint([path], {"state_dict": model.state_dict()})
     path.write_bytes(path.read_bytes()[:int(part * path.stat().st_size)])
     with pytest.raises(UsageError, match="a.ckpt"):
         load_checkpoint(path)

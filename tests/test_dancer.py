@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modules import dancer
-from modules.choreography import ANKLE_HEIGHT, INDEX, SHIN, THIGH
-from modules.errors import UsageError
-from modules.images import read_image, resize_image
-from modules.stage import HEIGHT, WIDTH, Stage, draw_frame, draw_label, draw_person, project
+from cli.errors import UsageError
+from media.images import read_image, resize_image
+from stage_dancer import dataset as dancer
+from stage_dancer.choreography import ANKLE_HEIGHT, INDEX, SHIN, THIGH
+from stage_dancer.stage import HEIGHT, WIDTH, Stage, draw_frame, draw_label, draw_person, project
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {"frames": 5, "val_frames": 3, "test_sequences": 4, "test_frames": 3}

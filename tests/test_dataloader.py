@@ -10,10 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dataloader import Dataset_Dance, describe_dataset, epoch_starts
-from modules import decoding
-from modules.errors import UsageError
-from modules.images import read_image, resize_image, to_unit, torchvision_transforms
+from cli.errors import UsageError
+from dataloader import Dataset_Dance, describe_dataset
+from engine.batches import epoch_starts
+from media import decoded
+from media.images import read_image, resize_image
+from modules.pixels import to_unit
+from torchvision_import import transforms
 
 SIZE = (8, 16)
 
@@ -179,7 +182,7 @@ def refuse_to_decode(path):
 def test_second_opening_decodes_nothing_and_another_size_does(tmp_path, monkeypatch):
     write_split(tmp_path, "train", 9)
     first = open_set(tmp_path)
-    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
+    monkeypatch.setattr(decoded, "read_image", refuse_to_decode)
     again = open_set(tmp_path)
     assert torch.equal(first.frames, again.frames) and torch.equal(first.labels, again.labels)
     with pytest.raises(AssertionError):
@@ -214,7 +217,7 @@ def test_a_root_that_cannot_be_written_is_cached_for_the_user(tmp_path, monkeypa
     (tmp_path / "data/.decoded").write_text("in the way of the folder")  # as root may write anywhere
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     open_set(tmp_path / "data")
-    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
+    monkeypatch.setattr(decoded, "read_image", refuse_to_decode)
     assert_clip(open_set(tmp_path / "data")[0], frames, labels)
 
 
@@ -246,16 +249,13 @@ def test_resize_is_torchvision_s(size):
     random = torch.Generator().manual_seed(0)
     for height, width in ((32, 64), (5, 300), (128, 256), (101, 67)):
         image = torch.randint(0, 256, (3, height, width), generator=random, dtype=torch.uint8)
-        expected = torchvision_transforms().resize(image, list(size), antialias=True)
+        expected = transforms.functional.resize(image, list(size), antialias=True)
         assert torch.equal(resize_image(image, size), expected)
 
 
 def test_images_are_resized_as_by_antialiased_bilinear(dancer):
-    torchvision_transforms()  # mends the import
-    from torchvision.transforms import Compose, Resize, ToTensor
-
     default = Dataset_Dance(dancer, None, "val", 20, frame_size=(32, 64), num_workers=1)[0]
-    transform = Compose([Resize((32, 64)), ToTensor()])
+    transform = transforms.Compose([transforms.Resize((32, 64)), transforms.ToTensor()])
     custom = Dataset_Dance(dancer, transform, "val", 20, num_workers=1)[0]
     for ours, theirs in zip(default, custom):
         assert ours.shape == theirs.shape == (20, 3, 32, 64)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
-from modules.checkpoint import load_checkpoint
-from modules.training import TERMS
+from engine.checkpoint import load_checkpoint
+from engine.optimization import TERMS
 
 # 14 clips: the last batch of 8 has 6, which two processes share; in the run with bptt one of 12 has 2.
 TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, train_vi_len=5, val_vi_len=8, num_epoch=2, num_workers=1,
@@ -90,7 +90,7 @@ def test_lost_process_ends_the_run_with_a_line_and_a_checkpoint_to_go_on_from(vi
     os.kill(int((processes / str(victim)).read_text()), signal.SIGKILL)
     said, _ = training.communicate(timeout=60)
     assert training.returncode == 1
-    assert f"another process than that of rank {1 - victim} has ended" in said and "--resume" in said
+    assert f"another process (this is rank {1 - victim}) has ended" in said and "--resume" in said
     assert load_checkpoint(run / "last.ckpt")["last_epoch"] < 1
     finish(start(2, "--resume", "--save_root", run))
     assert (run / "metrics.csv").read_bytes() == (by_two / "metrics.csv").read_bytes()

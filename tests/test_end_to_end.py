@@ -12,15 +12,20 @@ import torch
 
 from conftest import ROOT, TINY_NETWORK, TINY_TRAINING, call_script, flags, read_csv
 from dataloader import Dataset_Dance
+from engine.checkpoint import load_checkpoint
+from engine.evaluation import validate
+from media.pixel_csv import read_pixels_csv
 from modules import VAE_Model
-from modules.checkpoint import load_checkpoint
-from modules.outputs import read_pixels_csv
 
 # Frames are as large as those of the tests' ground truth. Beta does not depend on the number of epochs,
 # so that a run can be prolonged.
 TRAINING = flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_size=2, partial=0.4, num_workers=1,
                  kl_anneal_type="Monotonic", kl_anneal_ratio=0.4, milestones=1, tfr_sde=1, tfr_d_step=0.5,
                  tfr_per="frame", per_save=2, store_visualization=True, device="cpu")
+
+
+FIGURES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png", "validation_psnr.png",
+           "psnr_over_seconds.png", "psnr_per_frame.png"}
 
 
 def run_script(script, *words, cwd):
@@ -73,7 +78,7 @@ def interrupted(call, monkeypatch):
     """interrupted(n, event, ...) is a training in which event() happens just before each step of the
     optimizer after the first n."""
 
-    def train(number, event, *words):
+    def train(number, event, *words, draw=False):
         left, take_step = iter(range(number)), torch.optim.Adam.step
 
         def step(self, *arguments, **more):
@@ -83,7 +88,7 @@ def interrupted(call, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(torch.optim.Adam, "step", step)
-            call("Trainer", *words)
+            call("Trainer", *words, draw=draw)
 
     return train
 
@@ -125,6 +130,25 @@ def test_run_stopped_by_signals_and_resumed_equals_an_uninterrupted_one(
     assert_same_run(tmp_path / "stopped", run)
 
 
+def test_stopped_run_draws_what_it_has_logged(whole, interrupted, tmp_path):
+    with pytest.raises(SystemExit):
+        interrupted(4, lambda: signal.raise_signal(signal.SIGINT), *whole[0], "--save_root", "run", draw=True)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert FIGURES | {"best.gif", "best.ckpt"} <= names
+
+
+def test_best_rollout_is_kept_over_a_kill_and_not_generated_again(whole, interrupted, call, tmp_path, monkeypatch):
+    """best.gif of a run killed in its last epoch and resumed is that of an uninterrupted run."""
+    words, run = whole
+    with pytest.raises(Killed):
+        interrupted(7, die, *words, "--save_root", "run")
+    generated = []
+    monkeypatch.setattr("Trainer.validate", lambda *args: generated.append(1) or validate(*args))
+    call("Trainer", "--resume", "--save_root", "run")
+    assert len(generated) == 1  # the validation of the last epoch
+    assert (tmp_path / "run/best.gif").read_bytes() == (run / "best.gif").read_bytes()
+
+
 def test_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(prolonged, call, tmp_path):
     shutil.copytree(prolonged, tmp_path / "run")
     (tmp_path / "run/last.ckpt").write_bytes(b"damaged")
@@ -146,7 +170,7 @@ def test_run_that_diverges_says_so_and_keeps_what_was_saved(whole, call, tmp_pat
 def test_run_leaves_the_files_that_it_promises(prolonged):
     names = {path.name for path in prolonged.iterdir()}
     assert {"args.json", "metrics.csv", "psnr_per_frame.csv", "epoch=1.ckpt", "last.ckpt", "best.ckpt",
-            "best.gif", "epoch=0.gif", "epoch=1.gif", "epoch=2.gif"} <= names
+            "best.gif", "epoch=0.gif", "epoch=1.gif", "epoch=2.gif", *FIGURES} <= names
     assert not any(name.endswith(".tmp") for name in names)
 
     rows = read_csv(prolonged / "metrics.csv")
@@ -203,7 +227,7 @@ def test_validation_split_is_tested_as_the_trainer_validated_it(prolonged, tmp_p
 
 def test_plotting_draws_the_run(prolonged, tmp_path):
     run_script("Plotting", prolonged, "--out", tmp_path, cwd=tmp_path)
-    assert len(list(tmp_path.glob("*.png"))) == 7
+    assert {path.name for path in tmp_path.glob("*.png")} == FIGURES
 
 
 def test_overwriting_leaves_nothing_of_the_run_before(prolonged, dancer, tmp_path, call):
@@ -242,9 +266,9 @@ def watched(monkeypatch):
             seen["starts"].append(starts.tolist())
         return clips(self, starts)
 
-    def watched_forward(self, frames, labels, draw_noise, beta, teacher_forced, **more):
+    def watched_forward(self, frames, labels, noise, beta, teacher_forced, **more):
         seen["masks"].append(teacher_forced.expand(frames.shape[:2]))
-        return forward(self, frames, labels, draw_noise, beta, teacher_forced, **more)
+        return forward(self, frames, labels, noise, beta, teacher_forced, **more)
 
     monkeypatch.setattr(Dataset_Dance, "clips", watched_clips)
     monkeypatch.setattr(VAE_Model, "forward", watched_forward)

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import faults
-from conftest import Malicious, ROOT, flags, read_csv
-from modules.checkpoint import load_checkpoint, save_checkpoint
-from modules.errors import StopSignals, UsageError
+from cli.errors import StopSignals, UsageError
+from conftest import ROOT, Malicious, flags, read_csv
+from engine.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_a_flipped_byte_anywhere_is_refused_or_does_no_harm(whole, tmp_path):
     content = load_checkpoint(whole / "last.ckpt")
     content["state_dict"] = dict(list(content["state_dict"].items())[:12])  # small, so that reading it is quick
     content["optimizer"]["state"] = {number: content["optimizer"]["state"][number] for number in range(2)}
-    save_checkpoint(path, content)
+    save_checkpoint([path], content)
     pristine = path.read_bytes()
     generator = torch.Generator().manual_seed(0)
     refused = 0
@@ -262,7 +262,7 @@ def test_full_gpu_memory_is_told_with_the_flags_that_lower_it(train, ends, monke
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("modules.training.ClipTrainer.train_on", full)
+    monkeypatch.setattr("engine.optimization.ClipTrainer.train_on", full)
     error, _ = ends(1, "Trainer", *train(save_root="run"))
     assert all(flag in error for flag in ("--batch_size", "--train_vi_len", "--checkpoint_frames", "--amp"))
 

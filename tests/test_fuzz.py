@@ -16,13 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-import Tester
+from cli import flags
+from cli.errors import run_script
 from conftest import ROOT
 from dataloader import Dataset_Dance
-from modules import VAE_Model, options
-from modules.checkpoint import load_checkpoint, load_weights, network_dimensions
-from modules.errors import run_script
-from modules.outputs import write_pixels_csv
+from engine.checkpoint import load_checkpoint, load_weights, network_dimensions
+from engine.course import read_truth
+from media.pixel_csv import write_pixels_csv
+from modules import VAE_Model
 
 LONGEST_SECONDS = 5
 HIDDEN_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, ResourceWarning)  # as Python does by default
@@ -332,7 +333,7 @@ def test_ground_truth(outcome, tmp_path):
     for number in range(700):
         rng = random.Random(number)
         path.write_bytes(mutate_text(text, rng, CELLS, [","]))
-        read = outcome(number, lambda: Tester.read_truth(path, labels, frames))
+        read = outcome(number, lambda: read_truth(path, labels, frames))
         results.append(read)
         if read:  # then it is what the table says
             with open(path, newline="") as file:
@@ -355,8 +356,8 @@ def test_recipes(script, outcome, tmp_path, monkeypatch):
     recipes = [path.read_text() for path in sorted((ROOT / "recipes").glob("*.txt"))]
 
     def parse():
-        parser = getattr(options, f"{script}_parser")()
-        return vars(parser.parse_args(["@recipe.txt"])), parser.given(["@recipe.txt"])
+        parser = getattr(flags, f"{script}_parser")()
+        return vars(parser.parse_args(["@recipe.txt"])), parser.typed_flags(["@recipe.txt"])
 
     results = []
     for number in range(300):

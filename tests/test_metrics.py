@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from modules.images import to_unit
-from modules.metrics import course_score, mean_image, psnr, ssim, summarise, trivial_predictions
+from engine.course import course_score
+from engine.evaluation import baselines, mean_image
+from modules.metrics import psnr, ssim, summarise
 
 
 def random_images(*shape, seed=0):
@@ -137,31 +138,32 @@ def test_course_score_of_the_parts_it_is_told_and_of_missing_ones():
         "score": mean, "public": alone[1], "private": alone[0]}
 
 
+def nearest(train, labels):
+    """The videos of the nearest-label baseline, [B, T, 3, H, W], for labels [B, T, 3, H, W]."""
+    return torch.stack(baselines(train, labels[:, 0], labels)["nearest label"])
+
+
 def test_nearest_label_finds_a_label_of_the_training_set_in_every_chunk():
     labels = random_pixels(9001, 3, 2, 3)
     train = SimpleNamespace(frames=labels.flip(0), labels=labels)
     wanted = torch.tensor([[0, 1, 4095], [4096, 8192, 9000]])
-    nearest = trivial_predictions(train, torch.zeros(2, 1, 3, 2, 3), to_unit(labels[wanted]))["nearest label"]
-    assert torch.equal(nearest, to_unit(train.frames[wanted]))
+    assert torch.equal(nearest(train, labels[wanted]), train.frames[wanted])
 
 
 def test_nearest_label_finds_real_labels_however_alike_they_are(dancer):
     from dataloader import Dataset_Dance
 
     labels = Dataset_Dance(dancer, None, "train", 1, frame_size=(32, 64)).labels
-    train = SimpleNamespace(frames=labels, labels=labels)
-    asked = to_unit(labels)[None]
-    assert torch.equal(trivial_predictions(train, asked, asked)["nearest label"], asked)
+    assert torch.equal(nearest(SimpleNamespace(frames=labels, labels=labels), labels[None]), labels[None])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_nearest_label_is_of_least_distance(seed):
-    labels, asked = random_pixels(50, 3, 2, 3, seed=seed), random_images(2, 4, 3, 2, 3, seed=seed).float()
-    train = SimpleNamespace(frames=labels, labels=labels)
-    nearest = trivial_predictions(train, asked, asked)["nearest label"]
+    labels, asked = random_pixels(50, 3, 2, 3, seed=seed), random_pixels(2, 4, 3, 2, 3, seed=seed + 50)
+    found = nearest(SimpleNamespace(frames=labels, labels=labels), asked)
     for place in np.ndindex(2, 4):
-        distances = [np.sum((asked[place].numpy() - label.numpy() / 255) ** 2) for label in labels]
-        assert torch.equal(nearest[place], to_unit(labels[int(np.argmin(distances))]))
+        distances = [np.sum((asked[place].numpy() / 255 - label.numpy() / 255) ** 2) for label in labels]
+        assert torch.equal(found[place], labels[int(np.argmin(distances))])
 
 
 def test_mean_image_does_not_depend_on_the_chunks():
@@ -171,11 +173,14 @@ def test_mean_image_does_not_depend_on_the_chunks():
     np.testing.assert_allclose(means[0], images.numpy().mean(axis=0) / 255, rtol=1e-6)
 
 
-def test_trivial_videos_have_the_length_of_their_labels():
-    labels = random_images(2, 6, 3, 4, 4).float()
-    frames = random_images(2, 1, 3, 4, 4, seed=1).float()
+def test_videos_of_the_baselines_have_the_length_of_their_labels():
+    labels = [random_pixels(length, 3, 4, 4, seed=length) for length in (6, 3)]
+    frames = random_pixels(2, 3, 4, 4, seed=1)
     train = SimpleNamespace(frames=random_pixels(10, 3, 4, 4), labels=random_pixels(10, 3, 4, 4, seed=1))
-    videos = trivial_predictions(train, frames, labels)
-    assert all(video.shape == labels.shape for video in videos.values())
-    assert torch.equal(videos["first frame"], frames.expand(labels.shape))
-    assert torch.equal(videos["mean frame"], mean_image(train.frames).expand(labels.shape))
+    for name, videos in baselines(train, frames, labels).items():
+        assert [video.shape for video in videos] == [label.shape for label in labels], name
+        assert all(video.dtype == torch.uint8 for video in videos)
+    videos = baselines(train, frames, labels)
+    assert all(torch.equal(video, frame.expand(video.shape)) for video, frame in zip(videos["first frame"], frames))
+    mean = (mean_image(train.frames) * 255).round().to(torch.uint8)
+    assert all(torch.equal(video, mean.expand(video.shape)) for video in videos["mean frame"])

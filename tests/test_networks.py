@@ -41,7 +41,7 @@ def output():
 
     def step(frame, label, z=None):
         frame_feature, label_feature = model.frame_transformation(frame), model.label_transformation(label)
-        mu, logvar = model.Gaussian_Predictor(frame_feature, label_feature)
+        _, mu, logvar = model.Gaussian_Predictor(frame_feature, label_feature)
         z = mu if z is None else torch.full_like(mu, z)
         fusion = model.Decoder_Fusion(frame_feature, label_feature, z)
         return {"frame_feature": frame_feature, "label_feature": label_feature, "mu": mu, "logvar": logvar,
@@ -82,7 +82,7 @@ def test_any_dimensions_give_frames_of_the_size_of_the_input(dimensions):
     model = VAE_Model(*dimensions)
     frame, label = torch.rand(2, 2, 3, 9, 14)
     frame_features, label_features = model.frame_transformation(frame), model.label_transformation(label)
-    mu, logvar = model.Gaussian_Predictor(frame_features, label_features)
+    z, mu, logvar = model.Gaussian_Predictor(frame_features, label_features)
     assert frame_features.shape == (2, F_dim, 9, 14) and label_features.shape == (2, L_dim, 9, 14)
-    assert mu.shape == logvar.shape == (2, N_dim, 9, 14)
-    assert model.predict(frame_features, label_features, mu).shape == frame.shape
+    assert z.shape == mu.shape == logvar.shape == (2, N_dim, 9, 14)
+    assert model.Generator(model.Decoder_Fusion(frame_features, label_features, z)).shape == frame.shape

@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from cli.errors import UsageError
+from cli.files import atomic_write, write_json
 from conftest import read_csv
-from modules.errors import UsageError
-from modules.outputs import (METRICS_COLUMNS, EpochLog, read_pixels_csv, replacing, write_comparison_gif, write_gif,
-                             write_json, write_pixels_csv, write_psnr_per_frame)
+from engine.logs import METRICS_COLUMNS, EpochLog, write_psnr_per_frame
+from media.gif import write_comparison_gif, write_gif
+from media.pixel_csv import read_pixels_csv, write_pixels_csv
 
 FRAME_MILLISECONDS = 20
 
@@ -154,8 +156,8 @@ def test_metrics_start_anew_where_there_are_none(tmp_path):
 
 
 def test_psnr_per_frame_names_frames_from_1_and_leaves_a_shorter_sequence_empty(tmp_path):
-    write_psnr_per_frame(tmp_path / "a.csv", [[20.5, 21, 22], [30.25]])
-    assert read_csv(tmp_path / "a.csv") == [
+    write_psnr_per_frame(tmp_path, [[20.5, 21, 22], [30.25]])
+    assert read_csv(tmp_path / "psnr_per_frame.csv") == [
         {"frame": "1", "seq0": "20.5", "seq1": "30.25"}, {"frame": "2", "seq0": "21", "seq1": ""},
         {"frame": "3", "seq0": "22", "seq1": ""}]
 
@@ -169,10 +171,10 @@ def test_json_comes_back(tmp_path):
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a.txt"
     for text in ("old", "new"):
-        with replacing(path, "w") as file:
+        with atomic_write(path, "w") as file:
             file.write(text)
             assert not path.exists() or path.read_text() == "old"
-    with pytest.raises(KeyboardInterrupt), replacing(path, "w") as file:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path, "w") as file:
         file.write("half")
         raise KeyboardInterrupt
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]

@@ -13,8 +13,12 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import Plotting  # noqa: E402
-from modules import options, schedules  # noqa: E402
-from modules.errors import UsageError  # noqa: E402
+from cli.errors import UsageError  # noqa: E402
+from cli.flags import trainer_parser  # noqa: E402
+from engine import schedules  # noqa: E402
+from engine.logs import METRICS_COLUMNS, TIMES_COLUMNS  # noqa: E402
+from figures import curves  # noqa: E402
+from figures.runs import read_runs  # noqa: E402
 
 FILES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png", "validation_psnr.png",
          "psnr_over_seconds.png", "psnr_per_frame.png"}
@@ -23,10 +27,10 @@ FILES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png
 def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, **changed):
     """A run folder as Trainer.py leaves it; `changed` replaces columns of metrics.csv by constants."""
     folder.mkdir(parents=True)
-    arguments = vars(options.trainer_parser().parse_args(flags.split())) | {"save_root": str(folder)}
+    arguments = vars(trainer_parser().parse_args(flags.split())) | {"save_root": str(folder)}
     (folder / "args.json").write_text(json.dumps({"arguments": arguments, "git_commit": None}))
     with open(folder / "metrics.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, Plotting.METRICS_COLUMNS)
+        writer = csv.DictWriter(file, METRICS_COLUMNS)
         writer.writeheader()
         for epoch in range(epochs):
             mse, kl, beta = 0.03 / (epoch + 1), 1e4 / (epoch + 1), epoch / 10
@@ -37,7 +41,7 @@ def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, *
                              "val_ssim": 0.5 if validated else ""}
                             | changed)
     times = [f"{epoch},{10 * (epoch + 1)}" for epoch in range(epochs)]
-    (folder / "times.csv").write_text("\n".join([",".join(Plotting.TIMES_COLUMNS), *times]))
+    (folder / "times.csv").write_text("\n".join([",".join(TIMES_COLUMNS), *times]))
     if sequence_lengths:
         with open(folder / "psnr_per_frame.csv", "w", newline="") as file:
             writer = csv.writer(file)
@@ -52,7 +56,7 @@ def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, *
 def drawn(monkeypatch):
     """{name of the figure: Figure} of all that a test has Plotting save, which then costs no rendering."""
     figures = {}
-    monkeypatch.setattr(Plotting, "save", lambda figure, folder, name, _: figures.update({name: figure}))
+    monkeypatch.setattr(curves, "save", lambda figure, folder, name, _: figures.update({name: figure}) or name)
     return figures
 
 
@@ -131,8 +135,8 @@ def test_ticks_are_whole_epochs(tmp_path, drawn):
 
 
 def test_running_mean():
-    np.testing.assert_allclose(Plotting.running_mean(np.arange(5.0), 3), [0.5, 1, 2, 3, 3.5])
-    np.testing.assert_allclose(Plotting.running_mean(np.arange(3.0), 15), [1, 1, 1])
+    np.testing.assert_allclose(curves.running_mean(np.arange(5.0), 3), [0.5, 1, 2, 3, 3.5])
+    np.testing.assert_allclose(curves.running_mean(np.arange(3.0), 15), [1, 1, 1])
 
 
 def test_runs_are_named_by_the_flags_that_differ(tmp_path, drawn):
@@ -196,7 +200,8 @@ def test_odd_losses_do_not_break_log_axes(tmp_path, kl):
 def test_no_validation_yet(tmp_path, drawn, capsys):
     Plotting.main([write_run(tmp_path / "run", val_every=99, sequence_lengths=())])
     assert "validation_psnr" not in drawn and "loss" in drawn
-    assert capsys.readouterr().out == "left out for want of data: val_psnr, psnr_over_seconds, psnr_per_frame of run\n"
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "left out, no data: val_psnr, psnr_over_seconds, psnr_per_frame of run")
 
 
 def test_seconds_belong_to_their_epochs(tmp_path, drawn, capsys):
@@ -211,13 +216,13 @@ def test_seconds_belong_to_their_epochs(tmp_path, drawn, capsys):
 
 
 def test_runs_of_one_label_share_its_colour_over_seconds(tmp_path):
-    runs = Plotting.read_runs([write_run(tmp_path / name, f"--seed {name}") for name in "012"])
+    runs = read_runs([write_run(tmp_path / name, f"--seed {name}") for name in "012"])
     for run, label in zip(runs, ("a", "a", "b")):
         run.label = label
-    figure = Plotting.draw_psnr_over_seconds(runs, False)
+    figure = curves.draw_psnr_over_seconds(runs, False)
     colours = [line.get_color() for line in figure.axes[0].lines]
     assert colours[0] == colours[1] != colours[2] and legend(figure) == ["a", "b"]
-    assert len(Plotting.draw_psnr_over_seconds(runs, True).axes) == 3
+    assert len(curves.draw_psnr_over_seconds(runs, True).axes) == 3
 
 
 def test_partial_folders(tmp_path, drawn, capsys):
@@ -229,7 +234,7 @@ def test_partial_folders(tmp_path, drawn, capsys):
     Plotting.main([str(tester), started])
     assert list(drawn) == ["psnr_per_frame"]
     out = capsys.readouterr().out
-    assert out.count("\n") == 1
+    assert out.count("left out") == 1
     assert "val_psnr, psnr_over_seconds of tester" in out and "psnr_per_frame of started" in out
     with pytest.raises(UsageError, match="started: .*give a run"):
         Plotting.main([started])
@@ -240,7 +245,7 @@ def test_schedule_curves_equal_the_schedules(drawn, schedule):
     Plotting.main(["--schedule", schedule, "--num_epoch", "20", "--tfr_sde", "3", "--kl_anneal_cycle", "4",
                    "--kl_weight", "0.5",
                    "--versus", "--tfr 0.5 --kl_anneal_type Monotonic --lr_schedule Cosine"])
-    epochs, name = range(20), Plotting.FIGURES[schedule][0]
+    epochs, name = range(20), curves.FIGURES[schedule][0]
     expected = {
         "tfr": [[schedules.teacher_forcing_ratio(epoch, start, 3, 0.1) for epoch in epochs]
                 for start in (1, 0.5)],

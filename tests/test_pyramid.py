@@ -7,9 +7,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import TINY_CLIPS, TINY_NETWORK, flags, read_csv
 from modules import VAE_Model
-from modules.images import to_unit
+from modules.noise import GivenNoise, Noise
+from modules.pixels import to_unit
 from modules.pyramid import LeakySigmoid
-from modules.rollout import generate
+from modules.rollout import rollout
 
 CLIPS, LENGTH = 3, 6
 
@@ -24,15 +25,22 @@ def pixels(size=(8, 16), length=LENGTH):
     return torch.randint(0, 256, (2, CLIPS, length, 3, *size), generator=random, dtype=torch.uint8)
 
 
-def generated(model, frames, labels, seed=0, **settings):
-    return generate(model, frames[:, 0], labels, seed, keep=lambda frame: frame, **settings)
+def generated(model, frames, labels, seed=0):
+    """The frames that `generate` makes, before they are rounded to pixels: [CLIPS, T, 3, H, W]."""
+    frame = to_unit(frames[:, 0])
+    with torch.no_grad():
+        steps = rollout(model.eval(), frame[:, None], labels, Noise.seeded(seed, CLIPS, "cpu"), temperature=1.0)
+        return torch.stack([frame, *(step.frame for step in steps)], dim=1)
+
+
+def random_noise(model, size=(8, 16)):
+    return GivenNoise(torch.randn(CLIPS, LENGTH - 1, *model.z_shape(*size)))
 
 
 @pytest.mark.parametrize("size", [(8, 16), (32, 64), (10, 18), (4, 4), (30, 62)])
 def test_any_even_size_gives_frames_of_that_size_and_a_gradient_everywhere(size):
     model, (frames, labels) = pyramid().train(), pixels(size)
-    shape = model.z_shape(*size)
-    terms, following = model(to_unit(frames), to_unit(labels), lambda: torch.randn(CLIPS, *shape), 1.0)
+    terms, following = model(to_unit(frames), to_unit(labels), random_noise(model, size), 1.0)
     assert following.shape == (CLIPS, 3, *size)
     terms["loss"].backward()
     for name, weights in model.named_parameters():
@@ -55,8 +63,7 @@ def test_black_frames_have_a_way_back():
     model, (frames, labels) = pyramid(), map(to_unit, pixels())
     with torch.no_grad():
         model.Generator[0].bias -= 40
-    noise = torch.randn(LENGTH - 1, CLIPS, *model.z_shape(8, 16))
-    terms, following = model(frames, labels, iter(noise).__next__, 0.0)
+    terms, following = model(frames, labels, random_noise(model), 0.0)
     assert following.max() < 1e-12
     terms["loss"].backward()
     assert all(weights.grad.abs().max() > 1e-6 for weights in model.Decoder_Fusion.parameters())
@@ -74,11 +81,11 @@ def test_slope_of_the_output_is_that_of_the_sigmoid_and_a_little_more():
 def test_batch_equals_its_sequences_in_training_mode_too():
     """Nothing is normalised over a batch."""
     frames, labels = map(to_unit, pixels())
-    noise = torch.randn(LENGTH - 1, CLIPS, *pyramid().z_shape(8, 16))
+    epsilon = random_noise(pyramid()).epsilon
     for training in (True, False):
         model = pyramid().train(training)
-        whole = model(frames, labels, iter(noise).__next__, 0.1)[0]
-        alone = [model(frames[row:row + 1], labels[row:row + 1], iter(noise[:, row:row + 1]).__next__, 0.1)[0]
+        whole = model(frames, labels, GivenNoise(epsilon), 0.1)[0]
+        alone = [model(frames[row:row + 1], labels[row:row + 1], GivenNoise(epsilon[row:row + 1]), 0.1)[0]
                  for row in range(CLIPS)]
         for name, value in whole.items():
             assert value.item() == pytest.approx(sum(terms[name].item() for terms in alone) / CLIPS, rel=1e-4)
@@ -107,8 +114,8 @@ def test_its_work_is_at_most_a_quarter_of_the_template_s(dimensions):
         image = torch.rand(1, 3, 32, 64)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             features = model.frame_transformation(image), model.label_transformation(image)
-            mu, _ = model.Gaussian_Predictor(*features)
-            model.predict(*features, mu)
+            z, _, _ = model.Gaussian_Predictor(*features)
+            model.Generator(model.Decoder_Fusion(*features, z))
         work[network] = counter.get_total_flops()
     assert work["pyramid"] <= work["template"] / 4
 
@@ -121,7 +128,7 @@ def test_it_is_trained_resumed_and_tested_like_the_template(dancer, call, capsys
     assert read_csv("whole/metrics.csv") == read_csv("parts/metrics.csv")
     capsys.readouterr()
     call("Tester", "--ckpt_path", "whole/best.ckpt", "--samples", 2)
-    assert "2 samples of sequence 0: standard deviation" in capsys.readouterr().out
+    assert "samples_seq0.gif: 2 samples, standard deviation" in capsys.readouterr().out
     alike = [iio.imread(tmp_path / f"whole/test/{name}_seq0.gif") for name in ("samples", "compare")]
     assert alike[0].shape[0] == alike[1].shape[0] and alike[0].shape[2] > alike[1].shape[2]  # a column more
 

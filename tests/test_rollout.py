@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from conftest import tiny_model
-from modules.rollout import generate, input_filter, rollout
+from modules.noise import GivenNoise, Noise
+from modules.rollout import disturb, forced_rollout, generate, rollout
 
 CLIPS, LENGTH, SIZE = 3, 6, (8, 16)
 
@@ -15,7 +16,7 @@ def clips(length=LENGTH, seed=1):
     return torch.rand(2, CLIPS, length, 3, *SIZE, generator=random, dtype=torch.float64)
 
 
-NOISE = torch.randn(LENGTH, CLIPS, 4, *SIZE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+NOISE = torch.randn(CLIPS, LENGTH - 1, 4, *SIZE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 MASKS = {
     "free": torch.zeros(CLIPS, LENGTH, dtype=torch.bool),
     "forced": torch.ones(CLIPS, LENGTH, dtype=torch.bool),
@@ -25,14 +26,19 @@ MASKS = {
 
 def run(model, frames, labels, mask=None, rows=slice(None)):
     """All that the rollout predicts, and its posteriors: [CLIPS, LENGTH - 1, ...] each."""
-    noise = iter(NOISE[:, rows])
-    steps = list(rollout(model, frames, labels, lambda: next(noise), mask))
+    steps = list(rollout(model, frames, labels, GivenNoise(NOISE[rows]), mask))
     return [torch.stack(part, dim=1) for part in zip(*steps)]
 
 
-def generated(*arguments, **settings):
-    """What `generate` makes, before it is rounded to pixels."""
-    return generate(*arguments, **settings, keep=lambda frame: frame)
+def generated(model, first_frames, labels, seed, temperature=1.0, clamp=False):
+    """The frames that `generate` makes, before they are rounded to pixels: [CLIPS, T, 3, H, W] in [0, 1]."""
+    was_training = model.training
+    noise = Noise.seeded(seed, len(labels), "cpu")
+    with torch.no_grad():
+        steps = rollout(model.eval(), first_frames[:, None], labels, noise, temperature=temperature, clamp=clamp)
+        video = torch.stack([first_frames, *(step.frame.clamp(0, 1) for step in steps)], dim=1)
+    model.train(was_training)
+    return video
 
 
 def plain_loop(model, frames, labels, mask):
@@ -43,8 +49,8 @@ def plain_loop(model, frames, labels, mask):
     for t in range(1, LENGTH):
         pose = label_features[:, t - 1]
         seen = frames[:, t] if model.posterior == "current" else given
-        mu, logvar = model.Gaussian_Predictor(model.frame_transformation(seen), pose)
-        z = mu + torch.exp(0.5 * logvar) * NOISE[t - 1]
+        _, mu, logvar = model.Gaussian_Predictor(model.frame_transformation(seen), pose)
+        z = mu + torch.exp(0.5 * logvar) * NOISE[:, t - 1]
         predicted = model.Generator(model.Decoder_Fusion(model.frame_transformation(given), pose, z))
         given = torch.stack([frames[b, t] if mask[b, t] else predicted[b] for b in range(CLIPS)])
         steps.append((predicted, mu, logvar))
@@ -147,36 +153,75 @@ def test_batch_equals_its_clips_one_by_one(model):
             assert_same(ours, theirs[part])
 
 
+class Recorded:
+    """Noise that keeps what it gave."""
+
+    def __init__(self):
+        self.noise, self.given = Noise.seeded(3, CLIPS, "cpu"), {"normal": [], "uniform": []}
+
+    def normal(self, *shape):
+        self.given["normal"].append(self.noise.normal(*shape).double())
+        return self.given["normal"][-1]
+
+    def uniform(self, *shape):
+        self.given["uniform"].append(self.noise.uniform(*shape).double())
+        return self.given["uniform"][-1]
+
+
 @pytest.mark.parametrize("mask", MASKS)
-def test_every_input_frame_goes_through_the_filter_and_no_target_or_prediction_does(model, mask):
+def test_every_input_frame_is_disturbed_and_no_target_or_prediction(model, mask, monkeypatch):
+    """Each step draws the strength of its input noise, that noise, and the noise of z."""
     model.double().eval()
     frames, labels = clips()
-    noise, inputs = iter(NOISE), []
+    frames = 2 * frames - 0.5
+    inputs, encode = [], model.frame_transformation.forward
+    monkeypatch.setattr(model.frame_transformation, "forward", lambda image: inputs.append(image) or encode(image))
+    noise = Recorded()
+    predicted = [step.frame for step in rollout(model, frames, labels, noise, MASKS[mask], clamp=True, input_noise=0.2)]
+    normal = iter(noise.given["normal"])
+    given = frames[:, 0]
+    for t, strength in enumerate(noise.given["uniform"], start=1):
+        expected = given.clamp(0, 1) + 0.2 * strength * next(normal)
+        assert_same(inputs[t - 1], expected)
+        features = encode(expected), model.label_transformation(labels[:, t])
+        z, _, _ = model.Gaussian_Predictor(*features, next(normal))
+        assert_same(predicted[t - 1], model.Generator(model.Decoder_Fusion(*features, z)))
+        given = torch.where(MASKS[mask][:, t, None, None, None], frames[:, t], predicted[t - 1])
+    assert len(inputs) == len(predicted) == LENGTH - 1
 
-    def brighten(frame):
-        inputs.append(frame)
-        return frame + 1
 
-    steps = rollout(model, frames, labels, lambda: next(noise), MASKS[mask], as_input=brighten)
-    predicted = [step.frame for step in steps]
-    assert_same(inputs[0], frames[:, 0])
-    for t in range(1, LENGTH - 1):
-        forced = MASKS[mask][:, t, None, None, None]
-        assert_same(inputs[t], torch.where(forced, frames[:, t], predicted[t - 1]))
-    assert len(inputs) == LENGTH - 1
-    features = model.frame_transformation(frames[:, 0] + 1), model.label_transformation(labels[:, 1])
-    mu, logvar = model.Gaussian_Predictor(*features)
-    assert_same(predicted[0], model.predict(*features, mu + torch.exp(logvar / 2) * NOISE[0]))
-
-
-def test_input_filter_clamps_first_and_adds_noise_after():
+def test_an_input_frame_is_left_alone_unless_asked_for():
     frame = 2 * clips()[0][:, 0] - 0.5
-    assert torch.equal(input_filter()(frame), frame)
-    assert torch.equal(input_filter(clamp=True)(frame), frame.clamp(0, 1))
-    noise = torch.randn(2, *frame.shape, dtype=frame.dtype)
-    as_input = input_filter(clamp=True, noise=iter(noise))
-    for part in noise:
-        assert torch.equal(as_input(frame), frame.clamp(0, 1) + part)
+    assert disturb(frame, None, clamp=False, input_noise=0) is frame
+    assert torch.equal(disturb(frame, None, clamp=True, input_noise=0), frame.clamp(0, 1))
+
+
+@pytest.mark.parametrize("posterior", ["previous", "current"])
+@pytest.mark.parametrize("images_at_once", [1, 2 * CLIPS, 1000])
+def test_forced_frames_as_one_batch_equal_the_loop(posterior, images_at_once):
+    model = tiny_model(posterior).double().train()
+    frames, labels = clips()
+    for settings in ({}, {"clamp": True, "input_noise": 0.2}, {"recompute": True}):
+        loop = rollout(model, frames, labels, Noise.seeded(0, CLIPS, "cpu"), MASKS["forced"], **settings)
+        batch = forced_rollout(model, frames, labels, Noise.seeded(0, CLIPS, "cpu"), images_at_once, **settings)
+        for one, other in zip(loop, batch, strict=True):
+            for ours, theirs in zip(one, other):
+                assert_same(ours, theirs)
+
+
+def test_a_clip_draws_the_same_numbers_in_any_batch():
+    together = Noise.seeded(4, CLIPS, "cpu")
+    first, second = together.normal(2, 3), together.uniform(5)
+    for row in range(CLIPS):
+        alone = Noise.seeded(4 + row, 1, "cpu")
+        assert torch.equal(alone.normal(2, 3)[0], first[row]) and torch.equal(alone.uniform(5)[0], second[row])
+
+
+def test_generate_gives_the_pixels_of_the_rollout(model):
+    frames, labels = clips()
+    for temperature, clamp in ((1.0, False), (0.0, True), (0.5, True)):
+        expected = (generated(model.double(), frames[:, 0], labels, 7, temperature, clamp) * 255).round()
+        assert torch.equal(generate(model, frames[:, 0], labels, 7, temperature, clamp), expected.to(torch.uint8))
 
 
 def test_a_stray_logvar_does_not_drown_the_frame(model):
@@ -218,7 +263,7 @@ def test_generation_leaves_the_model_as_it_was(model, training):
     frames, labels = clips()
     model.double().train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    generated(model, frames[:, 0], labels, seed=0)
+    generate(model, frames[:, 0], labels, seed=0)
     assert all(part.training is training for part in model.modules())
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -268,7 +313,6 @@ def test_temperature_0_is_the_prior_mean_whatever_the_seed(model):
     frames, labels = clips()
     videos = [generated(model.double(), frames[:, 0], labels, seed, temperature=0.0) for seed in (0, 100)]
     assert torch.equal(*videos)
-    zero = torch.zeros_like(NOISE[0])
-    steps = rollout(model.eval(), frames[:, :1], labels, lambda: zero, use_posterior=False)
+    steps = rollout(model.eval(), frames[:, :1], labels, GivenNoise(torch.zeros_like(NOISE)), temperature=1.0)
     expected = torch.stack([step.frame.clamp(0, 1) for step in steps], dim=1)
     torch.testing.assert_close(videos[0][:, 1:].double(), expected, rtol=0, atol=1e-6)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from modules.schedules import kl_beta, learning_rate, teacher_forcing_ratio
+from engine.schedules import kl_beta, learning_rate, teacher_forcing_ratio
 
 
 def betas(kl_anneal_type, num_epoch=70, cycle=10, ratio=1.0):

@@ -10,10 +10,10 @@ from functools import partial
 
 import pytest
 
-import Plotting
-import Study
+from cli.files import locked
 from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
-from modules.outputs import TIMES_COLUMNS
+from engine import study as engine_study
+from engine.logs import TIMES_COLUMNS
 
 RECIPE = " ".join(flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_size=2, partial=0.2, num_workers=1,
                         tfr=0, kl_weight=1e-5, num_epoch=9, device="cpu"))
@@ -34,7 +34,7 @@ def call_study(folder, *words):
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Study.Scripts, "call", call)
+        patch.setattr(engine_study.Scripts, "call", call)
         call_script(folder, "Study", *words, "--out", "study")
     return called
 
@@ -116,7 +116,7 @@ def test_started_again_it_runs_nothing(done):
 
 def test_figures_show_every_seed_a_line_and_every_recipe_a_colour(done, tmp_path, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(Plotting, "save", lambda figure, folder, name, _: drawn.update({name: figure}))
+    monkeypatch.setattr("figures.study.save", lambda figure, folder, name: drawn.update({name: figure}))
     call_study(*done[:1], *done[1])
     lines = drawn["psnr_over_seconds"].axes[0].lines
     times = read_csv(done[0] / "study/tiny/seed=0/times.csv")
@@ -164,7 +164,7 @@ def test_interrupted_study_goes_on(study, dancer, tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate()
     assert process.returncode == 128 + signal.SIGINT and "Traceback" not in error
-    assert error.splitlines()[-1].startswith("Study.py: go on with: python ")
+    assert error.splitlines()[-1].startswith("Study.py: continue with: python ")
     assert read_csv(tmp_path / "study/study.csv")[0]["seeds"] == "0"
     assert not any((run / "failed.txt").exists() for run in runs)
 
@@ -178,13 +178,13 @@ def test_interrupted_study_goes_on(study, dancer, tmp_path):
 @pytest.mark.parametrize("minutes, seconds, epochs", [(5, 71.2, 4), (5, 75, 4), (0.5, 71.2, 1)])
 def test_minutes_and_the_seconds_of_an_epoch_choose_the_epochs(tmp_path, minutes, seconds, epochs):
     (tmp_path / "times.csv").write_text(f"{','.join(TIMES_COLUMNS)}\n0,{seconds}\n")
-    recipe = Study.Recipe("tiny", [], tmp_path)
-    Study.calibrate(Study.Run([], tmp_path, recipe), minutes, scripts=None)
+    recipe = engine_study.Recipe("tiny", [], tmp_path)
+    engine_study.calibrate(engine_study.Run([], tmp_path, recipe), minutes, scripts=None)
     assert recipe.epochs == epochs and recipe.epoch_seconds == seconds
 
 
 def test_recipe_is_calibrated_once(study, dancer, tmp_path, monkeypatch):
-    run, trained = Study.Scripts.run, []
+    run, trained = engine_study.Scripts.run, []
 
     def run_and_time(scripts, folder, script, *words):
         run(scripts, folder, script, *words)
@@ -194,7 +194,7 @@ def test_recipe_is_calibrated_once(study, dancer, tmp_path, monkeypatch):
             assert len(read_csv(folder / "times.csv")) == 1
             (folder / "times.csv").write_text(f"{','.join(TIMES_COLUMNS)}\n0,2.9\n")
 
-    monkeypatch.setattr(Study.Scripts, "run", run_and_time)
+    monkeypatch.setattr(engine_study.Scripts, "run", run_and_time)
     words = ["tiny.txt", *flags(minutes=0.1, DR=dancer)]
     study(*words, "--seeds", 0)
     study(*words, "--seeds", 0, 1)
@@ -231,6 +231,6 @@ def test_mistakes_are_named(study, tmp_path, capsys, words, named):
 
 
 def test_two_studies_in_one_folder(study, dancer, tmp_path, capsys):
-    with Study.open_study(tmp_path / "study"), pytest.raises(SystemExit) as ended:
+    with locked("--out", tmp_path / "study"), pytest.raises(SystemExit) as ended:
         study("tiny.txt", *flags(epochs=1, DR=dancer))
     assert ended.value.code == 2 and "--out study is in use by process" in capsys.readouterr().err

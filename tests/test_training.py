@@ -1,20 +1,20 @@
-"""Every fast or frugal path gives what the plain one gives: frames at once, recomputation, bfloat16, CUDA graphs."""
-
-from types import SimpleNamespace
+"""Every fast or frugal path gives what the plain one gives: forced frames as one batch, recomputation, bfloat16."""
 
 import pytest
 import torch
 
+from cli.errors import UsageError
 from conftest import TINY_CLIPS, TINY_NETWORK, flags, read_csv, tiny_model
-from dataloader import Dataset_Dance, place_on
-from modules.checkpoint import load_checkpoint
-from modules.devices import autocast, choose_precision
-from modules.errors import UsageError
-from modules.graphs import Replayed
-from modules.images import to_unit
+from dataloader import Dataset_Dance
+from engine import optimization
+from engine.batches import Clips, place_on
+from engine.checkpoint import load_checkpoint
+from engine.devices import autocast, choose_precision
+from engine.evaluation import generate_sequences
+from engine.optimization import ClipTrainer
 from modules.metrics import psnr
-from modules.rollout import generate
-from modules.training import Clips, ClipTrainer
+from modules.noise import Noise
+from modules.pixels import to_unit
 
 CLIPS, LENGTH, SIZE = 3, 6, (8, 16)
 CPU = torch.device("cpu")
@@ -27,10 +27,14 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 def settings(**changed):
-    """Flags; SGD, because Adam enlarges the rounding of gradients next to nothing."""
-    plain = {"optim": "SGD", "lr": 0.1, "accumulate": 1, "reconstruction": "mse", "bptt": 0, "clamp_feedback": True,
-             "input_noise": 0.1, "frames_at_once": 1, "checkpoint_frames": False, "cuda_graphs": False}
-    return SimpleNamespace(**{**plain, **changed})
+    """Parameters of ClipTrainer; SGD, because Adam enlarges the rounding of a gradient near 0."""
+    return {"optim": "SGD", "lr": 0.1, "clamp_feedback": True, "input_noise": 0.1, **changed}
+
+
+@pytest.fixture
+def frame_by_frame(monkeypatch):
+    """Compute forced frames one a step, as free ones."""
+    monkeypatch.setitem(optimization.IMAGES_AT_ONCE, "cpu", 1)
 
 
 def pixels(seed=1):
@@ -42,13 +46,13 @@ def pixels(seed=1):
 def batch(mask, device=CPU, noise_device=CPU):
     frames, labels = pixels()
     streams = [torch.Generator(noise_device).manual_seed(row) for row in range(CLIPS)]
-    return Clips(frames.to(device), labels.to(device), MASKS[mask], streams, CLIPS)
+    return Clips(frames.to(device), labels.to(device), MASKS[mask], Noise(streams, device), CLIPS)
 
 
 def trained(mask, posterior="previous", device=CPU, dtype=torch.float32, steps=2, **changed):
     """Sums of the metrics and the weights after steps on one batch."""
     model = tiny_model(posterior).to(device).train()
-    trainer = ClipTrainer(model, device, dtype, settings(**changed))
+    trainer = ClipTrainer(model, device, dtype, **settings(**changed))
     sums = [trainer.train_on([batch(mask, device)], CLIPS, 0.01).cpu() for _ in range(steps)]
     return torch.stack(sums), {name: value.cpu() for name, value in model.state_dict().items()}
 
@@ -61,20 +65,23 @@ def assert_same_training(ours, theirs, tolerance=1e-5):
 
 @pytest.mark.parametrize("posterior", ["previous", "current"])
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("changed", [
-    {"frames_at_once": 0}, {"frames_at_once": 2}, {"frames_at_once": 100}, {"checkpoint_frames": True},
-    {"frames_at_once": 3, "checkpoint_frames": True}], ids=str)
-def test_fast_and_frugal_steps_equal_the_plain_one(changed, mask, posterior):
-    assert_same_training(trained(mask, posterior, **changed), trained(mask, posterior))
+@pytest.mark.parametrize("images", [1, 2 * CLIPS, 1000])
+@pytest.mark.parametrize("changed", [{}, {"checkpoint_frames": True}], ids=str)
+def test_fast_and_frugal_steps_equal_the_plain_one(changed, images, mask, posterior, monkeypatch):
+    monkeypatch.setitem(optimization.IMAGES_AT_ONCE, "cpu", images)
+    fast = trained(mask, posterior, **changed)
+    monkeypatch.setitem(optimization.IMAGES_AT_ONCE, "cpu", 1)
+    assert_same_training(fast, trained(mask, posterior))
 
 
-def test_frames_after_true_ones_are_computed_at_once_and_no_others(monkeypatch):
+def test_forced_clips_are_computed_as_one_batch_and_no_others(monkeypatch):
+    monkeypatch.setitem(optimization.IMAGES_AT_ONCE, "cpu", 3 * CLIPS)
     seen = []
     model = tiny_model().train()
     encode = model.frame_transformation.forward
     monkeypatch.setattr(model.frame_transformation, "forward", lambda x: seen.append(len(x)) or encode(x))
-    trainer = ClipTrainer(model, CPU, torch.float32, settings(frames_at_once=3))
-    for mask, expected in (("free", [1, 1, 1, 1, 1]), ("forced", [3, 2]), ("mixed", [2, 1, 2])):
+    trainer = ClipTrainer(model, CPU, torch.float32, **settings())
+    for mask, expected in (("free", [1, 1, 1, 1, 1]), ("forced", [3, 2]), ("mixed", [1, 1, 1, 1, 1])):
         seen.clear()
         trainer.train_on([batch(mask)], CLIPS, 0.01)
         assert seen == [CLIPS * frames for frames in expected]
@@ -93,7 +100,7 @@ def test_recomputed_frames_hold_less_memory():
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             frames, labels = map(to_unit, pixels())
-            tiny_model()(frames, labels, lambda: torch.zeros(CLIPS, 4, *SIZE), 1.0, recompute=recompute)
+            tiny_model()(frames, labels, Noise.seeded(0, CLIPS, CPU), 1.0, recompute=recompute)
         kept[recompute] = total
     assert kept[True] < kept[False] / 4
 
@@ -104,9 +111,10 @@ def test_a_clip_has_the_same_noise_in_any_part_of_a_batch():
     for parts in ([slice(0, 3)], [slice(0, 1), slice(1, 3)]):
         model = tiny_model()
         model.label_transformation[2].train(False)
-        trainer = ClipTrainer(model, CPU, torch.float32, settings())
+        trainer = ClipTrainer(model, CPU, torch.float32, **settings())
         whole = batch("mixed")
-        chosen = [Clips(*(value[part] for value in whole[:4]), part.stop - part.start) for part in parts]
+        chosen = [Clips(*(value[part] for value in whole[:3]), Noise(whole.noise.generators[part], CPU),
+                        part.stop - part.start) for part in parts]
         sums = trainer.train_on(chosen, CLIPS, 0.01)
         gradients.append([sums, *(weights.grad for weights in model.parameters())])
     for one, other in zip(*gradients):
@@ -124,8 +132,9 @@ def test_long_clip_trains_in_segments_with_recomputation(dancer, call):
 
 def test_bfloat16_generates_and_trains_as_float32_does_within_its_precision():
     model, (frames, labels) = tiny_model(), pixels()
-    exact, rounded = (generate(model, frames[:, 0], labels, seed=0, clamp=True, dtype=dtype)
-                      for dtype in (torch.float32, torch.bfloat16))
+    exact, rounded = (
+        torch.stack(generate_sequences(model, frames[:, 0], labels, device=CPU, dtype=dtype, seed=0, temperature=1.0,
+                                       clamp=True)) for dtype in (torch.float32, torch.bfloat16))
     assert not torch.equal(exact, rounded)
     assert psnr(to_unit(rounded), to_unit(exact)).min() > 35
     (exact, _), (rounded, _) = (trained("free", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
@@ -153,30 +162,11 @@ def test_weights_and_checkpoints_stay_float32_under_bfloat16(dancer, call):
 
 @needs_cuda
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("changed", [
-    {"cuda_graphs": True}, {"bptt": 2, "cuda_graphs": True}, {"frames_at_once": 0}], ids=str)
-def test_step_on_cuda_equals_the_plain_one_on_the_cpu(changed, mask):
+@pytest.mark.parametrize("changed", [{}, {"bptt": 2}], ids=str)
+def test_step_on_cuda_equals_the_plain_one_on_the_cpu(changed, mask, frame_by_frame):
     choose_precision("off", torch.device("cuda"))
     ours = trained(mask, device=torch.device("cuda"), steps=4, **changed)
-    theirs = trained(mask, steps=4, **{**changed, "cuda_graphs": False, "frames_at_once": 1})
-    assert_same_training(ours, theirs, tolerance=1e-3)
-
-
-@needs_cuda
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_replayed_rollout_equals_the_launched_one(dtype):
-    model, (frames, labels) = tiny_model().cuda(), pixels().cuda()
-    launched, replayed = (generate(model, frames[:, 0], labels, seed=0, dtype=dtype, cuda_graphs=graphs)
-                          for graphs in (False, True))
-    assert (launched.int() - replayed.int()).abs().max() <= 1
-
-
-@needs_cuda
-def test_replay_follows_its_inputs_and_refuses_what_reads_the_host():
-    double = Replayed(lambda x: 2 * x, torch.ones(3, device="cuda"))
-    assert torch.equal(double(torch.full((3,), 4.0, device="cuda")).cpu(), torch.full((3,), 8.0))
-    with pytest.raises(RuntimeError):
-        Replayed(lambda x: x * x.sum().item(), torch.ones(3, device="cuda"))
+    assert_same_training(ours, trained(mask, steps=4, **changed), tolerance=1e-3)
 
 
 @needs_cuda

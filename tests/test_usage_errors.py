@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from conftest import ROOT, TINY_CLIPS, TINY_NETWORK, TINY_TRAINING, flags, tiny_model
-from modules.checkpoint import save_checkpoint
-from modules.outputs import lock_folder
+from cli.files import locked
+from conftest import ROOT, TINY_CLIPS, TINY_TRAINING, flags, tiny_model
+from engine.checkpoint import save_checkpoint
 
 
 def visible(folder):
@@ -50,7 +50,7 @@ def broken(dancer, tmp_path):
 def checkpoint(tmp_path):
     """A checkpoint of the tiny network, made without any training."""
     path = tmp_path / "tiny.ckpt"
-    save_checkpoint(path, {"state_dict": tiny_model().state_dict(), "last_epoch": 0, "lr": 0.1, "tfr": 1.0})
+    save_checkpoint([path], {"state_dict": tiny_model().state_dict(), "last_epoch": 0, "lr": 0.1, "tfr": 1.0})
     return path
 
 
@@ -156,7 +156,7 @@ def test_flag_contradicts_the_checkpoint(train, refusal, dancer, checkpoint):
 def test_checkpoint_lacks_weights(train, tmp_path):
     weights = tiny_model().state_dict()
     del weights["Generator.7.bias"]
-    save_checkpoint(tmp_path / "a.ckpt", {"state_dict": weights})
+    save_checkpoint([tmp_path / "a.ckpt"], {"state_dict": weights})
     error = train("--ckpt_path", "a.ckpt")
     assert "a.ckpt" in error and "Generator.7.bias" in error
 
@@ -176,7 +176,7 @@ def test_folder_of_the_run_holds_another(train, tmp_path):
 
 def test_folder_of_the_run_is_in_use(train, tmp_path):
     (tmp_path / "run").mkdir()
-    with lock_folder(tmp_path / "run"):
+    with locked("--save_root", tmp_path / "run"):
         assert "--save_root run" in train("--save_root", "run")
 
 

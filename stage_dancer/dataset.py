@@ -18,14 +18,15 @@ import imageio.v3 as iio
 import numpy as np
 from tqdm import tqdm
 
+from cli.errors import UsageError
+from cli.files import usable
+from media.pixel_csv import PUBLIC_SEQUENCES, write_pixels_csv
+
 from .choreography import choreograph, noise
-from .errors import UsageError
-from .outputs import write_pixels_csv
 from .stage import Stage, draw_frame, draw_label, half_width_seen
 
 VERSION = 1  # of the bytes: raised when the same settings give others
 SEQUENCE_FRAMES = 630  # longest sequence of the training split
-PUBLIC_SEQUENCES = 3  # test sequences that are Public in gt.csv, the others are Private
 TRUTH_SIZE = (32, 64)  # height and width of the frames in gt.csv
 EXPOSURE_RANGE = 0.05
 CHUNK = 90  # frames that a worker draws at a time
@@ -65,16 +66,13 @@ def make_dancer(root, num_workers=None, overwrite=False, **settings):
     unfinished = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     replaced = root.with_name(f".{root.name}.{os.getpid()}.old")
     try:
-        _check_free(root, overwrite)
-        unfinished.mkdir(parents=True)
-        _write_dataset(unfinished, settings, num_workers or min(os.cpu_count(), 8))
-        if root.exists():
-            root.rename(replaced)
-        unfinished.rename(root)
-    except OSError as error:
-        raise UsageError(
-            f"--dancer {root} cannot be written ({error.strerror or error}); name a folder you may write to"
-        ) from None
+        with usable("--dancer", root):
+            _check_free(root, overwrite)
+            unfinished.mkdir(parents=True)
+            _write_dataset(unfinished, settings, num_workers or min(os.cpu_count(), 8))
+            if root.exists():
+                root.rename(replaced)
+            unfinished.rename(root)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -181,7 +179,6 @@ def _draw_job(job):
 
 
 def _write_png(path, pixels):
-    # Not images.write_image: that loads torch, and compresses longer.
     iio.imwrite(path, pixels, extension=".png", compress_level=1)
 
 
@@ -189,6 +186,6 @@ def _as_read(frames):
     """Test frames as a reader of the dataset gets them, uint8 [n, 3, *TRUTH_SIZE]."""
     import torch  # not above: the workers have no need of it, and it takes seconds to load
 
-    from .images import resize_image
+    from media.images import resize_image
 
     return resize_image(torch.from_numpy(frames), TRUTH_SIZE).numpy()

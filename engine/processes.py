@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node 2 Trainer.py ...
 
-Without torchrun there is one process, and all functions here are those of a group of one.
+Without torchrun there is one process, and every function here treats it as a group of one.
 """
 
 import os
@@ -13,20 +13,17 @@ from datetime import timedelta
 import torch
 from torch import distributed, nn
 
-from .errors import RunError, UsageError
+from cli.errors import RunError, UsageError
 
-PATIENCE = timedelta(hours=2)  # with a process that validates while the others wait
-
-
-def silence_other_processes():
-    """Let the process of rank 0 alone print; errors are heard from all."""
-    if os.environ.get("RANK", "0") != "0":
-        sys.stdout = open(os.devnull, "w")
+PATIENCE = timedelta(hours=2)  # for a process that validates while the others wait
 
 
 @contextmanager
 def joined_processes(device):
-    """Joins the group that torchrun made, if it did: NCCL on CUDA, else gloo. Processes leave it together."""
+    """Join the group that torchrun made, if it did: NCCL on CUDA, else gloo. Only rank 0 prints.
+
+    All processes leave the group together.
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
@@ -34,8 +31,18 @@ def joined_processes(device):
         raise UsageError("--device mps computes in one process; start Trainer.py without torchrun")
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     yield
-    _wait_for_all()
+    barrier()
     distributed.destroy_process_group()
+
+
+def silence_other_processes():
+    """Let only rank 0 print; errors are printed by all."""
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = open(os.devnull, "w")
+
+
+def rank():
+    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world_size():
@@ -43,37 +50,36 @@ def world_size():
 
 
 def launcher(processes):
-    """What starts a script in so many processes."""
+    """The command that starts a script in this many processes."""
     return "python" if processes == 1 else f"torchrun --nproc_per_node {processes}"
 
 
-def rank():
-    return distributed.get_rank() if distributed.is_initialized() else 0
-
-
 @contextmanager
-def first_process_first():
-    """Its body is run by the process of rank 0, and after that by the others: they find the files that it made."""
+def rank_0_first():
+    """Run the body on rank 0 first, so that the other ranks find its cached files."""
     if rank() > 0:
-        _wait_for_all()
+        barrier()
     yield
     if rank() == 0:
-        _wait_for_all()
+        barrier()
 
 
-def reduce_over_processes(values, operation, device):
-    """The sum ("SUM") or the largest ("MAX") of each of the values of all processes; a list of floats."""
+def all_reduce(values, operation, device):
+    """The "SUM" or "MAX" of each value over all processes, as a list of floats."""
     if world_size() == 1:
         return list(values)
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    with lost_process_is_named():
+    with naming_a_lost_process():
         distributed.all_reduce(tensor, getattr(distributed.ReduceOp, operation))
     return tensor.tolist()
 
 
 def data_parallel(model, device):
-    """The model, of which the gradients are averaged over the processes, if there are several. On CUDA BatchNorm
-    takes its statistics over all of them; on the CPU over those of each process, and rank 0's are kept."""
+    """Wrap the model in DistributedDataParallel; a no-op in a single process.
+
+    On CUDA BatchNorm takes its statistics over all processes; on the CPU each process takes its own, and rank 0's are
+    kept.
+    """
     if world_size() == 1:
         return model
     if device.type == "cuda":
@@ -82,24 +88,25 @@ def data_parallel(model, device):
 
 
 def averaging(model, wanted):
-    """A context for a forward and backward pass, whose gradients are averaged over the processes if `wanted`."""
+    """A context for a forward and backward pass that averages its gradients over the processes if `wanted`."""
     return model.no_sync() if world_size() > 1 and not wanted else nullcontext()
 
 
 @contextmanager
-def lost_process_is_named():
-    """Turns the error of a broken connection to another process into a RunError."""
+def naming_a_lost_process():
+    """Turn the error of a broken connection to another process into a RunError."""
     try:
         yield
     except RuntimeError as error:
         broken = ("gloo", "NCCL", "ncclRemoteError", "Connection closed", "Connection reset")
         if world_size() == 1 or not any(word in str(error) for word in broken):
             raise
-        raise RunError(f"another process than that of rank {rank()} has ended or cannot be reached; what was saved is "
-                       "intact: go on from it with --resume") from None
+        raise RunError(f"another process (this is rank {rank()}) has ended or cannot be reached; what was saved is "
+                       "intact: continue with --resume") from None
 
 
-def _wait_for_all():
+def barrier():
+    """Wait for all processes."""
     if world_size() > 1:
-        with lost_process_is_named():
+        with naming_a_lost_process():
             distributed.barrier()

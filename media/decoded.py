@@ -1,4 +1,4 @@
-"""Images decoded once: in parallel, resized, and kept in a file that later runs map into memory."""
+"""Decode images once, in parallel, and keep the resized pixels in a file that later runs map into memory."""
 
 import hashlib
 import os
@@ -7,17 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
-from .errors import UsageError
-from .images import read_image, resize_image, to_uint8, torchvision_transforms
-from .outputs import replacing
+from cli.errors import RunError, UsageError
+from cli.files import atomic_write
+from modules.pixels import to_uint8
+
+from .images import read_image, resize_image
 
 LISTED_PROBLEMS = 10
 
 
 def first_few(problems):
-    """One line of at most ten problems, and a count of the rest."""
+    """At most ten problems in one line, and the number of the others."""
     more = len(problems) - LISTED_PROBLEMS
     return "; ".join(problems[:LISTED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
 
@@ -25,8 +28,8 @@ def first_few(problems):
 def read_images(paths, make_tensor, num_workers, title):
     """Read images in parallel threads, with a progress bar.
 
-    Returns what make_tensor gives of each image (None for one that cannot be read), the problems, one
-    line each, and for each size (H, W) that occurs one path.
+    Returns make_tensor(image) for each image (None for an unreadable one), the problems, one line each, and one path
+    for each size (H, W) that occurs.
     """
     problems, sizes = [], {}
 
@@ -39,7 +42,7 @@ def read_images(paths, make_tensor, num_workers, title):
         sizes.setdefault(tuple(image.shape[1:]), path)
         return make_tensor(image)
 
-    compute_threads = torch.get_num_threads()  # each of which would wait for the others, image by image
+    compute_threads = torch.get_num_threads()  # they would wait for one another at every image
     with ThreadPoolExecutor(max(num_workers, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         images = list(tqdm(pool.map(read, paths), total=len(paths), desc=title, unit="image",
                            disable=None, leave=False))
@@ -51,8 +54,10 @@ def read_images(paths, make_tensor, num_workers, title):
 
 
 def decode_images(paths, make_tensor, num_workers, title):
-    """Read images and make a uint8 tensor of each: [N, 3, H, W]. Raises one UsageError that names the
-    unreadable ones, or the different sizes."""
+    """Read images and make a uint8 tensor of each: [N, 3, H, W].
+
+    Raises one UsageError that names the unreadable images, or the different sizes.
+    """
     images, problems, _ = read_images(paths, make_tensor, num_workers, title)
     if problems:
         raise UsageError(first_few(problems))
@@ -61,11 +66,8 @@ def decode_images(paths, make_tensor, num_workers, title):
 
 def decode_with(transform, paths, num_workers):
     """Decode images through a user's transform of PIL images, which gives float in [0, 1] or uint8."""
-
-    to_pil_image = torchvision_transforms().to_pil_image
-
     def make_tensor(image):
-        image = transform(to_pil_image(image))
+        image = transform(Image.fromarray(image.permute(1, 2, 0).numpy()))
         return image if image.dtype == torch.uint8 else to_uint8(image)
 
     return decode_images(paths, make_tensor, num_workers, paths[0].parent.name)
@@ -74,9 +76,9 @@ def decode_with(transform, paths, num_workers):
 def decode_cached(root, paths, frame_size, num_workers):
     """Decode images of one folder of the dataset `root`, resized to frame_size (H, W).
 
-    The pixels are kept in root/.decoded, or in the user's cache folder where that cannot be
-    written, and mapped from there. The file's name bears a fingerprint of the images' names,
-    sizes and times, so that a changed dataset is decoded anew.
+    The pixels are kept in root/.decoded, or in the user's cache folder if that cannot be written, and mapped from
+    there. The file's name holds a fingerprint of the images' names, sizes and times, so that a changed dataset is
+    decoded again.
     """
     folder = paths[0].parent
     height, width = frame_size
@@ -93,9 +95,9 @@ def decode_cached(root, paths, frame_size, num_workers):
     for place in places:
         try:
             place.mkdir(parents=True, exist_ok=True)
-            with replacing(place / name) as file:
+            with atomic_write(place / name) as file:
                 np.save(file, pixels.numpy())
-        except OSError:
+        except (OSError, RunError):
             continue
         if place == root / ".decoded":
             for outdated in set(place.glob(f"{prefix}-*.npy")) - {place / name}:
@@ -105,7 +107,7 @@ def decode_cached(root, paths, frame_size, num_workers):
 
 
 def _map(path, shape):
-    """Map a file of pixels into memory; None if it is not there or not whole."""
+    """Map a file of pixels into memory; None if it is missing or incomplete."""
     try:
         pixels = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError):

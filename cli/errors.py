@@ -1,6 +1,5 @@
-"""How a script ends: 0 when done, 2 on a user's mistake, 1 on a run that failed, 128 + n on signal n."""
+"""How a script ends: 0 when done, 2 on a user's mistake, 1 on a failed run, 128 + n on signal n."""
 
-import errno
 import signal
 import sys
 from pathlib import Path
@@ -11,11 +10,11 @@ class UsageError(Exception):
 
 
 class RunError(Exception):
-    """A run that cannot go on, through no fault in its flags: one line that says where and why."""
+    """A run that cannot continue, through no fault in its flags: one line that says where and why."""
 
 
 class Stopped(Exception):
-    """A run that ended because of a signal, with all it needs to go on saved."""
+    """A run ended by a signal, with everything saved that it needs to continue."""
 
     def __init__(self, signal_number, message):
         super().__init__(message)
@@ -23,8 +22,7 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Takes note of the first SIGINT or SIGTERM, so that a step can be finished and saved; a second one
-    ends the process at once."""
+    """Note the first SIGINT or SIGTERM, so that a step can be finished and saved; a second one quits at once."""
 
     def __init__(self):
         self.signal_number = None
@@ -39,7 +37,7 @@ class StopSignals:
 
 
 def run_script(main):
-    """Call main() and end the process as the exception that it raises, if any, asks for."""
+    """Call main() and end the process with the exit status that its exception asks for."""
     name = Path(sys.argv[0]).name
     try:
         main()
@@ -52,12 +50,6 @@ def run_script(main):
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        print(f"{name}: stopped: {error.filename or 'a file'} cannot be written ({error.strerror}); "
-              "what was saved before is intact", file=sys.stderr)
-        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -1,21 +1,19 @@
-"""Where the computation runs, and in which precision."""
+"""Where the networks are computed, and in which precision."""
 
 import ctypes
 import os
+from contextlib import contextmanager
 
 import torch
 
-from .errors import UsageError
+from cli.errors import RunError, UsageError
 
 
 def choose_device(name, gpu=0):
-    """The torch.device of --device and --gpu: `auto` takes CUDA if it is there, else MPS, else the CPU.
-    Under torchrun each process takes the CUDA device of its own local rank.
+    """Return the torch.device of --device and --gpu: `auto` takes CUDA if there is one, else MPS, else the CPU.
 
-    Also rounds denormal numbers to zero, as a CPU computes with them many times slower.
+    Under torchrun each process takes the CUDA device of its local rank.
     """
-    torch.set_flush_denormal(True)
-    _keep_freed_memory()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda":
@@ -32,16 +30,16 @@ def choose_device(name, gpu=0):
 
 
 def choose_precision(amp, device):
-    """The torch.dtype that --amp asks the networks' products to be computed in on `device`.
+    """Return the torch.dtype in which --amp asks the networks to be computed on `device`.
 
-    `auto` is bfloat16 where the processor has it natively, else float32. `off` is float32 throughout; under the
-    others what stays float32 may use TF32 on CUDA.
+    `auto` is bfloat16 where the processor computes it natively, else float32. `off` is float32 throughout; the others
+    allow TF32 on CUDA for what stays float32.
     """
     native = _computes_bfloat16(device)
     if amp == "fp16" and device.type != "cuda":
         raise UsageError(f"--amp fp16 is for CUDA, and this is {device.type}; give --amp auto, bf16 or off")
     if amp == "bf16" and not native:
-        print(f"note: this {device.type} has no bfloat16 arithmetic of its own; --amp bf16 will be slow", flush=True)
+        print(f"note: this {device.type} does not compute bfloat16 natively; --amp bf16 will be slow", flush=True)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = amp != "off"
     return {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
@@ -62,9 +60,23 @@ def _computes_bfloat16(device):
     return False
 
 
-def _keep_freed_memory():
-    """Let glibc keep the memory of freed tensors for the next ones; by default large ones are given back to the
-    system and come anew, page by page. Other systems' allocators are left alone."""
+@contextmanager
+def telling_full_memory(folder):
+    """Turn an out-of-memory error of the GPU into a RunError that says what helps. folder: that of the run."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise RunError("the GPU's memory is full; lower --batch_size (--accumulate makes up for it) or --train_vi_len, "
+                       "give --checkpoint_frames, --bptt or --amp bf16, and start again (the last checkpoint in "
+                       f"{folder} is intact)") from None
+
+
+def tune_cpu():
+    """Round denormal numbers to zero, and let glibc keep freed memory for the next tensors.
+
+    What each is worth: benchmarks/README.md. Other allocators than glibc's are left alone.
+    """
+    torch.set_flush_denormal(True)
     try:
         glibc = ctypes.CDLL("libc.so.6")
     except OSError:

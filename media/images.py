@@ -1,7 +1,4 @@
-"""Reading, resizing and writing single images. An image is uint8 RGB, [3, H, W], unless said otherwise."""
-
-import sys
-from pathlib import Path
+"""Read and resize images. An image is uint8 RGB, [3, H, W]."""
 
 import imageio.v3 as iio
 import numpy as np
@@ -9,31 +6,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from .errors import UsageError
-
-
-def torchvision_transforms():
-    """torchvision.transforms.functional, imported when it is asked for (it takes a second or two), also where
-    torchvision's compiled operators cannot be loaded.
-
-    A CUDA build of torchvision beside a CPU-only torch fails while it registers the gradients
-    of `nms` and `qnms`. The transforms need no compiled operator, so declaring those two lets
-    the import go on. Declared up front they would clash with a torchvision that does load.
-    """
-    try:
-        from torchvision.transforms import functional as transforms
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for name in ("nms", "qnms"):
-            torch.library.define(
-                f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
-        from torchvision.transforms import functional as transforms
-    return transforms
-
+from cli.errors import UsageError
 
 LARGEST_IMAGE = 2**26  # pixels: twice an 8K frame; a small file may claim to unpack to far more
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound is looser, and it prints a warning first
@@ -43,16 +16,16 @@ def read_image(path):
     """Decode an image file to uint8 RGB [3, H, W].
 
     Grey and palette images become RGB, 16-bit ones are scaled to 8 bits, and transparency is
-    laid over white, as a viewer shows it. Raises UsageError naming the file if it is no image.
+    laid over white, as a viewer shows it. Raises UsageError naming the file if it is not an image.
     """
     try:
         with iio.imopen(path, "r", plugin="pillow") as file:
             height, width = file.properties(index=0).shape[:2]
             if height * width > LARGEST_IMAGE:
-                raise UsageError(f"{path} is {width} x {height} pixels, more than is read; make it smaller")
+                raise UsageError(f"{path} is {width} x {height} pixels, too many; make it smaller")
             metadata = file.metadata(index=0)
             keyed = "transparency" in metadata and not metadata["mode"].startswith("I")
-            pixels = np.asarray(file.read(index=0, mode="RGBA" if keyed else None))  # one colour is see-through
+            pixels = np.asarray(file.read(index=0, mode="RGBA" if keyed else None))  # one colour is transparent
     except UsageError:
         raise
     except FileNotFoundError:
@@ -87,20 +60,3 @@ def resize_image(image, frame_size):
     images = image.reshape(-1, *image.shape[-3:]).float()
     resized = functional.interpolate(images, tuple(frame_size), mode="bilinear", antialias=True)
     return resized.round().to(torch.uint8).reshape(*image.shape[:-2], *frame_size)
-
-
-def to_unit(image):
-    """uint8 -> float in [0, 1]; what is float already is taken to be in [0, 1]."""
-    return image if image.is_floating_point() else image.float().div_(255)
-
-
-def to_uint8(image):
-    """Float -> uint8, clamped and rounded as a submission is."""
-    return (image.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def write_image(path, image):
-    """Write one uint8 image, [3, H, W] tensor or [H, W, 3] array, as a PNG."""
-    if isinstance(image, torch.Tensor):
-        image = image.permute(1, 2, 0).numpy()
-    iio.imwrite(Path(path), image, extension=".png")

@@ -1,0 +1,183 @@
+"""Every flag, with its group, help and default: defined once, shared by the scripts."""
+
+from argparse import BooleanOptionalAction
+
+from .errors import UsageError
+from .parser import Parser, at_least, fraction, natural_float, natural_int, positive_float, positive_int, probability
+
+LEAST_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # no layer is left without channels
+PYRAMID_LEAST = 13  # --F_dim of the pyramid, whose first 12 channels are the frame's pixels
+
+
+def add_machine_flags(parser):
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto",
+                       help="auto takes CUDA if there is one, else MPS, else the CPU")
+    group.add_argument("--gpu", type=natural_int, default=0, help="index of the CUDA device")
+    group.add_argument("--num_workers", type=natural_int, default=4,
+                       help="threads that decode images the first time a dataset is read")
+    group.add_argument("--seed", type=natural_int, default=0, help="seed of everything random")
+    group.add_argument("--amp", choices=["auto", "bf16", "fp16", "off"], default="auto",
+                       help="precision of the networks: auto is bfloat16 if the processor computes it natively, else "
+                            "float32; off is float32 without TF32")
+    group.add_argument("--data_device", choices=["auto", "gpu", "cpu"], default="auto",
+                       help="with CUDA: where the decoded frames are kept; auto takes the GPU if they fill at most a "
+                            "quarter of its free memory")
+
+
+def add_data_flags(parser):
+    group = parser.add_argument_group("data")
+    group.add_argument("--DR", metavar="FOLDER",
+                       help="dataset in the LAB4 layout; without it the stage dancer is made and used")
+    group.add_argument("--frame_H", type=at_least(4), default=32, help="frame height after resizing, in pixels")
+    group.add_argument("--frame_W", type=at_least(4), default=64, help="frame width after resizing, in pixels")
+    group.add_argument("--val_vi_len", type=at_least(2), default=630,
+                       help="frames in a validation sequence, including the given first one")
+
+
+def add_network_flags(parser):
+    group = parser.add_argument_group("network")
+    group.add_argument("--network", choices=["template", "pyramid"], default="template",
+                       help="the course template's network, or a U-Net at half its resolution, many times faster")
+    for name, default, what in (("F_dim", 128, "channels of a frame's features"),
+                                ("L_dim", 32, "channels of a label's features"),
+                                ("N_dim", 12, "channels of the latent z"),
+                                ("D_out_dim", 192, "channels between fusion and generator")):
+        group.add_argument(f"--{name}", type=at_least(LEAST_DIMENSIONS[name]), default=default, help=what)
+    group.add_argument("--posterior", choices=["previous", "current"], default="previous",
+                       help="the frame that the Gaussian predictor sees in training: the input, or the one to predict")
+
+
+def network_settings(args):
+    """The parameters of VAE_Model as a dict, checked together."""
+    if args.network == "pyramid":
+        if args.F_dim < PYRAMID_LEAST:
+            raise UsageError(f"--F_dim {args.F_dim}: --network pyramid needs {PYRAMID_LEAST} or more")
+        for name in ("frame_H", "frame_W"):
+            if getattr(args, name) % 2:
+                raise UsageError(f"--{name} {getattr(args, name)}: --network pyramid needs an even number")
+    return {name: getattr(args, name) for name in ("network", *LEAST_DIMENSIONS, "posterior")}
+
+
+def add_rollout_flags(parser):
+    group = parser.add_argument_group("validation and test rollout")
+    group.add_argument("--temperature", type=natural_float, default=1.0,
+                       help="standard deviation of z ~ N(0, I) in a rollout; 0 takes z = 0")
+    group.add_argument("--ckpt_path", metavar="FILE", help="checkpoint to take the weights from")
+
+
+def add_training_flags(parser):
+    group = parser.add_argument_group("training")
+    group.add_argument("--batch_size", type=positive_int, default=2,
+                       help="clips in a batch of one process (torchrun starts several)")
+    group.add_argument("--accumulate", type=positive_int, default=1, metavar="BATCHES",
+                       help="batches per optimizer step: a larger batch in the memory of one")
+    group.add_argument("--checkpoint_frames", action="store_true",
+                       help="compute activations again in the backward pass instead of storing them: long clips in "
+                            "little memory, in about 4/3 of the time")
+    group.add_argument("--train_vi_len", type=at_least(2), default=16, help="frames in a training clip")
+    group.add_argument("--optim", choices=["Adam", "AdamW"], default="Adam", help="optimizer")
+    group.add_argument("--reconstruction", choices=["mse", "log_mse"], default="mse",
+                       help="the loss beside the KL: the MSE, or 0.01 log(MSE + 1e-4) of each frame, its PSNR in other "
+                            "units")
+    group.add_argument("--partial", type=fraction, default=1.0, help="fraction of the training set to use")
+    group.add_argument("--fast_train", action="store_true",
+                       help="use only --fast_partial of the training set in the first epochs")
+    group.add_argument("--fast_partial", type=fraction, default=0.4, help="fraction used under --fast_train")
+    group.add_argument("--fast_train_epoch", type=natural_int, default=5, help="epochs that --fast_train lasts")
+    group.add_argument("--shuffle", action=BooleanOptionalAction, default=True, help="shuffle the clips in every epoch")
+    group.add_argument("--random_start", action=BooleanOptionalAction, default=True,
+                       help="cut the clips at new random offsets in every epoch")
+
+
+def add_feedback_flags(parser):
+    group = parser.add_argument_group("feedback (against drift over a long rollout)")
+    group.add_argument("--clamp_feedback", action=BooleanOptionalAction, default=False,
+                       help="clamp a predicted frame to [0, 1] before it is the next input, in training and test")
+    group.add_argument("--bptt", type=natural_int, default=0, metavar="FRAMES",
+                       help="predicted frames per optimizer step: a longer clip continues from its last prediction, "
+                            "without gradient to earlier frames (truncated backpropagation); 0: whole clips")
+    group.add_argument("--input_noise", type=natural_float, default=0.0,
+                       help="Gaussian noise on every input frame in training; its standard deviation is drawn from 0 "
+                            "to this")
+
+
+def add_schedule_flags(parser):
+    group = parser.add_argument_group("epochs")
+    group.add_argument("--num_epoch", type=positive_int, default=70, help="epochs in all")
+    group = parser.add_argument_group("learning rate")
+    group.add_argument("--lr", type=positive_float, default=0.001, help="learning rate")
+    group.add_argument("--lr_schedule", choices=["MultiStep", "Cosine", "Constant"], default="MultiStep",
+                       help="learning rate over the epochs")
+    group.add_argument("--milestones", type=natural_int, nargs="*", default=[2, 5], metavar="EPOCH",
+                       help="epochs at which MultiStep lowers the learning rate")
+    group.add_argument("--gamma", type=positive_float, default=0.1, help="factor at each milestone")
+    group.add_argument("--warmup_epochs", type=natural_float, default=0.0,
+                       help="epochs of linear warm-up, for every --lr_schedule; may be a fraction")
+    group = parser.add_argument_group("teacher forcing")
+    group.add_argument("--tfr", type=probability, default=1.0, help="teacher forcing ratio at the start")
+    group.add_argument("--tfr_sde", type=natural_int, default=10, help="first epoch at which the ratio is lowered")
+    group.add_argument("--tfr_d_step", type=probability, default=0.1, help="how much an epoch lowers it")
+    group.add_argument("--tfr_per", choices=["epoch", "batch", "frame"], default="epoch",
+                       help="how often teacher forcing is drawn: once an epoch (the course's way), once a batch, or "
+                            "for each frame of each clip (scheduled sampling)")
+    group = parser.add_argument_group("KL annealing")
+    group.add_argument("--kl_anneal_type", choices=["Cyclical", "Monotonic", "None"], default="Cyclical",
+                       help="beta over the epochs")
+    group.add_argument("--kl_anneal_cycle", type=positive_int, default=10, help="periods of Cyclical")
+    group.add_argument("--kl_anneal_ratio", type=natural_float, default=1.0,
+                       help="Cyclical: part of a period in which beta rises; Monotonic: rise per epoch")
+    group.add_argument("--kl_weight", type=natural_float, default=1.0, help="factor on beta")
+
+
+def add_run_flags(parser):
+    group = parser.add_argument_group("run")
+    group.add_argument("--save_root", metavar="FOLDER", help="folder of this run; a new one under runs/ if left out")
+    group.add_argument("--per_save", type=positive_int, default=3, help="epochs between numbered checkpoints")
+    group.add_argument("--save_minutes", type=positive_float, default=10.0,
+                       help="minutes after which last.ckpt is written within an epoch as well")
+    group.add_argument("--val_every", type=positive_int, default=1, help="epochs between validations")
+    group.add_argument("--store_visualization", action="store_true", help="write a GIF at every validation")
+    group.add_argument("--test", action="store_true", help="only validate the checkpoint of --ckpt_path")
+    group.add_argument("--resume", action="store_true", help="continue the run in --save_root")
+    group.add_argument("--overwrite", action="store_true", help="replace the run in --save_root")
+
+
+def trainer_parser():
+    parser = Parser("Train the conditional VAE on a dance dataset.")
+    for add_flags in (add_data_flags, add_training_flags, add_network_flags, add_schedule_flags, add_feedback_flags,
+                      add_rollout_flags, add_run_flags, add_machine_flags):
+        add_flags(parser)
+    return parser
+
+
+def tester_parser():
+    """The trainer's flags too, so that a command line of the course's tester is understood.
+
+    Those that only shape training have no effect; those that the checkpoint answers need not be given.
+    """
+    parser = trainer_parser()
+    parser.description = "Generate the test sequences with a trained model: submission, GIFs and scores."
+    group = parser.add_argument_group("test")
+    group.add_argument("--split", choices=["test", "val"], default="test", help="sequences to generate")
+    group.add_argument("--gt", metavar="FILE", help="ground truth in the submission's format, to score against")
+    group.add_argument("--make_gif", action=BooleanOptionalAction, default=True, help="write the GIFs")
+    group.add_argument("--samples", type=natural_int, default=0, metavar="K",
+                       help="draw K futures of the first sequence, side by side in one GIF: what z does")
+    group.add_argument("--no_sanity", action="store_true", help="do not read the submission back to check it")
+    return parser
+
+
+def flags_of(*add_flags):
+    """The names of the flags of some groups, with their defaults, as a dict."""
+    parser = Parser("")
+    for add in add_flags:
+        add(parser)
+    return vars(parser.parse_args([]))
+
+
+def schedule_settings(args):
+    """The parameters of engine.schedules.Schedules as a dict, checked together."""
+    if args.kl_anneal_type == "Cyclical" and args.kl_anneal_ratio > 1:
+        raise UsageError(f"--kl_anneal_ratio {args.kl_anneal_ratio}: Cyclical rises in a part of a period; give 0 to 1")
+    return {name: getattr(args, name) for name in flags_of(add_schedule_flags) if name != "tfr_per"}

@@ -1,0 +1,112 @@
+"""The argument parser of every script, and the types of its flags."""
+
+import argparse
+import shlex
+import sys
+
+from .errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes `@recipe.txt` files and reports a mistake in one line.
+
+    A recipe holds flags as one types them, any number on a line; `#` starts a comment.
+    """
+
+    def __init__(self, description, recipes=True):
+        super().__init__(description=description, allow_abbrev=False, fromfile_prefix_chars="@" if recipes else None,
+                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    def convert_arg_line_to_args(self, arg_line):
+        try:
+            return shlex.split(arg_line, comments=True)
+        except ValueError as error:
+            self.error(f"a recipe has the line {arg_line!r} ({error}); correct it")
+
+    def parse_known_args(self, args=None, namespace=None):
+        try:
+            return super().parse_known_args(args, namespace)
+        except UnicodeDecodeError:
+            recipes = [word for word in (sys.argv[1:] if args is None else args) if word.startswith("@")]
+            self.error(f"{' '.join(recipes)} is not text; give a file of flags")
+        except RecursionError:
+            self.error("a recipe names itself; remove its @ word")
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (--help lists every flag)\n")
+
+    def typed_flags(self, words=None):
+        """The flags that the command line itself gives, as a dict without any defaults."""
+        defaults = [action.default for action in self._actions]
+        for action in self._actions:  # not set_defaults(): its values enter the namespace too
+            action.default = argparse.SUPPRESS
+        try:
+            return vars(self.parse_args(words))
+        finally:
+            for action, default in zip(self._actions, defaults):
+                action.default = default
+
+    def check_saved(self, flags, path):
+        """Raise UsageError unless this parser could have produced `flags`, the flags in a checkpoint."""
+        if not isinstance(flags, dict):
+            raise UsageError(f"{path} holds no flags where its flags should be; give another checkpoint")
+        for action in self._actions:
+            if action.dest in flags and not _could_give(action, flags[action.dest]):
+                raise UsageError(f"{path} has {ascii(flags[action.dest]):.60} for --{action.dest}; "
+                                 "give another checkpoint")
+
+
+def _could_give(action, value):
+    if value is None or isinstance(action.default, bool):
+        return type(value) is type(action.default)
+    if action.nargs == "*":
+        return isinstance(value, list) and all(_parses_to(action.type, item) for item in value)
+    if action.choices is not None:
+        return isinstance(value, str) and value in action.choices
+    return isinstance(value, str) if action.type is None else _parses_to(action.type, value)
+
+
+def _parses_to(kind, value):
+    try:
+        parsed = kind(str(value))
+    except argparse.ArgumentTypeError:
+        return False
+    return type(parsed) is type(value) and parsed == value
+
+
+def _number(kind, accepts, wanted):
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not accepts(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return parse
+
+
+def at_least(least):
+    return _number(int, lambda value: value >= least, f"a whole number of {least} or more")
+
+
+positive_int = _number(int, lambda value: value > 0, "a whole number above 0")
+natural_int = _number(int, lambda value: value >= 0, "a whole number of 0 or more")
+positive_float = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+natural_float = _number(float, lambda value: 0 <= value < float("inf"), "a number of 0 or more")
+fraction = _number(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+probability = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def typed_command():
+    """The command line as one would type it again."""
+    return shlex.join(["python", *sys.argv])
+
+
+def split_words(text, flag):
+    """The words of a quoted command line; UsageError naming `flag` where a quote is missing."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f'{flag}"{text}": {error}; give flags as you would type them') from None

@@ -1,0 +1,113 @@
+"""The batches of an epoch: which clips, in which order, with which teacher forcing and noise.
+
+Everything random is a pure function of the seed, the epoch, the batch and the clip, so that a resumed run draws what
+an uninterrupted one draws.
+"""
+
+from copy import copy
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from modules.noise import Noise
+
+from .processes import rank, world_size
+
+
+class Clips(NamedTuple):
+    """A part of a batch, on the device."""
+
+    frames: torch.Tensor  # [B, T, 3, H, W], uint8
+    labels: torch.Tensor  # [B, T, 3, H, W], uint8
+    teacher_forced: torch.Tensor  # bool [B, T] on the CPU: which true frames are fed back
+    noise: Noise
+    counted: int  # how many of the B clips count; see `parts_of_batch`
+
+
+def random_stream(seed, *place, device="cpu"):
+    """A random stream for a place in training: (epoch,), (epoch, batch) or (epoch, batch, clip).
+
+    On the GPU if `device` is CUDA, else on the CPU.
+    """
+    place_of_stream = device if torch.device(device).type == "cuda" else "cpu"
+    state = np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0]
+    return torch.Generator(place_of_stream).manual_seed(int(state) & (2**63 - 1))
+
+
+def epoch_starts(dataset, stream, shuffle=True, random_start=True, partial=1.0):
+    """The first frames of the clips of one epoch, int64 [clips], in training order."""
+    starts = dataset.starts(partial, stream if random_start else None)
+    return starts[torch.randperm(len(starts), generator=stream)] if shuffle else starts
+
+
+def place_on(dataset, device, where="auto"):
+    """Return the dataset with its pixels on the CUDA `device`, if they fit; on another device the dataset itself.
+
+    where: see --data_device.
+    """
+    if device.type != "cuda" or where == "cpu":
+        return dataset
+    size, free = dataset.frames.nbytes + dataset.labels.nbytes, torch.cuda.mem_get_info(device)[0]
+    if where == "auto" and size > free / 4:
+        print(f"note: the dataset takes {size / 2**30:.1f} GiB, the GPU has {free / 2**30:.1f} GiB free: its frames "
+              "stay in main memory", flush=True)
+        return dataset
+    placed = copy(dataset)
+    placed.frames, placed.labels = dataset.frames.to(device), dataset.labels.to(device)
+    return placed
+
+
+class EpochBatches:
+    """The batches of one epoch, of `batch_size * accumulate` clips for each process.
+
+    tfr: teacher forcing ratio. tfr_per: draw teacher forcing once an `epoch`, once a `batch`, or for each `frame`.
+    partial: the fraction of the training set to use, from its start.
+    """
+
+    def __init__(self, dataset, epoch, device, *, tfr, tfr_per, partial, batch_size, accumulate, shuffle, random_start,
+                 seed):
+        self.dataset, self.epoch, self.device, self.seed = dataset, epoch, device, seed
+        self.tfr, self.tfr_per, self.accumulate = tfr, tfr_per, accumulate
+        stream = random_stream(seed, epoch)
+        self.epoch_is_forced = torch.rand((), generator=stream) < tfr
+        starts = epoch_starts(dataset, stream, shuffle, random_start, partial)
+        self.starts = starts.to(dataset.frames.device).split(batch_size * accumulate * world_size())
+
+    def __len__(self):
+        return len(self.starts)
+
+    def clips_in(self, step):
+        """The number of clips of a batch, over all processes."""
+        return len(self.starts[step])
+
+    def parts_of_batch(self, step):
+        """What this process computes of a batch: Clips for each of `accumulate` parts.
+
+        A batch with fewer clips than parts leaves some processes without one. Those compute its first clip, which does
+        not count, because all processes must take part in a step.
+        """
+        starts = self.starts[step]
+        clips, parts = len(starts), world_size() * self.accumulate
+        forced = self._teacher_forcing(step, clips)
+        bounds = [part * clips // parts for part in range(parts + 1)]
+        mine = range(rank() * self.accumulate, (rank() + 1) * self.accumulate)
+        rows = [range(bounds[part], bounds[part + 1]) for part in mine if bounds[part] < bounds[part + 1]]
+        return [self._clips(step, starts, forced, part, len(part)) for part in rows] or [
+            self._clips(step, starts, forced, range(1), 0)]
+
+    def _clips(self, step, starts, forced, rows, counted):
+        chosen = slice(rows.start, rows.stop)
+        frames, labels = (part.to(self.device, non_blocking=True) for part in self.dataset.clips(starts[chosen]))
+        streams = [random_stream(self.seed, self.epoch, step, row, device=self.device) for row in rows]
+        return Clips(frames, labels, forced[chosen], Noise(streams, self.device), counted)
+
+    def _teacher_forcing(self, step, clips):
+        """Which true frames of a batch are fed back: bool [B, T]."""
+        shape = clips, self.dataset.video_len
+        if self.tfr_per == "epoch":
+            return self.epoch_is_forced.expand(shape)
+        stream = random_stream(self.seed, self.epoch, step)
+        if self.tfr_per == "batch":
+            return (torch.rand((), generator=stream) < self.tfr).expand(shape)
+        return torch.rand(shape, generator=stream) < self.tfr

@@ -1,0 +1,128 @@
+"""Checkpoints: plain values and tensors only, written whole or not at all, checked when read.
+
+A checkpoint is a dict. Keys that the course template has too: `state_dict` (weights), `optimizer` (its state; the
+template keeps a second copy of the weights there), `lr`, `tfr`, `last_epoch`. Keys of ours: `arguments` (every flag),
+`best_psnr`, `sequence_lengths` (of the training set), `scaler`, `world_size`, and within an epoch `step`, the batches
+of epoch last_epoch + 1 that are done, and `totals`, the sums of their metrics.
+"""
+
+import io
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+
+from cli.errors import UsageError
+from cli.files import atomic_write
+from cli.flags import LEAST_DIMENSIONS
+from modules.model import NETWORKS, VAE_Model
+
+FOLDER = 0x10  # marks a folder in a ZIP file; torch would take uninitialised memory for its content
+
+
+def save_checkpoint(paths, content):
+    """Write one checkpoint to each path, in this order; a crash at any moment leaves an old one or the new one there.
+
+    Raises RunError, with the old one in place, if it cannot be written (a full disk).
+    """
+    buffer = io.BytesIO()  # torch's own writer does not report every failed write
+    torch.save(content, buffer)
+    for path in paths:
+        with atomic_write(path) as file:
+            file.write(buffer.getbuffer())
+
+
+def load_checkpoint(path, flag="--ckpt_path"):
+    """Read a checkpoint onto the CPU. Raises UsageError naming `flag` if it is none, or is damaged.
+
+    Nothing in it is executed, and every byte is checked against the file's checksums, which torch does not do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{flag} {path}: there is no such file")
+    _check_archive(path, flag)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about file formats that torch finds old-fashioned
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+        raise UsageError(f"{flag} {path} is not a checkpoint of tensors and plain values ({reason})") from None
+    state_dict = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state_dict, dict) or not all(map(_is_plain_tensor, state_dict.values())):
+        raise UsageError(f"{flag} {path} holds no state_dict of tensors; give a checkpoint of this network")
+    return content
+
+
+def _check_archive(path, flag):
+    """Check every byte of a checkpoint, which is a ZIP file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            folders = [member.filename for member in archive.infolist() if member.external_attr & FOLDER]
+            damaged = archive.testzip() or next(iter(folders), None)
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError, EOFError):
+        raise UsageError(f"{flag} {path} is not a checkpoint, or is cut short; give another file") from None
+    except Exception as error:  # zlib.error and others that a damaged member causes
+        raise UsageError(f"{flag} {path} is damaged ({type(error).__name__}); give another file") from None
+    if damaged:
+        raise UsageError(f"{flag} {path} is damaged (in {damaged!r}); give another file")
+
+
+def _is_plain_tensor(value):
+    """Whether `value` is a tensor with numbers to copy: not sparse, quantized, complex or `meta`."""
+    return (isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+            and not (value.is_quantized or value.is_complex()))
+
+
+def network_dimensions(content, path, flag="--ckpt_path"):
+    """Read network, F_dim, L_dim, N_dim and D_out_dim off the tensors of a checkpoint.
+
+    All tensors must fit them, so that a few wrong ones cannot ask for a network that fills the memory.
+    """
+    weights = content["state_dict"]
+    for network, parts in NETWORKS.items():
+        try:
+            dimensions = parts.dimensions_of(weights)
+        except (KeyError, IndexError):
+            continue
+        if all(dimensions[name] >= least for name, least in LEAST_DIMENSIONS.items()):
+            with torch.device("meta"):  # takes no memory
+                _compare_shapes(VAE_Model(**dimensions, network=network).state_dict(), weights, path, flag)
+            return {"network": network, **dimensions}
+    raise UsageError(f"{flag} {path} is a checkpoint of another network")
+
+
+def load_weights(model, content, path, flag="--ckpt_path"):
+    """Copy the weights of a checkpoint into the model, if all names and shapes fit."""
+    _compare_shapes(model.state_dict(), content["state_dict"], path, flag)
+    model.load_state_dict(content["state_dict"])
+
+
+def _compare_shapes(ours, theirs, path, flag):
+    differences = [f"{name} is missing" for name in ours.keys() - theirs.keys()]
+    differences += [f"{ascii(str(name))[1:-1]:.100} is unknown" for name in theirs.keys() - ours.keys()]
+    differences += [f"{name} is {list(theirs[name].shape)}, not {list(ours[name].shape)}"
+                    for name in ours.keys() & theirs.keys() if ours[name].shape != theirs[name].shape]
+    if differences:
+        shown = "; ".join(sorted(differences)[:5])
+        raise UsageError(f"{flag} {path} does not fit the network in {len(differences)} places: {shown}")
+
+
+def load_optimizer(optimizer, content, path, flag="--ckpt_path"):
+    """Restore the optimizer's state, if all its moments have the shapes of their parameters."""
+    state = content["optimizer"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    try:
+        differences = [f"{name} of parameter {index} is {list(value.shape)}, not {list(parameters[index].shape)}"
+                       for index, moments in state["state"].items() for name, value in moments.items()
+                       if value.dim() and value.shape != parameters[index].shape]
+        if differences:
+            raise UsageError(f"{flag} {path}: the optimizer's state does not fit the network in {len(differences)} "
+                             f"places: {'; '.join(differences[:5])}")
+        for saved, group in zip(state["param_groups"], optimizer.param_groups):
+            saved["fused"] = group["fused"]  # depends on the device
+        optimizer.load_state_dict(state)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        raise UsageError(f"{flag} {path} holds no state of this optimizer; start from its weights with "
+                         "--ckpt_path") from None

@@ -1,0 +1,51 @@
+"""What belongs to the course alone: its submission file, its ground truth file and its score."""
+
+import numpy as np
+import torch
+
+from cli.errors import RunError, UsageError
+from media.pixel_csv import PUBLIC_SEQUENCES, read_pixels_csv, write_pixels_csv
+from modules.metrics import psnr
+
+SCORED_FRAMES = 600
+
+
+def course_score(prediction, target, public=None):
+    """The score of the course: mean PSNR over frames 1..600 of every sequence, of pixels rounded to 0..255.
+
+    prediction, target: lists of uint8 [T, 3, H, W]. public: whether each sequence counts to the public part; by default
+    the first three do. A part without sequences is None.
+    """
+    if public is None:
+        public = [number < PUBLIC_SEQUENCES for number in range(len(target))]
+    scored = slice(1, SCORED_FRAMES + 1)
+    scores = torch.stack([
+        psnr(predicted[scored], true[scored]).mean() for predicted, true in zip(prediction, target)
+    ])
+    public = torch.tensor(public)
+    parts = {"score": scores, "public": scores[public], "private": scores[~public]}
+    return {name: part.mean().item() if len(part) else None for name, part in parts.items()}
+
+
+def read_truth(path, labels, frames):
+    """The true frames of each sequence in the course's ground truth file, and which sequences are public (or None)."""
+    pixels, usage = read_pixels_csv(path, "--gt")
+    rows, columns = sum(map(len, labels)), frames[0][0].numel()
+    if pixels.shape != (rows, columns):
+        raise UsageError(f"--gt {path} has {pixels.shape[0]} rows of {pixels.shape[1]} pixels; these test sequences "
+                         f"need {rows} rows of {columns}")
+    lengths = [len(label) for label in labels]
+    truth = [part.unflatten(1, frames[0][0].shape) for part in torch.from_numpy(pixels).split(lengths)]
+    if usage is None:
+        return truth, None
+    starts = np.cumsum([0, *lengths])
+    return truth, ["Public" in usage[start:stop] for start, stop in zip(starts, starts[1:])]
+
+
+def write_submission(path, predictions, check=True):
+    """Write predicted sequences, uint8 [T, 3, H, W] each, as the course's submission; `check` reads it back."""
+    write_pixels_csv(path, [video.numpy() for video in predictions])
+    if check:
+        pixels, _ = read_pixels_csv(path, "submission")
+        if not np.array_equal(pixels, torch.cat(predictions).flatten(1).numpy()):
+            raise RunError(f"{path} does not hold what was written; is the disk full?")

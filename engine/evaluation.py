@@ -1,0 +1,81 @@
+"""Roll a model out over sequences, and score its videos beside predictors that learn nothing."""
+
+import torch
+
+from cli.tables import number, text_table
+from modules.metrics import summarise
+from modules.pixels import to_uint8, to_unit
+from modules.rollout import generate
+
+from .devices import autocast
+
+
+def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temperature, clamp):
+    """Generate all sequences as one batch; a shorter one is padded with its last label, and cut afterwards.
+
+    first_frames: uint8 [3, H, W] each; labels: uint8 [T, 3, H, W] each. dtype: what the networks compute in. The other
+    parameters: see modules.rollout.generate. Returns a list of uint8 [T, 3, H, W], frame 0 the given one.
+    """
+    longest = max(map(len, labels))
+    padded = [torch.cat([label, label[-1:].expand(longest - len(label), -1, -1, -1)]) for label in labels]
+    with autocast(device, dtype):
+        videos = generate(model, torch.stack(list(first_frames)).to(device), torch.stack(padded).to(device), seed,
+                          temperature, clamp)
+    return [video[:len(label)] for video, label in zip(videos, labels)]
+
+
+def validate(model, val_set, roll_out):
+    """Generate the validation clips: {"label", "prediction", "truth"}, uint8 [B, T, 3, H, W] each.
+
+    roll_out: generate_sequences with its keywords filled in.
+    """
+    frames, labels = val_set.clips(val_set.starts())
+    prediction = torch.stack(roll_out(model, frames[:, 0], labels))
+    return {"label": labels, "prediction": prediction, "truth": frames}
+
+
+def baselines(train, first_frames, labels):
+    """The videos of predictors that learn nothing, by name: lists of uint8 [T, 3, H, W].
+
+    train: training set with uint8 `frames` and `labels`, [N, 3, H, W]. The nearest label is that of least L2 distance.
+    """
+    mean = to_uint8(mean_image(train.frames))
+    return {
+        "nearest label": [train.frames[nearest_images(label, train.labels)] for label in labels],
+        "mean frame": [mean.expand(label.shape) for label in labels],
+        "first frame": [frame.expand(label.shape) for frame, label in zip(first_frames, labels)],
+    }
+
+
+def mean_image(images, chunk=4096):
+    """The mean of uint8 images [N, 3, H, W], in [0, 1]."""
+    return sum(part.sum(0, dtype=torch.int64) for part in images.split(chunk)) / (255 * len(images))
+
+
+def nearest_images(queries, images, chunk=4096):
+    """For each uint8 query [Q, 3, H, W], the index of the image [N, 3, H, W] of least L2 distance."""
+    queries = to_unit(queries).flatten(1).double()
+    distances, indices = [], []
+    for part in images.split(chunk):
+        distance, index = torch.cdist(queries, to_unit(part).flatten(1).double()).min(dim=1)
+        distances.append(distance)
+        indices.append(index + len(indices) * chunk)
+    best = torch.stack(distances).argmin(dim=0)
+    return torch.stack(indices).gather(0, best[None])[0]
+
+
+def score_all(predictions, truth, labels, train, score=summarise):
+    """Scores by predictor: those of `predictions` and, with a training set, of the baselines.
+
+    predictions, truth, labels: uint8 [T, 3, H, W] each. score(videos, truth) gives a dict of numbers.
+    """
+    videos = {"this model": predictions}
+    if train is not None:
+        videos |= baselines(train, [true[0] for true in truth], labels)
+    return {name: score(each, truth) for name, each in videos.items()}
+
+
+def score_table(scores):
+    """The scores of `score_all` as a text table."""
+    return text_table([{"predictor": name} | {measure: number(value, 3 if measure == "ssim" else 2)
+                                               for measure, value in row.items()} for name, row in scores.items()])

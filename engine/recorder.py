@@ -1,0 +1,110 @@
+"""What a run leaves behind while it trains: its logs, its checkpoints and its best rollout."""
+
+import math
+import time
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from cli.errors import Stopped, StopSignals
+from cli.files import atomic_write
+from media.gif import write_comparison_gif
+from modules.metrics import psnr
+
+from .checkpoint import save_checkpoint
+from .logs import METRICS_COLUMNS, TIMES_COLUMNS, EpochLog, write_psnr_per_frame
+from .processes import all_reduce, launcher, rank, world_size
+from .training import shown_metrics
+
+BEST_ROLLOUT = ".best_rollout.npy"  # uint8 [B, T, 3, H, W]
+
+
+class RunRecorder:
+    """Writes logs and checkpoints into the folder of a run, on rank 0 only; stops the run after a signal.
+
+    state: the RunState, kept up to date by the training. arguments: every flag, as a dict. The others: see
+    checkpoint.py and the flags of the same names.
+    """
+
+    def __init__(self, folder, trainer, state, *, arguments, sequence_lengths, num_epoch, save_minutes, per_save):
+        self.folder, self.trainer, self.state, self.num_epoch = folder, trainer, state, num_epoch
+        self.constant_content = {"arguments": arguments, "sequence_lengths": sequence_lengths,
+                                 "world_size": world_size()}
+        self.save_seconds, self.per_save = 60 * save_minutes, per_save
+        self.stop = StopSignals()
+        self.saved_at = self.epoch_started = time.monotonic()
+        if rank() == 0:
+            self.metrics = EpochLog(folder / "metrics.csv", METRICS_COLUMNS, state.last_epoch + 1)
+            self.times = EpochLog(folder / "times.csv", TIMES_COLUMNS, state.last_epoch + 1)
+            self.seconds = float(self.times.rows[-1][1]) if self.times.rows else 0.0
+
+    def after_steps(self, row):
+        """Save within an epoch if it is time, and stop if a signal has come."""
+        due = time.monotonic() - self.saved_at > self.save_seconds
+        number, due = all_reduce((self.stop.signal_number or 0, due), "MAX", self.trainer.device)
+        if number or due:
+            self._save(["last.ckpt"], row)
+        self._stop_after(number)
+
+    def after_validation(self, row, videos, write_gif=False):
+        """Keep the rollout of a validation and its PSNR per frame, if it is the best so far.
+
+        videos: uint8 [B, T, 3, H, W] each, by name. write_gif: write it as epoch=N.gif in any case.
+        """
+        if write_gif:
+            write_comparison_gif(self.folder / f"epoch={row['epoch']}.gif", first_of_each(videos))
+        if row["val_psnr"] > self.state.best_psnr:
+            per_frame = psnr(videos["prediction"][:, 1:], videos["truth"][:, 1:])
+            write_psnr_per_frame(self.folder, per_frame.tolist())
+            with atomic_write(self.folder / BEST_ROLLOUT) as file:
+                np.save(file, videos["prediction"].numpy())
+
+    def after_epoch(self, row):
+        """Log the epoch and save its checkpoints, and stop if a signal has come."""
+        epoch, names = row["epoch"], ["last.ckpt"]
+        if row.get("val_psnr", -math.inf) > self.state.best_psnr:
+            self.state.best_psnr = row["val_psnr"]
+            names.append("best.ckpt")
+        if (epoch + 1) % self.per_save == 0:
+            names.append(f"epoch={epoch}.ckpt")
+        seconds = time.monotonic() - self.epoch_started
+        self.epoch_started += seconds
+        if rank() == 0:
+            self.seconds += seconds
+            self.metrics.append(row)
+            self.times.append({"epoch": epoch, "seconds": self.seconds})
+        line = f"epoch {epoch:3d}/{self.num_epoch}  {shown_metrics(row)}"
+        if "val_psnr" in row:
+            line += f"  PSNR {row['val_psnr']:.2f} dB (best {self.state.best_psnr:.2f})"
+        tqdm.write(f"{line}  {seconds:.1f} s")
+        self.state.last_epoch, self.state.step, self.state.totals = epoch, 0, None
+        self._save(names[::-1], row)  # last.ckpt last: a run resumed from it has the others
+        number, = all_reduce((self.stop.signal_number or 0,), "MAX", self.trainer.device)
+        self._stop_after(number)
+
+    def _save(self, names, row):
+        if rank() == 0:
+            model, optimizer, scaler = self.trainer.model, self.trainer.optimizer, self.trainer.scaler
+            save_checkpoint([self.folder / name for name in names], {
+                "state_dict": model.state_dict(), "optimizer": optimizer.state_dict(),
+                "scaler": scaler.state_dict(), "lr": row["lr"], "tfr": row["tfr"], **asdict(self.state),
+                **self.constant_content})
+        self.saved_at = time.monotonic()
+
+    def _stop_after(self, signal_number):
+        if signal_number:
+            command = f"{launcher(world_size())} Trainer.py --resume --save_root {self.folder}"
+            raise Stopped(int(signal_number), f"saved; continue with: {command}")
+
+
+def first_of_each(videos):
+    """The first video of each batch [B, T, 3, H, W], by name."""
+    return {name: video[0] for name, video in videos.items()}
+
+
+def read_best_rollout(folder):
+    """The prediction that `after_validation` kept: uint8 [B, T, 3, H, W]; None if there is none."""
+    path = folder / BEST_ROLLOUT
+    return torch.from_numpy(np.load(path)) if path.is_file() else None

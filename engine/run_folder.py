@@ -1,0 +1,77 @@
+"""The folder of a run: made, locked against a second run, with args.json in it."""
+
+import platform
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from cli.errors import UsageError
+from cli.files import locked, write_json
+from cli.parser import typed_command
+
+from .processes import rank, world_size
+
+
+@contextmanager
+def open_run(save_root, model, *, arguments, resume, overwrite, num_epoch, per_save):
+    """Make and lock the folder of this run, and write its args.json. Yields it, on all ranks.
+
+    save_root: None for a new folder below runs/. arguments: every flag, as a dict.
+    """
+    folder = Path(save_root or Path("runs") / f"{datetime.now():%Y-%m-%d_%H%M%S}")
+    if rank() > 0:
+        yield folder
+        return
+    with locked("--save_root", folder):
+        if not resume:
+            clear_run(folder, overwrite)
+        for stale in folder.glob(".*.tmp"):
+            stale.unlink()
+        parameters = list(model.parameters())
+        check_room(folder, parameters, checkpoints=num_epoch // per_save + 3)
+        write_json(folder / "args.json", {
+            "arguments": arguments,
+            "command": typed_command(),
+            "versions": {name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", "numpy")}
+            | {"python": platform.python_version()},
+            "git_commit": git_commit(),
+            "parameters": sum(weights.numel() for weights in parameters),
+            "processes": world_size(),
+            "seed": arguments["seed"],
+        })
+        print(f"the run is in {folder}", flush=True)
+        yield folder
+
+
+def clear_run(folder, overwrite):
+    """Remove the run in the folder, if there is one and it may be overwritten."""
+    if not (folder / "metrics.csv").exists():
+        return
+    if not overwrite:
+        raise UsageError(f"--save_root {folder} holds another run; give --resume to continue it, --overwrite to "
+                         "replace it, or another folder")
+    for pattern in ("*.ckpt", "*.gif", "*.csv", "*.json", "*.png", ".best_rollout.npy"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def check_room(folder, parameters, checkpoints):
+    """Raise UsageError if the disk lacks room for this many checkpoints: weights and two moments each."""
+    wanted = 3 * checkpoints * sum(weights.numel() * weights.element_size() for weights in parameters)
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise UsageError(f"--save_root {folder}: the disk has {free / 2**20:.0f} MiB of room, the checkpoints need "
+                         f"{wanted / 2**20:.0f} MiB; make room, or raise --per_save")
+
+
+def git_commit():
+    """The commit of this program, or None where it is not in a repository."""
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent,
+                                capture_output=True, text=True)
+    except OSError:
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,175 @@
+"""Train and test recipes with several seeds under one budget, each run in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.errors import RunError, Stopped, StopSignals, UsageError
+from cli.files import write_json, writing
+from cli.flags import trainer_parser
+from cli.parser import typed_command
+from media.pixel_csv import pixels_of_a_frame
+
+from .logs import TIMES_COLUMNS, read_arguments, read_columns, read_metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+NOT_OF_THE_RECIPE = {"save_root", "resume", "overwrite", "ckpt_path"}  # in args.json, but different after --resume
+
+
+@dataclass(eq=False)
+class Recipe:
+    """What a study compares: words for Trainer.py, and the epochs that the budget allows."""
+
+    name: str
+    words: list
+    folder: Path
+    epochs: int = 0
+    epoch_seconds: float = 0.0  # 0 if the budget is in epochs
+    failed: str = ""
+
+    def run(self, root, epochs, seed, subfolder):
+        """The Run of this recipe on the dataset `root`."""
+        words = [*self.words, "--DR", str(root), "--num_epoch", str(epochs), "--seed", str(seed)]
+        return Run(words, self.folder / subfolder, self)
+
+
+@dataclass(eq=False)
+class Run:
+    """One training: all words for Trainer.py but its folder. `failed` says why it has no result."""
+
+    words: list
+    folder: Path
+    recipe: Recipe
+    failed: str = ""
+
+    @property
+    def result(self):
+        """What `complete` wrote at the end of the run; None before."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def check_unchanged(self):
+        """Raise UsageError if the folder holds a run with other flags."""
+        wanted, saved = vars(trainer_parser().parse_args(self.words)), read_arguments(self.folder)
+        if saved:  # a run older than a flag has its default
+            saved = vars(trainer_parser().parse_args([])) | saved
+        for name in wanted.keys() & saved.keys() - NOT_OF_THE_RECIPE:
+            if wanted[name] != saved[name]:
+                raise UsageError(f"{self.folder} is a run with --{name} {saved[name]}, not {wanted[name]}; "
+                                 "give another --out, or remove that folder")
+
+
+class Scripts(StopSignals):
+    """Runs the other scripts as processes, and passes a signal to this process on to them, once."""
+
+    def __init__(self):
+        super().__init__()
+        self.processes = set()
+
+    def _note(self, number, frame):
+        super()._note(number, frame)
+        for process in list(self.processes):
+            process.send_signal(number)
+
+    def run(self, folder, script, *words):
+        """Run a script and append what it prints to folder/log.txt. Raises RunError with its last line if it fails.
+
+        A failure that would occur again is kept in folder/failed.txt, and raised again without running the script.
+        """
+        kept = folder / "failed.txt"
+        if kept.is_file():
+            raise RunError(kept.read_text().strip())
+        self.raise_if_stopped()
+        print(f"{folder}: {script}.py", flush=True)
+        with writing(folder / "log.txt"):
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / "log.txt", "a") as log:
+                status = self.call(script, [*map(str, words)], log)
+        if status == 0:
+            return
+        self.raise_if_stopped()
+        reason = f"{script}.py: ended by signal {-status}"
+        if status > 0:
+            reason = (folder / "log.txt").read_text(errors="replace").strip().split("\n")[-1]
+        if status == 1:
+            kept.write_text(f"{reason}\n")
+        raise RunError(reason)
+
+    def call(self, script, words, log):
+        """The exit status of a script."""
+        command = [sys.executable, str(ROOT / f"{script}.py"), *words]
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        self.processes.add(process)
+        if self.signal_number:  # it came before the process was known
+            process.send_signal(self.signal_number)
+        status = process.wait()
+        self.processes.remove(process)
+        return status
+
+    def raise_if_stopped(self):
+        if self.signal_number:
+            raise Stopped(self.signal_number, f"continue with: {typed_command()}")
+
+
+def calibrate(run, minutes, scripts):
+    """Train a recipe for one epoch, unless that is done, and set how many epochs take `minutes`. Returns the recipe."""
+    recipe = run.recipe
+    try:
+        if not first_epoch_seconds(run.folder):
+            scripts.run(run.folder, "Trainer", *run.words, "--save_root", run.folder, "--overwrite")
+    except RunError as error:
+        recipe.failed = str(error)
+    recipe.epoch_seconds = first_epoch_seconds(run.folder)
+    if recipe.epoch_seconds:  # known also if the rollout after one epoch has no finite PSNR
+        recipe.failed, recipe.epochs = "", max(1, int(60 * minutes / recipe.epoch_seconds))
+    return recipe
+
+
+def first_epoch_seconds(folder):
+    """Seconds of the first epoch with its validation; 0 if it is not complete."""
+    seconds = read_columns(folder / "times.csv", TIMES_COLUMNS).get("seconds", [])
+    return seconds[0] if len(seconds) else 0.0
+
+
+def complete(run, truth, scripts):
+    """Train and test a run from where it stands, and write its result.json. Returns the run, failed or not.
+
+    truth: path of the ground truth of the test sequences; the run is not scored on them if its frames are of another
+    size, or the file is missing.
+    """
+    if run.result:
+        return run
+    folder, best = run.folder, run.folder / "best.ckpt"
+    try:
+        if any(folder.glob("*.ckpt")):
+            scripts.run(folder, "Trainer", "--resume", "--save_root", folder)
+        else:
+            scripts.run(folder, "Trainer", *run.words, "--save_root", folder, "--overwrite")
+        for split, words in (("test", ["--gt", truth] if shows_frames_of(truth, folder) else []), ("val", [])):
+            scripts.run(folder, "Tester", *run.words, "--ckpt_path", best, "--save_root", folder / split,
+                        "--split", split, "--no-make_gif", *words)
+    except RunError as error:
+        run.failed = str(error)
+        return run
+    scores = {split: folder / split / "scores.json" for split in ("val", "test")}
+    write_json(folder / "result.json", {
+        "parameters": json.loads((folder / "args.json").read_text())["parameters"],
+        "seconds": read_metrics(folder)["seconds"][-1],
+        "scores": {split: json.loads(path.read_text()) for split, path in scores.items() if path.is_file()},
+    })
+    return run
+
+
+def shows_frames_of(truth, folder):
+    """Whether the ground truth file exists and has frames as large as those of the run in `folder`."""
+    flags = read_arguments(folder)
+    return truth.is_file() and pixels_of_a_frame(truth) == 3 * flags["frame_H"] * flags["frame_W"]
+
+
+def share_cores(jobs):
+    """Let each of several processes at a time use its share of the cores; otherwise each would use all."""
+    if jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // jobs)))

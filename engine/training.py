@@ -1,0 +1,80 @@
+"""One epoch of training, and the state of a run."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from tqdm import tqdm
+
+from cli.errors import RunError
+
+from .optimization import TERMS
+from .processes import all_reduce, rank
+
+READ_EVERY = 10  # steps between two looks at the losses on a GPU, which need not wait for the host in between
+
+
+@dataclass
+class RunState:
+    """How far a run has come: what a checkpoint holds beside weights and optimizer."""
+
+    last_epoch: int = -1  # the last complete one
+    step: int = 0  # batches done of the epoch after it
+    totals: dict | None = None  # sums of TERMS over the `clips` of these batches, and the number of `clips`
+    best_psnr: float = -math.inf  # of the validations, in dB
+
+    @classmethod
+    def of(cls, content):
+        """The state in a checkpoint."""
+        return cls(**{name: content[name] for name in asdict(cls())})
+
+
+def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
+    """Train on the batches of an epoch, from `state.step` on. Returns its row of metrics.csv, means over the clips.
+
+    recorder: a RunRecorder; it may save, or stop the run, after any look at the losses.
+    """
+    trainer.model.train()
+    beta = schedules.beta(epoch)
+    state.totals = state.totals or dict.fromkeys(("clips", *TERMS), 0.0)  # over all processes
+    sums = torch.zeros(len(TERMS), dtype=torch.float64, device=trainer.device)  # of this one, since the last look
+    clips = 0
+    progress = tqdm(range(state.step, len(batches)), desc=f"epoch {epoch}", initial=state.step, total=len(batches),
+                    unit="batch", disable=None if rank() == 0 else True, leave=False)
+    for step in progress:
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = schedules.lr(epoch + (step + 0.5) / len(batches))
+        sums += trainer.train_on(batches.parts_of_batch(step), batches.clips_in(step), beta)
+        clips += batches.clips_in(step)
+        if trainer.device.type != "cpu" and (step + 1) % READ_EVERY and step + 1 < len(batches):
+            continue
+        add_to_totals(state.totals, clips, all_reduce(sums.tolist(), "SUM", trainer.device))
+        sums.zero_()
+        clips, state.step = 0, step + 1
+        row = metrics_row(epoch, schedules, state, len(batches))
+        if not all(map(math.isfinite, state.totals.values())):
+            raise RunError(f"epoch {epoch}, batch {step}: loss {row['loss']}, gradient norm {row['grad_norm']}; what "
+                           "was saved is intact; try a lower --lr or --kl_weight")
+        progress.set_postfix_str(f"{shown_metrics(row)} best PSNR {state.best_psnr:.2f}", refresh=False)
+        recorder.after_steps(row)
+    return metrics_row(epoch, schedules, state, len(batches))
+
+
+def add_to_totals(totals, clips, sums):
+    """Add the sums of TERMS over some clips to the totals of an epoch."""
+    totals["clips"] += clips
+    for name, value in zip(TERMS, sums):
+        totals[name] += value
+
+
+def metrics_row(epoch, schedules, state, steps):
+    """The row of metrics.csv after `state.step` of the `steps` of an epoch."""
+    means = {name: state.totals[name] / state.totals["clips"] for name in TERMS}
+    lr = schedules.lr(epoch + (state.step - 0.5) / steps)
+    return {"epoch": epoch, **means, "beta": schedules.beta(epoch), "tfr": schedules.tfr(epoch), "lr": lr}
+
+
+def shown_metrics(row):
+    """The metrics of a row in a few words."""
+    return (f"loss {row['loss']:.5f}  mse {row['mse']:.5f}  kl {row['kl']:.4g}  beta {row['beta']:.3g}  "
+            f"tfr {row['tfr']:.2g}  lr {row['lr']:.2e}")

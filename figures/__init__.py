@@ -1,0 +1,1 @@
+"""Figures drawn from what runs have logged. Nothing here loads torch."""

@@ -1,0 +1,55 @@
+"""What runs have logged, read for drawing, and how they are told apart in a legend."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cli.errors import UsageError
+from cli.flags import add_machine_flags, add_run_flags, flags_of, trainer_parser
+from engine.logs import read_arguments, read_metrics, read_psnr_per_frame
+
+
+@dataclass(eq=False)
+class Run:
+    """What a run has logged: `metrics` are arrays over its epochs, `psnr` arrays of dB at frames 1, 2, ..."""
+
+    name: str
+    arguments: dict = field(default_factory=dict)
+    metrics: dict = field(default_factory=dict)
+    psnr: dict = field(default_factory=dict)
+    label: str = ""
+
+
+def read_runs(folders):
+    """The runs in folders, each with what it has, labelled by what tells them apart."""
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UsageError(f"{folder} is not a folder; give one that Trainer.py or Tester.py has written")
+    paths = [Path(folder).resolve() for folder in folders]
+    unique = len({path.name for path in paths}) == len(paths)
+    return label_by_difference([Run(path.name if unique else folder, read_arguments(path), read_metrics(path),
+                                    read_psnr_per_frame(path)) for path, folder in zip(paths, folders)])
+
+
+def shown(value):
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def label_by_difference(runs):
+    """Label each run by the flags in which it differs from the others, else by its name.
+
+    Flags about the machine and the run's folder do not count, as they do not shape the result; the seed does.
+    """
+    without_effect = flags_of(add_machine_flags, add_run_flags).keys() - {"seed"}
+    defaults = vars(trainer_parser().parse_args([]))  # for a flag that is younger than a run
+    known = {run.name: {flag: shown(run.arguments.get(flag, default)) for flag, default in defaults.items()}
+             for run in runs if run.arguments}
+    differing = [flag for flag in defaults
+                 if flag not in without_effect and len({flags[flag] for flags in known.values()}) > 1]
+    for run in runs:
+        if run.name in known:
+            run.label = ", ".join(f"{flag}={known[run.name][flag]}" for flag in differing)
+    labels = [run.label for run in runs]
+    for run in runs:
+        if labels.count(run.label) > 1 or not run.label:
+            run.label = f"{run.label} ({run.name})" if run.label else run.name
+    return runs

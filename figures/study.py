@@ -1,0 +1,130 @@
+"""The tables and figures of a study."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cli.files import atomic_write
+from cli.tables import markdown_table, number
+from engine.logs import write_columns
+
+from .curves import draw_psnr_over_seconds, draw_psnr_per_frame
+from .runs import read_runs
+from .style import save, wrap
+
+MEASURES = {"val": ("psnr", "ssim"), "test": ("psnr", "ssim", "psnr_first_100", "psnr_last_100", "score")}
+
+
+def table_rows(recipes, runs):
+    """The rows of the table as dicts of numbers: the recipes, then the baselines."""
+    rows, scores = [], []
+    for recipe in recipes:
+        mine = [run for run in runs if run.recipe is recipe]
+        results = [result for run in mine if (result := run.result)]
+        failed = {run.failed: ", ".join(other.folder.name for other in mine if other.failed == run.failed)
+                  for run in mine if run.failed}
+        row = {"recipe": recipe.name, "seeds": len(results),
+               "failed": recipe.failed or "; ".join(f"{seeds}: {reason}" for reason, seeds in failed.items())}
+        if results:
+            row |= {"parameters": results[0]["parameters"], "epochs": recipe.epochs,
+                    "seconds": np.mean([result["seconds"] for result in results])}
+            row |= summary([result["scores"] for result in results], "this model")
+        rows.append(row)
+        scores += [result["scores"] for result in results]
+    most_scores = max(scores, key=len, default={"val": {}})  # with those of the test, if a run has them
+    return rows + [{"recipe": name, **summary([most_scores], name)}
+                   for name in most_scores["val"] if name != "this model"]
+
+
+def summary(scores, predictor):
+    """The mean over the runs of each score of a predictor, and the least and the greatest PSNR."""
+    row = {}
+    for split, measures in MEASURES.items():
+        for measure in measures:
+            values = [score[split][predictor][measure] for score in scores if split in score]
+            if values:
+                row[f"{split}_{measure}"] = np.mean(values)
+                if measure == "psnr":
+                    row |= {f"{split}_psnr_min": min(values), f"{split}_psnr_max": max(values)}
+    return row
+
+
+def cells(row):
+    """A row of `table_rows` as text, by heading."""
+    def psnr(split):
+        text, least, most = (number(row.get(f"{split}_psnr{end}")) for end in ("", "_min", "_max"))
+        return text if least == most else f"{text} ({least}..{most})"
+
+    return {"recipe": row["recipe"], **{name: number(row.get(name), 0)
+                                        for name in ("seeds", "parameters", "epochs", "seconds")},
+            "val PSNR": psnr("val"), "val SSIM": number(row.get("val_ssim"), 3),
+            "test PSNR": psnr("test"), "test SSIM": number(row.get("test_ssim"), 3),
+            "first 100": number(row.get("test_psnr_first_100")), "last 100": number(row.get("test_psnr_last_100")),
+            "score": number(row.get("test_score"))}
+
+
+def write_tables(out, rows, recipes, command, minutes):
+    """Write study.csv and study.md from the rows of what is done so far.
+
+    command: the command line of the study. minutes: the budget of a run; None if it is in epochs.
+    """
+    columns = dict.fromkeys(name for row in rows for name in row)
+    write_columns(out / "study.csv", {
+        name: [f"{row[name]:.6g}" if isinstance(row.get(name), float) else row.get(name, "") for row in rows]
+        for name in columns})
+    table, some_failed = [*map(cells, rows)], any(row.get("failed") for row in rows)
+    if some_failed:
+        table = [line | {"failed": row.get("failed", "").replace("|", "/")} for line, row in zip(table, rows)]
+    text = ["# Study", f"    {command}", markdown_table(table)]
+    if minutes:
+        chosen = [f"{recipe.name} {recipe.epochs} ({recipe.epoch_seconds:.1f} s an epoch)"
+                  for recipe in recipes if recipe.epochs]
+        text.append(f"Epochs that fit into {minutes:g} minutes: {', '.join(chosen) or '-'}.")
+    text.append("PSNR in dB of all generated frames, mean over the seeds (least..greatest), at each run's best epoch; "
+                "first and last 100 generated frames of the test sequences; score: the course's. Seconds: training and "
+                "validation.")
+    if some_failed:
+        text.append("A failed run is not tried again until its failed.txt is removed.")
+    text += [f"![]({name}.png)" for name in ("psnr_over_seconds", "psnr_per_frame", "sheet")]
+    with atomic_write(out / "study.md", "w") as file:
+        file.write("\n\n".join(text) + "\n")
+
+
+def first_of_each_recipe(runs):
+    """The first run of each recipe."""
+    first = {}
+    for run in runs:
+        first.setdefault(run.recipe, run)
+    return list(first.values())
+
+
+def draw_curves(out, runs):
+    """Draw psnr_over_seconds.png of all runs, and psnr_per_frame.png of the first run of each recipe."""
+    tested = [run for run in first_of_each_recipe(runs) if (run.folder / "test" / "scores.json").is_file()]
+    for name, draw, drawn, subfolder in (("psnr_over_seconds", draw_psnr_over_seconds, runs, ""),
+                                         ("psnr_per_frame", draw_psnr_per_frame, tested, "test")):
+        logs = read_runs([run.folder / subfolder for run in drawn])
+        for log, run in zip(logs, drawn):
+            log.label = run.recipe.name
+        if logs:
+            save(draw(logs, side_by_side=False), out, name)
+
+
+def draw_sheet(out, rows, times):
+    """Draw sheet.png: a row of frames for each name.
+
+    rows: name -> frames, uint8 [H, W, 3] each. times: the number of each column's frame.
+    """
+    height, width, _ = next(iter(rows.values()))[0].shape
+    width, height = 2.0, 2.0 * height / width  # inches
+    figure = Figure(figsize=(1.5 + width * len(times), 0.4 + (height + 0.06) * len(rows)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    grid = figure.subplots(len(rows), len(times), squeeze=False)
+    for axes, (name, images) in zip(grid, rows.items()):
+        axes[0].set_ylabel(wrap(name, 20), rotation=0, ha="right", va="center")
+        for ax, image in zip(axes, images):
+            ax.imshow(image, interpolation="nearest", aspect="auto")
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(True)
+    for ax, time in zip(grid[0], times):
+        ax.set_title(f"frame {time}")
+    save(figure, out, "sheet")

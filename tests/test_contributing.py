@@ -1,0 +1,56 @@
+"""The examples of CONTRIBUTING.md do what it says."""
+
+import re
+
+import pytest
+import torch
+
+from conftest import ROOT, TINY_NETWORK
+from engine.schedules import ANNEALINGS, kl_beta
+from modules import VAE_Model
+from modules.losses import RECONSTRUCTIONS
+from modules.model import NETWORKS
+from modules.noise import Noise
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def examples():
+    """Execute all examples, and forget afterwards what they have added."""
+    registries = RECONSTRUCTIONS, ANNEALINGS, NETWORKS
+    before = [dict(registry) for registry in registries]
+    for text in EXAMPLES:
+        exec(text, {})
+    yield
+    for registry, entries in zip(registries, before):
+        registry.clear()
+        registry.update(entries)
+
+
+def loss(model, **settings):
+    frames, labels = torch.rand(2, 2, 4, 3, 8, 16, generator=torch.Generator().manual_seed(0))
+    terms, _ = model(frames, labels, Noise.seeded(0, 2, "cpu"), 0.1, **settings)
+    return terms["loss"]
+
+
+def test_there_is_an_example_of_each():
+    assert len(EXAMPLES) == 3
+
+
+def test_loss():
+    torch.manual_seed(0)
+    model = VAE_Model(**TINY_NETWORK)
+    assert loss(model, reconstruction="mae").isfinite() and loss(model, reconstruction="mae") != loss(model)
+
+
+def test_schedule():
+    assert [kl_beta(epoch, "Late", 4, 10, 1.0) for epoch in range(4)] == [0, 0, 1, 1]
+
+
+def test_network():
+    model = VAE_Model(**TINY_NETWORK, network="group_norm")
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
+    loss(model).backward()
+    assert all(weights.grad is not None for weights in model.parameters())
+    assert NETWORKS["group_norm"].dimensions_of(model.state_dict()) == model.dimensions

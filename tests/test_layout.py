@@ -1,0 +1,84 @@
+"""A folder is a subject: who may import whom, and who loads no torch."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+SCRIPTS = ["Trainer", "Tester", "Plotting", "Preparer", "Study"]
+LAYERS = [["cli", "modules"], ["media"], ["stage_dancer"], ["dataloader"], ["engine"], ["figures"], SCRIPTS]  # upward
+LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
+
+
+def sources():
+    """{dotted name: parsed file} of the product: the scripts, dataloader.py and the packages."""
+    paths = [ROOT / f"{name}.py" for name in [*SCRIPTS, "dataloader"]]
+    paths += [path for name in LAYER for path in (ROOT / name).glob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text()) for path in paths}
+
+
+def imports(name, tree):
+    """The project's modules that a file imports, as dotted names."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            package = name.split(".")[:-1][:len(name.split(".")) - node.level] if node.level else []
+            source = ".".join([*package, *filter(None, [node.module])])
+            found |= {f"{source}.{alias.name}" for alias in node.names} | {source}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {target for target in found if target.split(".")[0] in LAYER}
+
+
+def wrong_imports(files):
+    """Imports that run upward, or from one script or sibling folder to another."""
+    wrong = []
+    for name, tree in files.items():
+        for target in imports(name, tree):
+            here, there = name.split(".")[0], target.split(".")[0]
+            if here != there and LAYER[there] >= LAYER[here]:
+                wrong.append(f"{name} imports {target}")
+    return wrong
+
+
+def test_no_import_runs_upward():
+    assert wrong_imports(sources()) == []
+
+
+@pytest.mark.parametrize("file, line", [
+    ("modules.rollout", "from cli.files import atomic_write"), ("engine.logs", "from figures import curves"),
+    ("media.gif", "import dataloader"), ("Study", "import Plotting"),
+    ("stage_dancer.stage", "from engine import logs")])
+def test_an_import_upward_is_found(file, line):
+    assert wrong_imports({file: ast.parse(line)}) != []
+
+
+def test_no_import_runs_in_a_circle():
+    files = sources()
+    left = {name: {target for target in imports(name, tree) if target in files and target != name}
+            for name, tree in files.items()}
+    left = {name: targets - {f"{name.split('.')[0]}.__init__"} for name, targets in left.items()}
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    assert left == {}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_loads_no_torch(script, tmp_path):
+    code = ("import runpy, sys\nsys.argv = [sys.argv[1], '--help']\n"
+            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            "except SystemExit as ended: sys.exit(ended.code or ('torch' in sys.modules and 'torch is loaded') or 0)")
+    environment = {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT / f"{script}.py")], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and "--help" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("module", ["Plotting", "Preparer", "Study", "figures.study", "stage_dancer.dataset"])
+def test_drawing_loads_no_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -14,7 +14,7 @@ demo: .venv/ready
 	@echo "Watch runs/demo/test/compare_seq0.gif, and look at the figures in runs/demo."
 
 test: .venv/ready
-	$(RUN) -m pytest -q tests
+	$(RUN) -m pytest -q -n auto --dist loadfile tests
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

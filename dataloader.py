@@ -4,8 +4,8 @@
     DR/val/val_img/*.png              DR/val/val_label/*.png
     DR/test/test_img/{s}/0.png        DR/test/test_label/{s}/*.png     (s = 0, 1, ...)
 
-A label bears its frame's name; names are whole numbers, optionally after `frame`. The train
-folder may join several sequences: sequences.txt then holds their lengths, one a line.
+A label has its frame's name; names are whole numbers, optionally after `frame`. The train folder may join several
+sequences: sequences.txt then holds their lengths, one on each line.
 """
 
 import os
@@ -24,22 +24,22 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
 class Dataset_Dance(Dataset):
-    """Clips of a dance, held decoded as uint8.
+    """Clips of a dance, kept decoded as uint8.
 
-    mode: "train" and "val" give clips of `video_len` frames; "test" gives one item a sequence:
-    its first frame and all its labels, however many.
-    transform: what makes a tensor [3, H, W], float in [0, 1] or uint8, of a PIL image, applied
-    once when the image is first read. None: antialiased bilinear resize to `frame_size` (H, W).
+    mode: "train" and "val" give clips of `video_len` frames; "test" gives one item for each sequence: its first frame
+    and all its labels.
+    transform: turns a PIL image into a tensor [3, H, W], float in [0, 1] or uint8; applied once, when the image is
+    first read. None: antialiased bilinear resize to `frame_size` (H, W).
     partial: the fraction of the frames to use, from the start.
 
-    An item is (frames, labels), float in [0, 1], [T, 3, H, W] each. Item k of "train" and "val"
-    is the k-th clip, back to back; Trainer.py orders its clips by engine.batches.epoch_starts.
+    An item is (frames, labels), float in [0, 1], [T, 3, H, W] each. Item k of "train" and "val" is the k-th clip, back
+    to back. Trainer.py orders its clips by engine.batches.epoch_starts instead.
     """
 
     def __init__(self, root, transform=None, mode="train", video_len=7, partial=1.0, *,
                  frame_size=(32, 64), num_workers=4):
         if mode not in ("train", "val", "test"):
-            raise ValueError(f"mode {mode!r} is none of train, val, test")
+            raise ValueError(f"mode {mode!r} is not train, val or test")
         root = existing_root(root)
         self.root, self.mode, self.video_len = root, mode, video_len
 
@@ -76,9 +76,11 @@ class Dataset_Dance(Dataset):
         return to_unit(frames[0]), to_unit(labels[0])
 
     def starts(self, partial=1.0, generator=None):
-        """First frames of the clips, int64 [clips]: back to back in each sequence or, with a
-        `generator`, as many a sequence at random, one from each of equal stretches of it.
-        partial: the fraction of the frames to use, from the start."""
+        """First frames of the clips, int64 [clips]: back to back in each sequence.
+
+        With a `generator` each sequence has as many clips, one at a random place in each of equal stretches of it.
+        partial: the fraction of the frames to use, from the start.
+        """
         starts, offset = [torch.empty(0, dtype=torch.int64)], 0
         for length in _cut(self.sequence_lengths, partial):
             number = torch.arange(length // self.video_len)
@@ -106,15 +108,15 @@ def _cut(lengths, partial):
 
 
 def existing_root(root):
-    """The dataset's folder as a Path; UsageError if there is none."""
+    """The dataset's folder as a Path; UsageError if it does not exist."""
     root = Path(root)
     if not root.is_dir():
-        raise UsageError(f"--DR {root} is no folder; give the folder that holds train, val and test")
+        raise UsageError(f"--DR {root} is not a folder; give the folder that holds train, val and test")
     return root
 
 
 def dataset_or_dancer(root):
-    """The dataset's folder as a Path; without one, that of the stage dancer, made if it is not there."""
+    """The dataset's folder as a Path; without one, the folder of the stage dancer, which is made if need be."""
     if root is not None:
         return existing_root(root)
     root = Path("data") / "dancer"
@@ -127,7 +129,7 @@ def dataset_or_dancer(root):
 
 
 def list_frames_and_labels(root, mode):
-    """Paths of the frames and of the labels of "train" or "val", paired and in order."""
+    """Paths of the frames and of the labels of "train" or "val", in order."""
     frames = _list_images(root / mode / f"{mode}_img", root)
     labels = _list_images(root / mode / f"{mode}_label", root)
     lone = [f"label missing for frame {number} in {root / mode / f'{mode}_label'}" for number in frames.keys() - labels]
@@ -138,7 +140,7 @@ def list_frames_and_labels(root, mode):
 
 
 def list_test_sequences(root):
-    """Names of the test sequences, path of each one's first frame, and paths of each one's labels."""
+    """Names of the test sequences, the path of the first frame of each, and the paths of the labels of each."""
     folder = root / "test" / "test_label"
     names = [path.name for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
     if not names:
@@ -154,12 +156,12 @@ def list_test_sequences(root):
 
 
 def read_sequence_lengths(path, frames):
-    """The lengths of the sequences that a folder of `frames` frames joins; without the file, one."""
+    """The lengths of the sequences that a folder of `frames` frames joins; a single one without the file."""
     if not path.exists():
         return [frames]
     try:
         lengths = [int(word) for word in path.read_text().split()]
-    except (OSError, ValueError):  # no text, no number, or one of thousands of digits
+    except (OSError, ValueError):  # not text, not a number, or thousands of digits
         lengths = [0]
     if min(lengths, default=0) < 1 or sum(lengths) != frames:
         raise UsageError(f"{path} must hold one length a line, {frames} in all; mend it or remove it")
@@ -179,7 +181,7 @@ def _list_images(folder, root):
         match = re.fullmatch(r"(?:frame)?([0-9]+)", path.stem)
         if not match:
             shown = path if str(path).isprintable() else repr(str(path))  # a line break may be in a name
-            raise UsageError(f"{shown} has no number for a name; name it like 0.png, or move it away")
+            raise UsageError(f"{shown} is not named by a number; name it like 0.png, or move it away")
         number = int(match[1])
         if number in paths:
             raise UsageError(f"{path} and {paths[number].name} are both number {number}; remove one")
@@ -187,7 +189,7 @@ def _list_images(folder, root):
         if linked or entry.is_symlink() and not os.path.realpath(path).startswith(inside):
             raise UsageError(f"{path} is a link that leads out of {root}; put the file itself there")
         if not (path.is_file() if entry.is_symlink() else entry.is_file()):
-            raise UsageError(f"{path} is no file, or is a link to none; replace it")
+            raise UsageError(f"{path} is not a file, or is a broken link; replace it")
     if not paths:
         raise UsageError(f"{folder} has no images in it; put them there, named 0.png, 1.png, ...")
     missing = max(paths) - min(paths) + 1 - len(paths)
@@ -199,7 +201,7 @@ def _list_images(folder, root):
 
 
 def describe_dataset(root):
-    """Check a dataset whole. Returns what is wrong with it, and what it holds, as lines of text."""
+    """Check a whole dataset. Returns what is wrong with it, and what it holds, as lines of text."""
     root = existing_root(root)
     problems, facts = [], []
     for mode in ("train", "val", "test"):

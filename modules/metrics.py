@@ -8,16 +8,20 @@ PERFECT_PSNR = 100.0
 
 
 def psnr(prediction, target):
-    """PSNR in dB of each frame: [..., 3, H, W] -> [...], of images in [0, 1] or uint8. The prediction is clamped to
-    [0, 1] first; an error below that of 100 dB counts as 100 dB, so that a perfect frame is not infinite."""
+    """PSNR in dB of each frame: [..., 3, H, W] -> [...], of images in [0, 1] or uint8.
+
+    The prediction is clamped to [0, 1] first. The PSNR is capped at 100 dB, so that a perfect frame is not infinite.
+    """
     error = (to_unit(prediction).clamp(0, 1) - to_unit(target)).square().mean(dim=(-3, -2, -1))
     return -10 * torch.log10(error.clamp(min=10 ** (-PERFECT_PSNR / 10)))
 
 
 def ssim(prediction, target):
-    """Structural similarity of each frame, [..., 3, H, W] -> [...], mean over channels and over the
-    places where the window fits (Wang et al. 2004: Gaussian window of 11 x 11, sigma 1.5, K 0.01 and
-    0.03). A frame with a side below 11 takes the largest odd window that fits."""
+    """SSIM of each frame, [..., 3, H, W] -> [...], mean over channels and over the places where the window fits.
+
+    Wang et al. 2004: Gaussian window of 11 x 11, sigma 1.5, K 0.01 and 0.03. A frame with a side below 11 takes the
+    largest odd window that fits.
+    """
     x, y = prediction.clamp(0, 1), target
     size = min(11, *(side - 1 + side % 2 for side in x.shape[-2:]))
     offsets = torch.arange(size, dtype=x.dtype, device=x.device) - size // 2
@@ -48,7 +52,7 @@ def summarise(predictions, targets):
     """PSNR (dB) and SSIM of generated videos, means over the frames 1..T-1 of each, then over the videos.
 
     predictions, targets: [T, 3, H, W] each, in [0, 1] or uint8; frame 0 is the given one. `psnr_first_100` and
-    `psnr_last_100` are those of a video's first and last 100 generated frames: they differ by its drift.
+    `psnr_last_100` are of the first and the last 100 generated frames of a video: they show its drift.
     """
     rows = []
     for prediction, target in zip(predictions, targets):

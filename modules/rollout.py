@@ -47,13 +47,15 @@ def forced_rollout(model, frames, labels, noise, images_at_once, *, clamp=False,
     step = recomputed(model.step) if recompute else model.step
     clips, z_shape = len(frames), model.z_shape(*frames.shape[-2:])
     poses = model.encode_labels(labels[:, 1:])  # [B, T-1, L, h, w]
-    for times in torch.arange(1, labels.shape[1]).split(max(images_at_once // clips, 1)):
+    chunk = max(images_at_once // clips, 1)
+    for first in range(1, labels.shape[1], chunk):
+        times = range(first, min(first + chunk, labels.shape[1]))
         inputs, epsilon = [], []
         for t in times:
             inputs.append(disturb(frames[:, t - 1], noise, clamp, input_noise))
             epsilon.append(noise.normal(*z_shape))
-        pose = poses[:, times - 1].transpose(0, 1).flatten(0, 1)  # [n B, L, h, w]
-        current = frames[:, times].transpose(0, 1).flatten(0, 1) if model.posterior == "current" else None
+        pose = torch.cat([poses[:, t - 1] for t in times])  # [n B, L, h, w]
+        current = torch.cat([frames[:, t] for t in times]) if model.posterior == "current" else None
         predicted = step(torch.cat(inputs), pose, torch.cat(epsilon), current)  # [n B, ...] each
         for parts in zip(*(part.split(clips) for part in predicted)):
             yield type(predicted)(*parts)

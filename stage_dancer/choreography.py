@@ -58,7 +58,7 @@ def choreograph(rng, frames, half_width_seen):
     """Make up a dance of `frames` frames: the points of the body, float [T, P, 3] in metres.
 
     half_width_seen: function from a depth z to how far from the middle the camera sees there, in
-    metres; the dancer now and then leaves the picture.
+    metres; the dancer leaves the picture now and then.
     """
     warm_up = 30  # frames before the first one, in which feet find the floor and hair its place
     total = frames + warm_up
@@ -80,14 +80,7 @@ def choreograph(rng, frames, half_width_seen):
 
     feet, foot_yaw, swing = _step(place, facing, stance, lift)
     body = _rotations(1, facing)  # [T, 3, 3]
-    supported = lift.sum(axis=1, keepdims=True)
-    support = feet[:, ::-1] * lift[..., None]  # the other foot carries
-    pelvis = np.stack([place[:, 0], np.zeros(total), place[:, 1]], axis=1)
-    pelvis = pelvis * (1 - 0.85 * supported) + 0.85 * support.sum(axis=1)
-    pelvis = _smooth(pelvis, 3.0)
-    bounce = 0.022 * groove * (1 - np.cos(phase))
-    pelvis[:, 1] = STANDING_PELVIS - plie.clip(0) * (1 - 0.7 * supported[:, 0]) - bounce
-    pelvis[:, 1] = _within_reach(pelvis, body, feet, lift)
+    pelvis = _pelvis(place, feet, body, lift, plie, bounce=0.022 * groove * (1 - np.cos(phase)))
 
     chest_lean += (lift * leg_pose[..., 3]).sum(axis=1) + 0.05 * groove * np.cos(phase)
     hips = body @ _rotations(0, hip_lean) @ _rotations(2, hip_tilt)
@@ -311,19 +304,12 @@ def noise(rng, frames, channels, sigma):
 def _step(place, facing, stance, lift):
     """Put the feet: ankles [T, 2, 3], yaw [T, 2] and how far each is swinging [T, 2] in 0 ... 1.
 
-    A foot stays where it stands until the place it ought to be at is too far off, then swings to
-    where that place will be in the middle of its next stand. Steps of a walk come out of this by
-    themselves, whatever the way and the speed. Only one foot is off the floor at a time.
-    place [T, 2], facing [T] and lift [T, 2] are those of _Route, stance [T, 2] as in _stance_keys.
+    A foot stays where it stands until the place where it ought to be is too far away; then it swings to where that
+    place will be in the middle of its next stand. This gives the steps of a walk at any speed and in any direction.
+    Only one foot is off the floor at a time. place [T, 2], facing [T], lift [T, 2]: see _Route; stance [T, 2]: see
+    _stance_keys.
     """
-    frames = len(place)
-    side = np.stack([np.cos(facing), -np.sin(facing)], axis=1)
-    ahead = np.stack([np.sin(facing), np.cos(facing)], axis=1)
-    homes = np.empty((frames, 2, 3))  # x, z and yaw that each foot ought to have
-    for foot, (_, sign) in enumerate(SIDES):
-        apart = (HIP_HALF_WIDTH + 0.02 + stance[:, :1]) * side + 0.5 * stance[:, 1:] * ahead
-        homes[:, foot, :2] = place + sign * apart
-        homes[:, foot, 2] = facing + sign * 0.22
+    frames, homes = len(place), _homes(place, facing, stance)
     spots, heights, swings = np.zeros_like(homes), np.zeros((frames, 2)), np.zeros((frames, 2))
     spot = homes[0].copy()  # x, z and yaw that each foot has
     flight = None  # of the one foot that swings: foot, first frame, frames, from and to which spot
@@ -351,6 +337,30 @@ def _step(place, facing, stance, lift):
         spots[now] = spot
     ankles = np.stack([spots[..., 0], ANKLE_HEIGHT + heights, spots[..., 1]], axis=2)
     return _smooth(ankles, 1.0), _smooth(spots[..., 2], 1.0), swings
+
+
+def _homes(place, facing, stance):
+    """Where each foot ought to be: x, z and yaw, [T, 2, 3]; the parameters of `_step`."""
+    side = np.stack([np.cos(facing), -np.sin(facing)], axis=1)
+    ahead = np.stack([np.sin(facing), np.cos(facing)], axis=1)
+    homes = np.empty((len(place), 2, 3))
+    for foot, (_, sign) in enumerate(SIDES):
+        apart = (HIP_HALF_WIDTH + 0.02 + stance[:, :1]) * side + 0.5 * stance[:, 1:] * ahead
+        homes[:, foot, :2] = place + sign * apart
+        homes[:, foot, 2] = facing + sign * 0.22
+    return homes
+
+
+def _pelvis(place, feet, body, lift, plie, bounce):
+    """Put the pelvis, [T, 3]: over its place, or over the standing foot while the other one is lifted."""
+    supported = lift.sum(axis=1, keepdims=True)
+    support = feet[:, ::-1] * lift[..., None]  # the other foot carries
+    pelvis = np.stack([place[:, 0], np.zeros(len(place)), place[:, 1]], axis=1)
+    pelvis = pelvis * (1 - 0.85 * supported) + 0.85 * support.sum(axis=1)
+    pelvis = _smooth(pelvis, 3.0)
+    pelvis[:, 1] = STANDING_PELVIS - plie.clip(0) * (1 - 0.7 * supported[:, 0]) - bounce
+    pelvis[:, 1] = _within_reach(pelvis, body, feet, lift)
+    return pelvis
 
 
 def _within_reach(pelvis, body, feet, lift):

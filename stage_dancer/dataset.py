@@ -1,7 +1,7 @@
 """The built-in dataset "stage dancer": one person dances on a lit stage, with a label for every frame.
 
-choreography.py makes up the dances, stage.py draws them; here they become a dataset of the LAB4
-layout, with the settings that it was made with in dancer.json.
+choreography.py makes up the dances, stage.py draws them; here they become a dataset in the LAB4 layout, with its
+settings in dancer.json.
 """
 
 import json
@@ -33,7 +33,7 @@ CHUNK = 90  # frames that a worker draws at a time
 
 
 def exposures(rng, frames):
-    """A slow drift of brightness about 1, float [frames], never further off than EXPOSURE_RANGE."""
+    """A slow drift of brightness around 1, float [frames], at most EXPOSURE_RANGE away from it."""
     drift = noise(rng, frames, 1, 45.0)[:, 0]
     return 1 + EXPOSURE_RANGE * np.tanh(drift)
 
@@ -48,7 +48,7 @@ def compose(seed, split, sequence, frames):
 
 
 def dancer_settings(frames=2520, val_frames=630, test_sequences=5, test_frames=630, seed=0):
-    """What the bytes of a dancer follow from, as dancer.json holds it; `test_frames` is for each sequence."""
+    """The settings that determine every byte of a dancer, as in dancer.json. test_frames: of each sequence."""
     return {"version": VERSION, "frames": frames, "val_frames": val_frames,
             "test_sequences": test_sequences, "test_frames": test_frames, "seed": seed}
 
@@ -56,10 +56,10 @@ def dancer_settings(frames=2520, val_frames=630, test_sequences=5, test_frames=6
 def make_dancer(root, num_workers=None, overwrite=False, **settings):
     """Write the stage dancer as a dataset into the folder `root`, which must be new or empty.
 
-    The settings are the arguments of dancer_settings; the same ones give the same bytes, whatever
-    `num_workers` (None: one a processor, at most 8; with 1 no process is started). The folder appears
-    at once when all is written. With `overwrite` a dancer that is already there is replaced. Raises
-    UsageError if the folder holds anything else or cannot be written.
+    settings: the arguments of dancer_settings; the same ones give the same bytes.
+    num_workers: processes that draw; None: one for each processor, at most 8; 1: this process.
+    overwrite: replace a dancer that is already there.
+    The folder appears when everything is written. Raises UsageError if it holds anything else or cannot be written.
     """
     root = Path(root).resolve()
     settings = dancer_settings(**settings)
@@ -111,7 +111,7 @@ class _Job(NamedTuple):
     images: Path
     labels: Path
     number: int  # of the first file
-    test_sequence: int | None  # if in a test sequence: only its frame 0 becomes a file, all are handed back
+    test_sequence: int | None  # of a test sequence only frame 0 becomes a file; all frames are returned
 
 
 def _write_dataset(root, settings, num_workers):
@@ -149,7 +149,7 @@ def _jobs(folder, subfolder, dance, first=0, test_sequence=None):
 
 
 def _drawn(jobs, num_workers):
-    """Let workers draw the jobs; yield each in order, with its frames where it hands them back."""
+    """Let workers draw the jobs; yield each job in order, with what _draw_job returns."""
     total = sum(len(job.points) for job in jobs)
     if not sys.stderr.isatty():
         print(f"drawing the stage dancer, {total} frames", file=sys.stderr, flush=True)
@@ -168,7 +168,7 @@ def _drawn(jobs, num_workers):
 
 
 def _draw_job(job):
-    """Draw and write the frames and labels of a job; its frames, uint8 [n, 3, H, W], if it is of a test."""
+    """Draw and write the frames and labels of a job; returns its frames, uint8 [n, 3, H, W], if it is of a test."""
     stage = Stage()
     frames = [draw_frame(points, exposure, stage) for points, exposure in zip(job.points, job.exposure)]
     for number, (frame, points) in enumerate(zip(frames, job.points), start=job.number):
@@ -184,7 +184,7 @@ def _write_png(path, pixels):
 
 def _as_read(frames):
     """Test frames as a reader of the dataset gets them, uint8 [n, 3, *TRUTH_SIZE]."""
-    import torch  # not above: the workers have no need of it, and it takes seconds to load
+    import torch  # not above: the drawing processes do not need it, and it takes seconds to load
 
     from media.images import resize_image
 

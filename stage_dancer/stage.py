@@ -1,11 +1,10 @@
-"""The stage of the stage dancer: what the camera sees of it, and of the person on it, in one frame.
+"""Draw one frame and one label: the stage, and the person on it, as the camera sees them.
 
-The world is that of choreography.py, in metres. Frames and labels are HEIGHT x WIDTH pixels, the
-centres of which are at halves.
+Places are in metres, as in choreography.py. Frames and labels are HEIGHT x WIDTH pixels with centres at halves.
 
-Labels keep the anatomical sides: a left limb has its colour whichever way the dancer faces. As the
-two sides differ only in tint, the way faced is plain from the front and the back, and has to be
-guessed from the past in profile. Shadow, exposure, hair and the turn of the head are in no label.
+A left limb has the same colour in a label whichever way the dancer faces. The two sides differ only in tint, so the
+direction faced is plain from the front and the back, and has to be guessed from the past in profile. Shadow, exposure,
+hair and the turn of the head are in no label.
 """
 
 import math
@@ -90,7 +89,7 @@ _SHADOW_SLANT = 0.35, -0.30  # metres the shadow moves in x and z for a metre of
 
 
 class Stage:
-    """The empty stage, lit, and the places of its floor: made once, drawn on for every frame.
+    """The empty lit stage and the places on its floor: made once, drawn on for every frame.
 
     picture: float32 [3, HEIGHT, WIDTH] in 0 ... 1. floor_row: the row of the picture at which the floor
     begins. floor_x, floor_z: the place in metres that each pixel from that row on shows, [rows, WIDTH].

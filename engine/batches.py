@@ -20,7 +20,7 @@ class Clips(NamedTuple):
 
     frames: torch.Tensor  # [B, T, 3, H, W], uint8
     labels: torch.Tensor  # [B, T, 3, H, W], uint8
-    teacher_forced: torch.Tensor  # bool [B, T] on the CPU: which true frames are fed back
+    teacher_forced: torch.Tensor  # bool [B, T] on the CPU: which true frames are the next step's input
     noise: Noise
     counted: int  # how many of the B clips count; see `parts_of_batch`
 
@@ -30,19 +30,22 @@ def random_stream(seed, *place, device="cpu"):
 
     On the GPU if `device` is CUDA, else on the CPU.
     """
-    place_of_stream = device if torch.device(device).type == "cuda" else "cpu"
-    state = np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0]
-    return torch.Generator(place_of_stream).manual_seed(int(state) & (2**63 - 1))
+    device = device if torch.device(device).type == "cuda" else "cpu"
+    # with the length, because numpy treats [1], [1, 0] and [1, 0, 0] alike
+    state = np.random.SeedSequence([seed, len(place), *place]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state) & (2**63 - 1))  # torch takes a signed number
 
 
 def epoch_starts(dataset, stream, shuffle=True, random_start=True, partial=1.0):
-    """The first frames of the clips of one epoch, int64 [clips], in training order."""
+    """Where the clips of one epoch begin: indices of frames, int64 [clips], in training order."""
     starts = dataset.starts(partial, stream if random_start else None)
     return starts[torch.randperm(len(starts), generator=stream)] if shuffle else starts
 
 
 def place_on(dataset, device, where="auto"):
-    """Return the dataset with its pixels on the CUDA `device`, if they fit; on another device the dataset itself.
+    """Return the dataset with its pixels on the CUDA `device`, if they take a quarter of its free memory at most.
+
+    On another device return the dataset itself.
 
     where: see --data_device.
     """
@@ -50,8 +53,8 @@ def place_on(dataset, device, where="auto"):
         return dataset
     size, free = dataset.frames.nbytes + dataset.labels.nbytes, torch.cuda.mem_get_info(device)[0]
     if where == "auto" and size > free / 4:
-        print(f"note: the dataset takes {size / 2**30:.1f} GiB, the GPU has {free / 2**30:.1f} GiB free: its frames "
-              "stay in main memory", flush=True)
+        print(f"note: the dataset takes {size / 2**30:.1f} GiB, more than a quarter of the GPU's free "
+              f"{free / 2**30:.1f} GiB: its frames stay in main memory", flush=True)
         return dataset
     placed = copy(dataset)
     placed.frames, placed.labels = dataset.frames.to(device), dataset.labels.to(device)
@@ -59,7 +62,7 @@ def place_on(dataset, device, where="auto"):
 
 
 class EpochBatches:
-    """The batches of one epoch, of `batch_size * accumulate` clips for each process.
+    """The batches of one epoch. A batch is that of all processes: `batch_size * accumulate` clips for each.
 
     tfr: teacher forcing ratio. tfr_per: draw teacher forcing once an `epoch`, once a `batch`, or for each `frame`.
     partial: the fraction of the training set to use, from its start.
@@ -82,19 +85,20 @@ class EpochBatches:
         return len(self.starts[step])
 
     def parts_of_batch(self, step):
-        """What this process computes of a batch: Clips for each of `accumulate` parts.
+        """What this process computes of a batch: Clips for each of its `accumulate` parts that is not empty.
 
-        A batch with fewer clips than parts leaves some processes without one. Those compute its first clip, which does
-        not count, because all processes must take part in a step.
+        If the batch has too few clips, all parts of a process may be empty. It then computes the first clip, with
+        `counted` 0, because all processes must take part in a step.
         """
         starts = self.starts[step]
         clips, parts = len(starts), world_size() * self.accumulate
         forced = self._teacher_forcing(step, clips)
         bounds = [part * clips // parts for part in range(parts + 1)]
         mine = range(rank() * self.accumulate, (rank() + 1) * self.accumulate)
-        rows = [range(bounds[part], bounds[part + 1]) for part in mine if bounds[part] < bounds[part + 1]]
-        return [self._clips(step, starts, forced, part, len(part)) for part in rows] or [
-            self._clips(step, starts, forced, range(1), 0)]
+        shares = [range(bounds[part], bounds[part + 1]) for part in mine if bounds[part] < bounds[part + 1]]
+        if not shares:
+            return [self._clips(step, starts, forced, range(1), counted=0)]
+        return [self._clips(step, starts, forced, rows, counted=len(rows)) for rows in shares]
 
     def _clips(self, step, starts, forced, rows, counted):
         chosen = slice(rows.start, rows.stop)
@@ -103,7 +107,7 @@ class EpochBatches:
         return Clips(frames, labels, forced[chosen], Noise(streams, self.device), counted)
 
     def _teacher_forcing(self, step, clips):
-        """Which true frames of a batch are fed back: bool [B, T]."""
+        """Which true frames of a batch are the input of the next step: bool [B, T]."""
         shape = clips, self.dataset.video_len
         if self.tfr_per == "epoch":
             return self.epoch_is_forced.expand(shape)

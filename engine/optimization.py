@@ -9,7 +9,7 @@ from .devices import autocast
 from .processes import averaging, data_parallel, naming_a_lost_process, world_size
 
 TERMS = ("loss", "mse", "kl", "grad_norm")
-IMAGES_AT_ONCE = {"cpu": 8}  # teacher-forced images as one batch: more leave a CPU's caches, fewer its units idle
+IMAGES_AT_ONCE = {"cpu": 8}  # teacher-forced ones as one batch: more leave a CPU's caches, fewer its cores idle
 
 
 class ClipTrainer:

@@ -22,15 +22,16 @@ BEST_ROLLOUT = ".best_rollout.npy"  # uint8 [B, T, 3, H, W]
 
 
 class RunRecorder:
-    """Writes logs and checkpoints into the folder of a run, on rank 0 only; stops the run after a signal.
+    """Writes logs and checkpoints into the folder of a run, and stops the run after a signal.
 
-    state: the RunState, kept up to date by the training. arguments: every flag, as a dict. The others: see
-    checkpoint.py and the flags of the same names.
+    All processes have one and call after_steps and after_epoch; rank 0 writes, and alone calls after_validation.
+    A `row` is a row of metrics.csv as a dict. state: the RunState, kept up to date by the training. arguments: every
+    flag, as a dict. sequence_lengths: of the training set. The others: see the flags of the same names.
     """
 
     def __init__(self, folder, trainer, state, *, arguments, sequence_lengths, num_epoch, save_minutes, per_save):
         self.folder, self.trainer, self.state, self.num_epoch = folder, trainer, state, num_epoch
-        self.constant_content = {"arguments": arguments, "sequence_lengths": sequence_lengths,
+        self.same_in_all_checkpoints = {"arguments": arguments, "sequence_lengths": sequence_lengths,
                                  "world_size": world_size()}
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
@@ -42,16 +43,16 @@ class RunRecorder:
 
     def after_steps(self, row):
         """Save within an epoch if it is time, and stop if a signal has come."""
-        due = time.monotonic() - self.saved_at > self.save_seconds
-        number, due = all_reduce((self.stop.signal_number or 0, due), "MAX", self.trainer.device)
-        if number or due:
+        is_time = time.monotonic() - self.saved_at > self.save_seconds
+        number, is_time = all_reduce((self.stop.signal_number or 0, is_time), "MAX", self.trainer.device)
+        if number or is_time:
             self._save(["last.ckpt"], row)
         self._stop_after(number)
 
     def after_validation(self, row, videos, write_gif=False):
-        """Keep the rollout of a validation and its PSNR per frame, if it is the best so far.
+        """Keep the rollout of a validation and its PSNR per frame, if it is the best so far; before after_epoch.
 
-        videos: uint8 [B, T, 3, H, W] each, by name. write_gif: write it as epoch=N.gif in any case.
+        videos: see engine.evaluation.validate. write_gif: write epoch=N.gif of the first video, the best or not.
         """
         if write_gif:
             write_comparison_gif(self.folder / f"epoch={row['epoch']}.gif", first_of_each(videos))
@@ -90,7 +91,7 @@ class RunRecorder:
             save_checkpoint([self.folder / name for name in names], {
                 "state_dict": model.state_dict(), "optimizer": optimizer.state_dict(),
                 "scaler": scaler.state_dict(), "lr": row["lr"], "tfr": row["tfr"], **asdict(self.state),
-                **self.constant_content})
+                **self.same_in_all_checkpoints})
         self.saved_at = time.monotonic()
 
     def _stop_after(self, signal_number):

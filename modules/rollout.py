@@ -13,7 +13,7 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
             recompute=False):
     """Yield a Step (see model.py) for each of the frames 1..T-1.
 
-    frames: [B, T, 3, H, W] in [0, 1]. Frame 0 is enough without teacher forcing, unless the posterior sees `current`.
+    frames: [B, T, 3, H, W] in [0, 1]. Frame 0 is enough without teacher forcing, unless model.posterior is `current`.
     labels: [B, T, 3, H, W], uint8 or in [0, 1]. Frame t is predicted from label t; label 0 is not used.
     noise: a Noise, or a GivenNoise.
     teacher_forced: bool [B, T]; where it is true at t, the true frame t is the input of step t+1. None: nowhere.
@@ -21,13 +21,17 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
     clamp: clamp each input frame to [0, 1], so that an overshoot cannot grow.
     input_noise: add Gaussian noise to each input frame, its standard deviation drawn from [0, input_noise), so that
         the network learns to repair a frame that is not quite right.
-    recompute: store no activations for the backward pass, compute them again there.
+    recompute: store no activations of a step for the backward pass, compute them again there.
+    A pose is an encoded label. In the shapes, L are the channels of poses and N those of z; h x w is the size of
+    features, h' x w' the size of z.
     """
     step = recomputed(model.step) if recompute else model.step
     z_shape = model.z_shape(*frames.shape[-2:])
     sees_current = model.posterior == "current" and temperature is None
     if model.training:  # all labels at once: BatchNorm takes its statistics over all labels of the batch
         poses = model.encode_labels(labels[:, 1:])  # [B, T-1, L, h, w]
+    if teacher_forced is not None:
+        teacher_forced = teacher_forced.to(frames.device)
     frame = frames[:, 0]  # [B, 3, H, W]
     for t in range(1, labels.shape[1]):
         frame = disturb(frame, noise, clamp, input_noise)  # [B, 3, H, W]
@@ -40,9 +44,9 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
 
 
 def forced_rollout(model, frames, labels, noise, images_at_once, *, clamp=False, input_noise=0.0, recompute=False):
-    """Yield the Steps of `rollout` with every frame teacher-forced, about `images_at_once` images as one batch.
+    """Yield the Steps of `rollout` with every frame teacher-forced.
 
-    All inputs are known then, so no step waits for the one before.
+    All inputs are known then, so several time steps are joined to one batch of at most `images_at_once` images.
     """
     step = recomputed(model.step) if recompute else model.step
     clips, z_shape = len(frames), model.z_shape(*frames.shape[-2:])
@@ -58,11 +62,14 @@ def forced_rollout(model, frames, labels, noise, images_at_once, *, clamp=False,
         current = torch.cat([frames[:, t] for t in times]) if model.posterior == "current" else None
         predicted = step(torch.cat(inputs), pose, torch.cat(epsilon), current)  # [n B, ...] each
         for parts in zip(*(part.split(clips) for part in predicted)):
-            yield type(predicted)(*parts)
+            yield predicted._make(parts)  # a Step
 
 
 def recomputed(step):
-    """Wrap a step so that its activations are computed again in the backward pass (activation checkpointing)."""
+    """Wrap a step so that its activations are computed again in the backward pass (activation checkpointing).
+
+    A step has neither dropout nor BatchNorm, which would count twice.
+    """
     return partial(checkpoint, step, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -88,8 +95,8 @@ def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False):
     """Generate videos from their first frames and labels, all as one batch.
 
     first_frames: [B, 3, H, W]; labels: [B, T, 3, H, W]; uint8 or in [0, 1], on the model's device.
-    temperature, clamp: see `rollout`. Video i draws z from its own stream, seeded `seed + i`, so it is the same in any
-    batch and on every device.
+    temperature, clamp: see `rollout`. Video i draws z from a stream of its own, seeded `seed + i`, which the other
+    videos and the device do not change.
     Returns uint8 [B, T, 3, H, W] on the CPU; frame 0 is the given one.
     """
     was_training = model.training

@@ -7,7 +7,7 @@ from cli.errors import UsageError
 from conftest import TINY_CLIPS, TINY_NETWORK, flags, read_csv, tiny_model
 from dataloader import Dataset_Dance
 from engine import optimization
-from engine.batches import Clips, place_on
+from engine.batches import Clips, place_on, random_stream
 from engine.checkpoint import load_checkpoint
 from engine.devices import autocast, choose_precision
 from engine.evaluation import generate_sequences
@@ -196,3 +196,11 @@ def test_autocast_is_off_for_float32():
         assert not torch.is_autocast_enabled("cpu")
     with autocast(CPU, torch.bfloat16):
         assert torch.is_autocast_enabled("cpu")
+
+
+def test_every_place_in_training_has_a_random_stream_of_its_own():
+    places = [(1,), (1, 0), (1, 0, 0), (0,), (0, 1), (0, 0, 1), (2, 0)]
+    drawn = [torch.rand(4, generator=random_stream(seed, *place)).tolist() for seed in (0, 1) for place in places]
+    assert len({tuple(values) for values in drawn}) == len(drawn)
+    again = torch.rand(4, generator=random_stream(1, *places[-1])).tolist()
+    assert again == drawn[-1]

@@ -1,6 +1,7 @@
 """What a run leaves behind while it trains: its logs, its checkpoints and its best rollout."""
 
 import math
+import sys
 import time
 from dataclasses import asdict
 
@@ -80,6 +81,7 @@ class RunRecorder:
         if "val_psnr" in row:
             line += f"  PSNR {row['val_psnr']:.2f} dB (best {self.state.best_psnr:.2f})"
         tqdm.write(f"{line}  {seconds:.1f} s")
+        sys.stdout.flush()  # into a log file, too
         self.state.last_epoch, self.state.step, self.state.totals = epoch, 0, None
         self._save(names[::-1], row)  # last.ckpt last: a run resumed from it has the others
         number, = all_reduce((self.stop.signal_number or 0,), "MAX", self.trainer.device)

@@ -170,8 +170,8 @@ def test_images(outcome, tmp_path, monkeypatch):
 def strange_name(rng):
     number = rng.choice(["1", "2", "01", "0002", "7", "99999999999", "9" * 200, "-1", "+1", " 1", "1 ", "1.0",
                          "1e3", "1_0", "\u0661", "\u00b2", "\uff11", "", "\u202e1", "1\n", "1\n2", "\t", "a" * 200,
-                         "frame", "\udcff", "%s", "{}", "frame3", "Frame3", "frame03", "frame-3", "frame 3", "0x1", "#1", "@1",
-                         "".join(chr(rng.randrange(48, 0x2fff)) for _ in range(rng.randrange(1, 9)))])
+                         "frame", "\udcff", "%s", "{}", "frame3", "Frame3", "frame03", "frame-3", "frame 3", "0x1",
+                         "#1", "@1", "".join(chr(rng.randrange(48, 0x2fff)) for _ in range(rng.randrange(1, 9)))])
     return number + rng.choice([".png", ".png", ".PNG", ".jpg", ".JPEG", ".txt", "-", ".png.png", ".png "])
 
 

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from engine.schedules import kl_beta, learning_rate, teacher_forcing_ratio
+from cli.flags import schedule_settings, trainer_parser
+from engine.schedules import Schedules, kl_beta, learning_rate, teacher_forcing_ratio
 
 
 def betas(kl_anneal_type, num_epoch=70, cycle=10, ratio=1.0):
@@ -116,3 +117,36 @@ def test_an_unknown_schedule_is_refused():
         kl_beta(0, "Cyclic", 70, 10, 1.0)
     with pytest.raises(ValueError, match="Step"):
         rate(0, "Step")
+
+
+# No two values alike, so that one in the place of another shows.
+SETTINGS = {"num_epoch": 20, "kl_anneal_type": "Cyclical", "kl_anneal_cycle": 3, "kl_anneal_ratio": 0.6,
+            "kl_weight": 0.01, "tfr": 0.9, "tfr_sde": 4, "tfr_d_step": 0.15, "lr": 0.004, "lr_schedule": "MultiStep",
+            "milestones": [7, 11], "gamma": 0.3, "warmup_epochs": 1.5}
+
+
+def test_schedules_of_a_run_equal_the_functions_at_its_epochs():
+    run = Schedules(**SETTINGS)
+    for epoch in range(20):
+        assert run.beta(epoch) == 0.01 * kl_beta(epoch, "Cyclical", 20, 3, 0.6)
+        assert run.tfr(epoch) == teacher_forcing_ratio(epoch, 0.9, 4, 0.15)
+        for part in (0, 0.25, 0.5):
+            assert run.lr(epoch + part) == learning_rate(epoch + part, 0.004, "MultiStep", 20, [7, 11], 0.3, 1.5)
+
+
+@pytest.mark.parametrize("kl_anneal_type", ["Cyclical", "Monotonic", "None"])
+@pytest.mark.parametrize("lr_schedule", ["MultiStep", "Cosine", "Constant"])
+def test_schedules_of_a_run_are_of_the_kind_that_it_names(kl_anneal_type, lr_schedule):
+    run = Schedules(**SETTINGS | {"kl_anneal_type": kl_anneal_type, "lr_schedule": lr_schedule})
+    for epoch in range(20):
+        assert run.beta(epoch) == 0.01 * kl_beta(epoch, kl_anneal_type, 20, 3, 0.6)
+        assert run.lr(epoch) == learning_rate(epoch, 0.004, lr_schedule, 20, [7, 11], 0.3, 1.5)
+
+
+def test_schedules_of_a_run_take_its_flags():
+    flags = "--kl_weight 0.5 --tfr 0.7 --lr 0.01 --num_epoch 30 --kl_anneal_type Monotonic --kl_anneal_ratio 0.2"
+    run = Schedules(**schedule_settings(trainer_parser().parse_args(flags.split())))
+    for epoch in range(30):
+        assert run.beta(epoch) == pytest.approx(0.5 * min(0.2 * epoch, 1))
+        assert run.tfr(epoch) == teacher_forcing_ratio(epoch, 0.7, 10, 0.1)
+        assert run.lr(epoch) == learning_rate(epoch, 0.01, "MultiStep", 30, [2, 5], 0.1, 0)

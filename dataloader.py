@@ -1,11 +1,11 @@
-"""The dataset: folders of numbered images, and the clips cut from them.
+"""Load the dataset: folders of numbered images, and the clips cut from them.
 
     DR/train/train_img/{0..N-1}.png   DR/train/train_label/{...}.png   [DR/train/sequences.txt]
     DR/val/val_img/*.png              DR/val/val_label/*.png
     DR/test/test_img/{s}/0.png        DR/test/test_label/{s}/*.png     (s = 0, 1, ...)
 
-A label has its frame's name; names are whole numbers, optionally after `frame`. The train folder may join several
-sequences: sequences.txt then holds their lengths, one on each line.
+A label has the name of its frame: a whole number, optionally after `frame`. If the train folder joins several
+sequences, sequences.txt holds their lengths, one per line.
 """
 
 import os
@@ -24,16 +24,15 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
 class Dataset_Dance(Dataset):
-    """Clips of a dance, kept decoded as uint8.
+    """Serve clips of a dance, kept decoded as uint8.
 
-    mode: "train" and "val" give clips of `video_len` frames; "test" gives one item for each sequence: its first frame
-    and all its labels.
-    transform: turns a PIL image into a tensor [3, H, W], float in [0, 1] or uint8; applied once, when the image is
-    first read. None: antialiased bilinear resize to `frame_size` (H, W).
-    partial: the fraction of the frames to use, from the start.
+    An item is (frames, labels), [T, 3, H, W] each, float in [0, 1]. In mode "train" or "val", item k is the k-th of the
+    clips of `video_len` frames, back to back; in mode "test" it is the first frame and all labels of sequence k.
+    Trainer.py orders its clips by engine.batches.epoch_starts instead.
 
-    An item is (frames, labels), float in [0, 1], [T, 3, H, W] each. Item k of "train" and "val" is the k-th clip, back
-    to back. Trainer.py orders its clips by engine.batches.epoch_starts instead.
+    transform: function from a PIL image to a tensor [3, H, W], float in [0, 1] or uint8, applied once, when the image
+    is read; None resizes to `frame_size` (H, W), bilinear and antialiased. partial: fraction of the frames to use, from
+    the start.
     """
 
     def __init__(self, root, transform=None, mode="train", video_len=7, partial=1.0, *,
@@ -57,10 +56,8 @@ class Dataset_Dance(Dataset):
         lengths = read_sequence_lengths(root / mode / "sequences.txt", len(frames))
         self.sequence_lengths = _cut(lengths, partial)
         if not len(self):
-            raise UsageError(
-                f"{frames[0].parent} has no {video_len} frames in a row to use (but "
-                f"{max(self.sequence_lengths, default=0)}); lower --{mode}_vi_len or raise --partial"
-            )
+            raise UsageError(f"{frames[0].parent} has no {video_len} frames in a row to use (but "
+                             f"{max(self.sequence_lengths, default=0)}); lower --{mode}_vi_len or raise --partial")
         used = sum(self.sequence_lengths)
         self.frames, self.labels = decode(frames[:used]), decode(labels[:used])
 
@@ -76,31 +73,31 @@ class Dataset_Dance(Dataset):
         return to_unit(frames[0]), to_unit(labels[0])
 
     def starts(self, partial=1.0, generator=None):
-        """First frames of the clips, int64 [clips]: back to back in each sequence.
+        """Return the first frames of the clips, int64 [clips]: back to back in each sequence.
 
-        With a `generator` each sequence has as many clips, one at a random place in each of equal stretches of it.
-        partial: the fraction of the frames to use, from the start.
+        With a `generator`, each sequence is cut into equal stretches instead, as many as its clips, and one clip starts
+        at random in each stretch. partial: fraction of the frames to use, from the start.
         """
         starts, offset = [torch.empty(0, dtype=torch.int64)], 0
         for length in _cut(self.sequence_lengths, partial):
-            number = torch.arange(length // self.video_len)
-            start = number * self.video_len
-            if generator is not None and len(number):
+            clip = torch.arange(length // self.video_len)
+            start = clip * self.video_len
+            if generator is not None and len(clip):
                 places = length - self.video_len + 1
-                drawn = torch.rand(len(number), generator=generator, dtype=torch.float64)
-                start = ((number + drawn) * places / len(number)).long()
+                drawn = torch.rand(len(clip), generator=generator, dtype=torch.float64)
+                start = ((clip + drawn) * places / len(clip)).long()
             starts.append(offset + start)
             offset += length
         return torch.cat(starts)
 
     def clips(self, starts):
-        """The clips that begin at `starts` [B]: uint8 frames and labels, [B, T, 3, H, W] each."""
-        places = starts[:, None] + torch.arange(self.video_len, device=starts.device)
-        return self.frames[places], self.labels[places]
+        """Cut the clips that start at `starts` [B]: uint8 frames and labels, [B, T, 3, H, W] each."""
+        indices = starts[:, None] + torch.arange(self.video_len, device=starts.device)
+        return self.frames[indices], self.labels[indices]
 
 
 def _cut(lengths, partial):
-    """The lengths of the sequences when the first `partial` of all their frames is used."""
+    """Cut lengths of sequences to the first `partial` of all their frames."""
     frames, used = round(sum(lengths) * partial), []
     for length in lengths:
         used.append(min(length, frames - sum(used)))
@@ -108,7 +105,7 @@ def _cut(lengths, partial):
 
 
 def existing_root(root):
-    """The dataset's folder as a Path; UsageError if it does not exist."""
+    """Return the dataset's folder as a Path; raises UsageError if it does not exist."""
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"--DR {root} is not a folder; give the folder that holds train, val and test")
@@ -116,7 +113,7 @@ def existing_root(root):
 
 
 def dataset_or_dancer(root):
-    """The dataset's folder as a Path; without one, the folder of the stage dancer, which is made if need be."""
+    """Return the dataset's folder as a Path; for None, the folder of the stage dancer, made first if it is missing."""
     if root is not None:
         return existing_root(root)
     root = Path("data") / "dancer"
@@ -129,7 +126,7 @@ def dataset_or_dancer(root):
 
 
 def list_frames_and_labels(root, mode):
-    """Paths of the frames and of the labels of "train" or "val", in order."""
+    """List the paths of the frames and of the labels of "train" or "val", in order; raises UsageError."""
     frames = _list_images(root / mode / f"{mode}_img", root)
     labels = _list_images(root / mode / f"{mode}_label", root)
     lone = [f"label missing for frame {number} in {root / mode / f'{mode}_label'}" for number in frames.keys() - labels]
@@ -140,7 +137,7 @@ def list_frames_and_labels(root, mode):
 
 
 def list_test_sequences(root):
-    """Names of the test sequences, the path of the first frame of each, and the paths of the labels of each."""
+    """List the test sequences: their names, first frames and labels (one list for each); raises UsageError."""
     folder = root / "test" / "test_label"
     names = [path.name for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
     if not names:
@@ -156,7 +153,7 @@ def list_test_sequences(root):
 
 
 def read_sequence_lengths(path, frames):
-    """The lengths of the sequences that a folder of `frames` frames joins; a single one without the file."""
+    """Read the lengths of the sequences in a folder of `frames` frames; without the file it is one sequence."""
     if not path.exists():
         return [frames]
     try:
@@ -169,7 +166,7 @@ def read_sequence_lengths(path, frames):
 
 
 def _list_images(folder, root):
-    """The images of a folder by number, in order."""
+    """List the images of a folder in order, {number: path}; raises UsageError."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is missing; --DR wants the LAB4 layout (README, Your own data)")
     paths, inside = {}, os.path.join(os.path.realpath(root), "")
@@ -201,7 +198,7 @@ def _list_images(folder, root):
 
 
 def describe_dataset(root):
-    """Check a whole dataset. Returns what is wrong with it, and what it holds, as lines of text."""
+    """Check a whole dataset; returns its problems and its facts, two lists of lines."""
     root = existing_root(root)
     problems, facts = [], []
     for mode in ("train", "val", "test"):
@@ -210,19 +207,19 @@ def describe_dataset(root):
                 names, first_frames, labels = list_test_sequences(root)
                 folders = [[path] for path in first_frames] + labels
                 lengths = sorted({len(paths) for paths in labels})
-                what = f"{len(names)} sequences of {' or '.join(map(str, lengths))} labels"
+                fact = f"{len(names)} sequences of {' or '.join(map(str, lengths))} labels"
             else:
                 frames, labels = list_frames_and_labels(root, mode)
                 lengths = read_sequence_lengths(root / mode / "sequences.txt", len(frames))
                 folders = [frames, labels]
-                what = f"{len(frames)} frames with labels, in {len(lengths)} sequence{'s' * (len(lengths) > 1)}"
+                fact = f"{len(frames)} frames with labels, in {len(lengths)} sequence{'s' * (len(lengths) > 1)}"
         except UsageError as error:
             problems.append(str(error))
             continue
         sizes = set()
         for paths in folders:
-            _, unreadable, found = read_images(paths, lambda image: None, os.cpu_count(), paths[0].parent.name)
+            _, unreadable, found = read_images(paths, lambda image: None, os.cpu_count())
             problems += unreadable
             sizes |= {f"{width} x {height}" for height, width in found}
-        facts.append(f"{mode}: {what}, {' and '.join(sorted(sizes))} pixels")
+        facts.append(f"{mode}: {fact}, {' and '.join(sorted(sizes))} pixels")
     return problems, facts

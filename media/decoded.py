@@ -1,4 +1,4 @@
-"""Decode images once, in parallel, and keep the resized pixels in a file that later runs map into memory."""
+"""Decode images once, in parallel, and cache the resized pixels in a file that later runs map into memory."""
 
 import hashlib
 import os
@@ -20,16 +20,16 @@ LISTED_PROBLEMS = 10
 
 
 def first_few(problems):
-    """At most ten problems in one line, and the number of the others."""
+    """Join at most ten problems into one line, with the number of the others."""
     more = len(problems) - LISTED_PROBLEMS
     return "; ".join(problems[:LISTED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
 
 
-def read_images(paths, make_tensor, num_workers, title):
-    """Read images in parallel threads, with a progress bar.
+def read_images(paths, make_tensor, num_workers):
+    """Read the images of one folder in parallel threads, with a progress bar.
 
-    Returns make_tensor(image) for each image (None for an unreadable one), the problems, one line each, and one path
-    for each size (H, W) that occurs.
+    Returns a list of make_tensor(image), with None for an unreadable one; the problems, one line each; and
+    {size (H, W): one path with it}.
     """
     problems, sizes = [], {}
 
@@ -42,9 +42,9 @@ def read_images(paths, make_tensor, num_workers, title):
         sizes.setdefault(tuple(image.shape[1:]), path)
         return make_tensor(image)
 
-    compute_threads = torch.get_num_threads()  # they would wait for one another at every image
+    compute_threads = torch.get_num_threads()  # one per worker: more would wait for one another at every image
     with ThreadPoolExecutor(max(num_workers, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        images = list(tqdm(pool.map(read, paths), total=len(paths), desc=title, unit="image",
+        images = list(tqdm(pool.map(read, paths), desc=paths[0].parent.name, total=len(paths), unit="image",
                            disable=None, leave=False))
     torch.set_num_threads(compute_threads)
     if len(sizes) > 1:
@@ -53,61 +53,57 @@ def read_images(paths, make_tensor, num_workers, title):
     return images, sorted(problems), sizes
 
 
-def decode_images(paths, make_tensor, num_workers, title):
-    """Read images and make a uint8 tensor of each: [N, 3, H, W].
-
-    Raises one UsageError that names the unreadable images, or the different sizes.
-    """
-    images, problems, _ = read_images(paths, make_tensor, num_workers, title)
+def decode_images(paths, make_tensor, num_workers):
+    """Read images into one tensor [N, 3, H, W]; raises one UsageError for all unreadable images or differing sizes."""
+    images, problems, _ = read_images(paths, make_tensor, num_workers)
     if problems:
         raise UsageError(first_few(problems))
     return torch.stack(images)
 
 
 def decode_with(transform, paths, num_workers):
-    """Decode images through a user's transform of PIL images, which gives float in [0, 1] or uint8."""
+    """Decode images with a user's transform, from a PIL image to a tensor, float in [0, 1] or uint8."""
     def make_tensor(image):
         image = transform(Image.fromarray(image.permute(1, 2, 0).numpy()))
         return image if image.dtype == torch.uint8 else to_uint8(image)
 
-    return decode_images(paths, make_tensor, num_workers, paths[0].parent.name)
+    return decode_images(paths, make_tensor, num_workers)
 
 
 def decode_cached(root, paths, frame_size, num_workers):
-    """Decode images of one folder of the dataset `root`, resized to frame_size (H, W).
+    """Decode images of one folder of the dataset `root`, resized to frame_size (H, W): uint8 [N, 3, H, W].
 
-    The pixels are kept in root/.decoded, or in the user's cache folder if that cannot be written, and mapped from
-    there. The file's name holds a fingerprint of the images' names, sizes and times, so that a changed dataset is
-    decoded again.
+    The pixels are cached in root/.decoded, or in the user's cache folder if root cannot be written, and mapped into
+    memory. The file's name holds a fingerprint of the images: a changed dataset is decoded again.
     """
     folder = paths[0].parent
     height, width = frame_size
     prefix = f"{'-'.join(folder.relative_to(root).parts)}-{height}x{width}-{len(paths)}"
     name = f"{prefix}-{_fingerprint(folder, paths)}.npy"
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dance-cvae"
-    places = (root / ".decoded", user_cache)
+    caches = (root / ".decoded", user_cache)
     shape = (len(paths), 3, height, width)
-    for place in places:
-        pixels = _map(place / name, shape)
+    for cache in caches:
+        pixels = _map(cache / name, shape)
         if pixels is not None:
             return pixels
-    pixels = decode_images(paths, lambda image: resize_image(image, frame_size), num_workers, folder.name)
-    for place in places:
+    pixels = decode_images(paths, lambda image: resize_image(image, frame_size), num_workers)
+    for cache in caches:
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            with atomic_write(place / name) as file:
+            cache.mkdir(parents=True, exist_ok=True)
+            with atomic_write(cache / name) as file:
                 np.save(file, pixels.numpy())
         except (OSError, RunError):
             continue
-        if place == root / ".decoded":
-            for outdated in set(place.glob(f"{prefix}-*.npy")) - {place / name}:
+        if cache == root / ".decoded":
+            for outdated in set(cache.glob(f"{prefix}-*.npy")) - {cache / name}:
                 outdated.unlink(missing_ok=True)
-        return _map(place / name, shape)
+        return _map(cache / name, shape)
     return pixels
 
 
 def _map(path, shape):
-    """Map a file of pixels into memory; None if it is missing or incomplete."""
+    """Map a file of pixels into memory; returns None if it is missing or incomplete."""
     try:
         pixels = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError):
@@ -116,6 +112,7 @@ def _map(path, shape):
 
 
 def _fingerprint(folder, paths):
+    """Hash the place of the folder, and the names, sizes and times of the images."""
     digest = hashlib.sha256(str(folder.resolve()).encode())
     for path in paths:
         status = path.stat()

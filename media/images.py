@@ -8,33 +8,17 @@ from torch.nn import functional
 
 from cli.errors import UsageError
 
-LARGEST_IMAGE = 2**26  # pixels: twice an 8K frame; a small file may claim to unpack to far more
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound is looser, and it prints a warning first
+LARGEST_IMAGE = 2**26  # pixels, twice an 8K frame: a small file may claim to unpack to far more
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is looser, and Pillow prints a warning before it
 
 
 def read_image(path):
-    """Decode an image file to uint8 RGB [3, H, W].
+    """Read an image file as uint8 RGB, [3, H, W].
 
-    Grey and palette images become RGB, 16-bit ones are scaled to 8 bits, and transparency is
-    laid over white, as a viewer shows it. Raises UsageError naming the file if it is not an image.
+    Grey and palette images become RGB, 16 bits are scaled to 8, and transparency is laid over white, as in a viewer.
+    Raises UsageError naming the file if it is not such an image.
     """
-    try:
-        with iio.imopen(path, "r", plugin="pillow") as file:
-            height, width = file.properties(index=0).shape[:2]
-            if height * width > LARGEST_IMAGE:
-                raise UsageError(f"{path} is {width} x {height} pixels, too many; make it smaller")
-            metadata = file.metadata(index=0)
-            keyed = "transparency" in metadata and not metadata["mode"].startswith("I")
-            pixels = np.asarray(file.read(index=0, mode="RGBA" if keyed else None))  # one colour is transparent
-    except UsageError:
-        raise
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist") from None
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(
-            f"{path} cannot be read as an image ({reason[:120]}); replace the file"
-        ) from None
+    pixels = _decode(path)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.dtype == np.bool_:
@@ -43,8 +27,7 @@ def read_image(path):
         if pixels.dtype.kind not in "ui" or pixels.max(initial=0) > 65535 or pixels.min(initial=0) < 0:
             raise UsageError(f"{path} has pixels of type {pixels.dtype}; save it with 8 bits a channel")
         pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    channels = pixels.shape[2]
-    if channels in (2, 4):
+    if pixels.shape[2] in (2, 4):
         alpha = pixels[..., -1:].astype(np.uint16)
         over_white = pixels[..., :-1] * alpha + 255 * (255 - alpha)
         pixels = ((over_white + 127) // 255).astype(np.uint8)
@@ -53,8 +36,27 @@ def read_image(path):
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
 
 
+def _decode(path):
+    """Unpack the pixels of an image file in their own type, [H, W] or [H, W, channels]; raises UsageError."""
+    try:
+        with iio.imopen(path, "r", plugin="pillow") as file:
+            height, width = file.properties(index=0).shape[:2]
+            if height * width > LARGEST_IMAGE:
+                raise UsageError(f"{path} is {width} x {height} pixels, too many; make it smaller")
+            metadata = file.metadata(index=0)
+            keyed = "transparency" in metadata and not metadata["mode"].startswith("I")  # one colour is transparent
+            return np.asarray(file.read(index=0, mode="RGBA" if keyed else None))
+    except UsageError:
+        raise
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist") from None
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{path} cannot be read as an image ({reason[:120]}); replace the file") from None
+
+
 def resize_image(image, frame_size):
-    """Antialiased bilinear resize of uint8 images [..., 3, h, w] to frame_size (H, W), as torchvision's."""
+    """Resize uint8 images [..., 3, h, w] to frame_size (H, W) as torchvision does: bilinear, antialiased."""
     if tuple(image.shape[-2:]) == tuple(frame_size):
         return image
     images = image.reshape(-1, *image.shape[-3:]).float()

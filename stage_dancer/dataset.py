@@ -1,7 +1,7 @@
-"""The built-in dataset "stage dancer": one person dances on a lit stage, with a label for every frame.
+"""Make the built-in dataset "stage dancer": one person dances on a lit stage, with a label for every frame.
 
-choreography.py makes up the dances, stage.py draws them; here they become a dataset in the LAB4 layout, with its
-settings in dancer.json.
+choreography.py invents the dances, stage.py draws them; this file writes them in the LAB4 layout, with their settings
+in dancer.json.
 """
 
 import json
@@ -25,46 +25,39 @@ from media.pixel_csv import PUBLIC_SEQUENCES, write_pixels_csv
 from .choreography import choreograph, noise
 from .stage import Stage, draw_frame, draw_label, half_width_seen
 
-VERSION = 1  # of the bytes: raised when the same settings give others
+VERSION = 1  # raise it when the same settings give other bytes
 SEQUENCE_FRAMES = 630  # longest sequence of the training split
 TRUTH_SIZE = (32, 64)  # height and width of the frames in gt.csv
 EXPOSURE_RANGE = 0.05
-CHUNK = 90  # frames that a worker draws at a time
-
-
-def exposures(rng, frames):
-    """A slow drift of brightness around 1, float [frames], at most EXPOSURE_RANGE away from it."""
-    drift = noise(rng, frames, 1, 45.0)[:, 0]
-    return 1 + EXPOSURE_RANGE * np.tanh(drift)
+CHUNK = 90  # frames in one job of a worker
 
 
 def compose(seed, split, sequence, frames):
-    """One sequence: points [T, P, 3] in metres and exposures [T], the same for the same arguments.
+    """Compose one sequence: points [T, P, 3] in metres and exposures [T], the same for the same arguments.
 
-    split: 0 for train, 1 for val, 2 for test.
+    split: 0 for train, 1 for val, 2 for test. An exposure drifts slowly, within EXPOSURE_RANGE of 1.
     """
     rng = np.random.default_rng([seed, split, sequence])
-    return choreograph(rng, frames, half_width_seen), exposures(rng, frames)
+    points = choreograph(rng, frames, half_width_seen)
+    return points, 1 + EXPOSURE_RANGE * np.tanh(noise(rng, frames, 1, 45.0)[:, 0])
 
 
 def dancer_settings(frames=2520, val_frames=630, test_sequences=5, test_frames=630, seed=0):
-    """The settings that determine every byte of a dancer, as in dancer.json. test_frames: of each sequence."""
+    """Return the settings that determine every byte of a dancer, as in dancer.json; test_frames is per sequence."""
     return {"version": VERSION, "frames": frames, "val_frames": val_frames,
             "test_sequences": test_sequences, "test_frames": test_frames, "seed": seed}
 
 
 def make_dancer(root, num_workers=None, overwrite=False, **settings):
-    """Write the stage dancer as a dataset into the folder `root`, which must be new or empty.
+    """Write the stage dancer into the folder `root`, which appears once it is complete.
 
-    settings: the arguments of dancer_settings; the same ones give the same bytes.
-    num_workers: processes that draw; None: one for each processor, at most 8; 1: this process.
-    overwrite: replace a dancer that is already there.
-    The folder appears when everything is written. Raises UsageError if it holds anything else or cannot be written.
+    settings: arguments of dancer_settings; the same settings give the same bytes. num_workers: processes that draw;
+    1 draws in this process, None takes one per processor, at most 8. overwrite: replace a dancer in `root`.
+    Raises UsageError if `root` holds anything else or cannot be written.
     """
     root = Path(root).resolve()
     settings = dancer_settings(**settings)
-    unfinished = root.with_name(f".{root.name}.{os.getpid()}.tmp")
-    replaced = root.with_name(f".{root.name}.{os.getpid()}.old")
+    unfinished, replaced = (root.with_name(f".{root.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         with usable("--dancer", root):
             _check_free(root, overwrite)
@@ -79,12 +72,12 @@ def make_dancer(root, num_workers=None, overwrite=False, **settings):
 
 
 def is_dancer(root, **settings):
-    """Whether `root` holds the whole dataset that make_dancer would write with these settings."""
+    """Tell whether `root` holds the complete dataset that make_dancer writes with these settings."""
     return _read_settings(root) == dancer_settings(**settings)
 
 
 def _read_settings(root):
-    """The settings of the dancer in `root`, None if there is none."""
+    """Return the settings of the dancer in `root`, or None without one."""
     try:
         return json.loads((Path(root) / "dancer.json").read_text())
     except (OSError, ValueError):
@@ -92,39 +85,36 @@ def _read_settings(root):
 
 
 def _check_free(root, overwrite):
-    """Raise UsageError if `root` holds anything that is not to be replaced."""
+    """Raise UsageError if `root` holds anything that must stay."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return
-    if _read_settings(root) is None or {entry.name for entry in root.iterdir()} - {
-        "train", "val", "test", "dancer.json", ".decoded",
-    }:
+    ours = {"train", "val", "test", "dancer.json", ".decoded"}
+    if _read_settings(root) is None or {entry.name for entry in root.iterdir()} - ours:
         raise UsageError(f"--dancer {root} exists and is not a dancer made here; name a new folder")
     if not overwrite:
         raise UsageError(f"--dancer {root} holds a dancer already; name a new folder or add --overwrite")
 
 
 class _Job(NamedTuple):
-    """Frames of one sequence for a worker to draw."""
+    """Describe some frames of one sequence for a worker to draw."""
 
     points: np.ndarray  # [n, P, 3]
     exposure: np.ndarray  # [n]
     images: Path
     labels: Path
-    number: int  # of the first file
-    test_sequence: int | None  # of a test sequence only frame 0 becomes a file; all frames are returned
+    number: int  # of the first frame, as in its file name
+    test_sequence: int | None  # only frame 0 of a test sequence becomes a file; all its frames are returned
 
 
 def _write_dataset(root, settings, num_workers):
-    seed, tests = settings["seed"], settings["test_sequences"]
-    starts = range(0, settings["frames"], SEQUENCE_FRAMES)
-    lengths = [min(SEQUENCE_FRAMES, settings["frames"] - start) for start in starts]
+    seed, total, tests = settings["seed"], settings["frames"], settings["test_sequences"]
+    lengths = [min(SEQUENCE_FRAMES, total - start) for start in range(0, total, SEQUENCE_FRAMES)]
     jobs = []
-    for sequence, (start, length) in enumerate(zip(starts, lengths)):
-        jobs += _jobs(root / "train", "", compose(seed, 0, sequence, length), start)
-    jobs += _jobs(root / "val", "", compose(seed, 1, 0, settings["val_frames"]))
+    for sequence, length in enumerate(lengths):
+        jobs += _jobs(root / "train", compose(seed, 0, sequence, length), first=sequence * SEQUENCE_FRAMES)
+    jobs += _jobs(root / "val", compose(seed, 1, 0, settings["val_frames"]))
     for sequence in range(tests):
-        dance = compose(seed, 2, sequence, settings["test_frames"])
-        jobs += _jobs(root / "test", str(sequence), dance, test_sequence=sequence)
+        jobs += _jobs(root / "test", compose(seed, 2, sequence, settings["test_frames"]), test_sequence=sequence)
     (root / "train" / "sequences.txt").write_text("".join(f"{length}\n" for length in lengths))
 
     truth = [[] for _ in range(tests)]
@@ -137,9 +127,10 @@ def _write_dataset(root, settings, num_workers):
     (root / "dancer.json").write_text(json.dumps(settings, indent=2))
 
 
-def _jobs(folder, subfolder, dance, first=0, test_sequence=None):
-    """Cut one dance (points, exposures) into jobs, and make the folders that they write to."""
+def _jobs(folder, dance, first=0, test_sequence=None):
+    """Cut one dance (points, exposures) into jobs, and make the folders they write to."""
     points, exposure = dance
+    subfolder = "" if test_sequence is None else str(test_sequence)
     images, labels = (folder / f"{folder.name}_{kind}" / subfolder for kind in ("img", "label"))
     images.mkdir(parents=True, exist_ok=True)
     labels.mkdir(parents=True, exist_ok=True)
@@ -149,15 +140,14 @@ def _jobs(folder, subfolder, dance, first=0, test_sequence=None):
 
 
 def _drawn(jobs, num_workers):
-    """Let workers draw the jobs; yield each job in order, with what _draw_job returns."""
+    """Draw the jobs in worker processes; yields each job in order, with the result of _draw_job."""
     total = sum(len(job.points) for job in jobs)
     if not sys.stderr.isatty():
         print(f"drawing the stage dancer, {total} frames", file=sys.stderr, flush=True)
     with ExitStack() as stack:
         draw = map
         if num_workers > 1:
-            # Forking a parent in which torch has threads is not safe.
-            spawn = multiprocessing.get_context("spawn")
+            spawn = multiprocessing.get_context("spawn")  # a fork is not safe when torch has threads
             pool = ProcessPoolExecutor(min(num_workers, len(jobs)), spawn)
             stack.callback(pool.shutdown, cancel_futures=True)
             draw = pool.map
@@ -168,7 +158,7 @@ def _drawn(jobs, num_workers):
 
 
 def _draw_job(job):
-    """Draw and write the frames and labels of a job; returns its frames, uint8 [n, 3, H, W], if it is of a test."""
+    """Draw and write the frames and labels of a job; returns the frames of a test job, uint8 [n, 3, H, W]."""
     stage = Stage()
     frames = [draw_frame(points, exposure, stage) for points, exposure in zip(job.points, job.exposure)]
     for number, (frame, points) in enumerate(zip(frames, job.points), start=job.number):
@@ -183,8 +173,8 @@ def _write_png(path, pixels):
 
 
 def _as_read(frames):
-    """Test frames as a reader of the dataset gets them, uint8 [n, 3, *TRUTH_SIZE]."""
-    import torch  # not above: the drawing processes do not need it, and it takes seconds to load
+    """Resize test frames as a reader of the dataset does, uint8 [n, 3, *TRUTH_SIZE]."""
+    import torch  # here, because drawing processes do without it and it takes seconds to load
 
     from media.images import resize_image
 

@@ -1,10 +1,10 @@
 """Draw one frame and one label: the stage, and the person on it, as the camera sees them.
 
-Places are in metres, as in choreography.py. Frames and labels are HEIGHT x WIDTH pixels with centres at halves.
+Places are in metres, as in choreography.py. Frames and labels have HEIGHT x WIDTH pixels, with centres at halves.
 
-A left limb has the same colour in a label whichever way the dancer faces. The two sides differ only in tint, so the
-direction faced is plain from the front and the back, and has to be guessed from the past in profile. Shadow, exposure,
-hair and the turn of the head are in no label.
+A left limb has the same colour in a label whichever way the dancer faces. The two sides differ only in tint: the facing
+is plain from the front and from the back, and in profile only the past tells it. Shadow, exposure, hair and the turn of
+the head are in no label.
 """
 
 import math
@@ -18,13 +18,13 @@ HEIGHT, WIDTH = 128, 256  # pixels
 CAMERA_HEIGHT, CAMERA_DISTANCE = 1.25, 5.0  # metres: its y and its z
 FOCAL_LENGTH = 312.0  # pixels
 HORIZON_ROW = 42.0
-BACK = -2.4  # z in metres at which the floor ends and the curtain begins
+BACK = -2.4  # z in metres where the floor ends and the curtain begins
 
 
 def project(points):
-    """Points [..., 3] in metres to pixels [..., 3]: column, row, and nearness in pixels at that scale.
+    """Project points [..., 3] in metres to pixels [..., 3]: column, row, and nearness at the same scale.
 
-    The second result is the scale, [...], in pixels a metre.
+    Also returns that scale, [...], in pixels per metre.
     """
     scale = FOCAL_LENGTH / (CAMERA_DISTANCE - points[..., 2]).clip(0.5)
     column = WIDTH / 2 + points[..., 0] * scale
@@ -33,11 +33,11 @@ def project(points):
 
 
 def half_width_seen(z):
-    """How far from the middle of the stage, in metres, the picture ends at depth z."""
+    """Return the x in metres at which the picture ends at depth z."""
     return WIDTH / 2 * (CAMERA_DISTANCE - z) / FOCAL_LENGTH
 
 
-# Red, green and blue of 0 ... 1, before the light falls on it.
+# Unlit red, green and blue in 0 ... 1.
 _COLOURS = {
     "skin": (0.96, 0.76, 0.62), "hair": (0.78, 0.36, 0.13), "top": (0.98, 0.95, 0.88),
     "sleeve": (0.45, 0.93, 0.86), "sash": (0.90, 0.20, 0.34), "trousers": (1.00, 0.78, 0.36),
@@ -56,7 +56,8 @@ SOLIDS = [
     *_both("hip", "knee", 0.122, 0.090, "trousers"),
     ("left_hip", "right_hip", 0.118, 0.118, "trousers"),
     ("left_flank", "right_flank", 0.122, 0.122, "sash"),
-    *[(f"{side}_breast", "waist", 0.100, 0.118, "top") for side in ("left", "right")],
+    ("left_breast", "waist", 0.100, 0.118, "top"),
+    ("right_breast", "waist", 0.100, 0.118, "top"),
     ("left_breast", "right_breast", 0.100, 0.100, "top"),
     ("left_shoulder", "right_shoulder", 0.064, 0.064, "top"),
     ("neck", "head", 0.056, 0.056, "skin"),
@@ -70,7 +71,7 @@ SOLIDS = [
     *_both("elbow", "wrist", 0.048, 0.040, "skin"),
     *_both("wrist", "hand", 0.040, 0.046, "skin"),
 ]
-# Lines of the label: from, to, colour of 0 ... 255.
+# Lines of the label: from, to, colour in 0 ... 255.
 LINES = [
     ("neck", "head", (216, 150, 226)), ("neck", "pelvis", (150, 160, 226)),
     ("neck", "left_shoulder", (240, 150, 180)), ("neck", "right_shoulder", (244, 170, 140)),
@@ -82,17 +83,17 @@ LINES = [
 ]
 LABEL_RADIUS = 1.25  # pixels
 
-_CASTING = [[INDEX[start], INDEX[end]] for start, end, *_ in SOLIDS if start != end]
+_CASTING = [[INDEX[start], INDEX[end]] for start, end, *_ in SOLIDS if start != end]  # solids that cast a shadow
 _CASTING_RADII = np.array([solid[2:4] for solid in SOLIDS if solid[0] != solid[1]], np.float32)
-_LIGHT = (-0.42, -0.62, 0.66)  # towards the lamp, in the picture's column, row, nearness
-_SHADOW_SLANT = 0.35, -0.30  # metres the shadow moves in x and z for a metre of height
+_LIGHT = (-0.42, -0.62, 0.66)  # direction of the lamp: column, row, nearness
+_SHADOW_SLANT = 0.35, -0.30  # metres that the shadow moves in x and z per metre of height
 
 
 class Stage:
-    """The empty lit stage and the places on its floor: made once, drawn on for every frame.
+    """Prepare the empty lit stage; made once, drawn on for every frame.
 
-    picture: float32 [3, HEIGHT, WIDTH] in 0 ... 1. floor_row: the row of the picture at which the floor
-    begins. floor_x, floor_z: the place in metres that each pixel from that row on shows, [rows, WIDTH].
+    picture: float32 [3, HEIGHT, WIDTH] in 0 ... 1. floor_row: first row of the floor. floor_x, floor_z: the place on
+    the floor in metres at each pixel from that row on, float32 [rows, WIDTH].
     """
 
     def __init__(self):
@@ -109,18 +110,17 @@ class Stage:
 
 
 def _curtain(rows, columns):
-    """Colours of the curtain, [H, W, 3], at the pixels of these rows and columns."""
+    """Paint the curtain, [H, W, 3], at pixels with these rows and columns."""
     x = columns / WIDTH
-    sway = 0.006 * np.sin(rows / 19.0)
-    folds = np.sin(2 * np.pi * 17 * (x + sway)) + 0.5 * np.sin(2 * np.pi * 41 * (x + sway) + 1.0)
-    folds = 0.5 + 0.22 * folds
+    swayed = x + 0.006 * np.sin(rows / 19.0)
+    folds = 0.5 + 0.22 * (np.sin(2 * np.pi * 17 * swayed) + 0.5 * np.sin(2 * np.pi * 41 * swayed + 1.0))
     glow = np.exp(-((x - 0.5) / 0.33) ** 2 - ((rows / HEIGHT - 0.62) / 0.55) ** 2)
     level = (0.45 + 0.75 * folds) * (0.42 + 0.75 * glow)
     return level[..., None] * (0.16, 0.13, 0.30)
 
 
 def _floor(x, z):
-    """Colours of the floorboards, [H, W, 3], at these places in metres."""
+    """Paint the floorboards, [H, W, 3], at these places in metres."""
     board = np.floor(x / 0.24)
     along = np.floor(z / 1.7 + (board * 0.618) % 1)
     tone = 0.9 + 0.2 * ((np.sin(board * 12.9898 + along * 78.233) * 43758.5453) % 1)
@@ -134,108 +134,89 @@ def _floor(x, z):
 
 
 def draw_frame(points, exposure, stage):
-    """One frame, uint8 [H, W, 3], of the points [P, 3] on the Stage; exposure multiplies its brightness."""
+    """Draw one frame, uint8 [H, W, 3], of points [P, 3] on a Stage; exposure is a factor of brightness."""
     canvas = stage.picture.copy()
     _cast_shadow(canvas, points, stage)
     draw_person(canvas, points)
-    return _pixels(canvas * (255 * exposure))
+    return _to_uint8(canvas * (255 * exposure))
 
 
 def draw_label(points):
-    """One label, uint8 [H, W, 3]: thin lines on white between the projected points [P, 3]."""
+    """Draw one label, uint8 [H, W, 3]: thin lines on white between the projected points [P, 3]."""
     canvas = np.full((3, HEIGHT, WIDTH), 255, np.float32)
     pixels, _ = project(points.astype(np.float32))
     for start, end, colour in LINES:
-        line = _capsule(pixels[INDEX[start]], pixels[INDEX[end]], LABEL_RADIUS, LABEL_RADIUS)
-        if line is not None:
-            box, _, _, _, inside = line
-            _blend(canvas[(..., *box)], (inside + 0.5).clip(0, 1), _column(colour))
-    return _pixels(canvas)
+        box, *_, inside = _capsule(pixels[INDEX[start]], pixels[INDEX[end]], LABEL_RADIUS, LABEL_RADIUS)
+        region = canvas[(..., *box)]
+        region += (inside + 0.5).clip(0, 1) * (np.array(colour, np.float32)[:, None, None] - region)
+    return _to_uint8(canvas)
 
 
-def _pixels(canvas):
-    """A canvas of 0 ... 255, float [3, H, W], as uint8 [H, W, 3]."""
+def _to_uint8(canvas):
+    """Convert a canvas of 0 ... 255, float [3, H, W], to uint8 [H, W, 3]."""
     return (canvas + 0.5).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
 def draw_person(canvas, points):
-    """Draw the solids of a person, points [P, 3], on canvas: float32 [3, H, W], changed in place.
+    """Draw a person, points [P, 3], on `canvas`, float32 [3, H, W], in place; nearer solids cover those behind.
 
-    Those nearer cover those further away.
-    Returns the part of each pixel that the person covers, float32 [H, W] in 0 ... 1.
+    Returns the fraction of each pixel that the person covers, float32 [H, W].
     """
     pixels, scale = project(points.astype(np.float32))
     nearness = np.full((HEIGHT, WIDTH), -1e6, np.float32)
     cover = np.zeros((HEIGHT, WIDTH), np.float32)
-    for start, end, radius, end_radius, colour in sorted(
-        SOLIDS, key=lambda solid: pixels[INDEX[solid[0]], 2] + pixels[INDEX[solid[1]], 2]
-    ):
+    far_to_near = sorted(SOLIDS, key=lambda solid: pixels[INDEX[solid[0]], 2] + pixels[INDEX[solid[1]], 2])
+    for start, end, radius, end_radius, colour in far_to_near:
         start, end = INDEX[start], INDEX[end]
-        solid = _capsule(pixels[start], pixels[end], radius * scale[start], end_radius * scale[end])
-        if solid is None:
-            continue
-        box, across, down, part, inside = solid
+        box, across, down, along, inside = _capsule(
+            pixels[start], pixels[end], radius * scale[start], end_radius * scale[end])
         out = np.sqrt((1 - across * across - down * down).clip(0))
         light = 0.56 + 0.60 * (across * _LIGHT[0] + down * _LIGHT[1] + out * _LIGHT[2]).clip(0)
-        near = pixels[start, 2] + part * (pixels[end, 2] - pixels[start, 2]) + out * radius * scale[start]
+        near = pixels[start, 2] + along * (pixels[end, 2] - pixels[start, 2]) + out * radius * scale[start]
         gap, region = near - nearness[box], canvas[(..., *box)]
         if colour == "top":
             in_front = gap / 8  # the solids of the torso melt into each other
         else:
             in_front = gap / 1.5 + 0.5
-            # What a limb passes in front of darkens along its edge, or like on like would not be seen.
+            # A limb before a surface of its own colour would not show without a dark edge around it.
             behind = (gap / (0.12 * scale[start]) - 1).clip(0, 1) * cover[box]
             region *= 1 - 0.45 * (1 + inside / 3).clip(0, 1) * behind
-        in_front = np.maximum(in_front, 2 - 2 * cover[box]).clip(0, 1)  # it shows behind a soft edge
+        in_front = np.maximum(in_front, 2 - 2 * cover[box]).clip(0, 1)  # the soft edge of a nearer solid shows it too
         alpha = (inside + 0.5).clip(0, 1) * in_front
-        _blend(region, alpha, light * _column(_COLOURS[colour]))
+        region += alpha * (light * np.array(_COLOURS[colour], np.float32)[:, None, None] - region)
         np.maximum(nearness[box], near, out=nearness[box], where=inside > 0)
         np.maximum(cover[box], alpha, out=cover[box])
     return cover
 
 
 def _capsule(start, end, radius, end_radius):
-    """A capsule that tapers between two projected points, over the pixels of its box alone.
+    """Rasterise a tapering capsule between two projected points; returns its box and float [h, w] arrays over the box.
 
-    Returns None outside the frame, else the box (two slices) and float [h, w] arrays: the offset from
-    the axis in columns and in rows (by the radius, for shading), the place along the axis in 0 ... 1,
-    and the distance inside the outline in pixels.
+    The box is two slices, empty off the picture. The arrays: column and row offset from the axis by the radius (for
+    shading), place along the axis in 0 ... 1, and distance inside the outline in pixels.
     """
     margin = 3
     reach, end_reach = radius + margin, end_radius + margin
-    left = max(int(min(start[0] - reach, end[0] - end_reach)), 0)
-    right = min(int(max(start[0] + reach, end[0] + end_reach)) + 1, WIDTH)
-    top = max(int(min(start[1] - reach, end[1] - end_reach)), 0)
-    bottom = min(int(max(start[1] + reach, end[1] + end_reach)) + 1, HEIGHT)
-    if left >= right or top >= bottom:
-        return None
+    low = np.minimum(start[:2] - reach, end[:2] - end_reach).astype(int).clip(0)
+    high = np.maximum(start[:2] + reach, end[:2] + end_reach).astype(int) + 1
+    (left, top), (right, bottom) = low.tolist(), high.clip(low, (WIDTH, HEIGHT)).tolist()
     across = np.arange(left + 0.5 - start[0], right - start[0], dtype=np.float32)[None, :]
     down = np.arange(top + 0.5 - start[1], bottom - start[1], dtype=np.float32)[:, None]
-    line_x, line_y = np.float32(end[0] - start[0]), np.float32(end[1] - start[1])
+    line_x, line_y = end[:2] - start[:2]
     square = line_x * line_x + line_y * line_y + np.float32(1e-6)
-    beyond = across * (line_x / square) + down * (line_y / square)
-    part = beyond.clip(0, 1)
-    thickness = np.float32(radius) + part * np.float32(end_radius - radius)
-    inside = thickness - np.sqrt((across - part * line_x) ** 2 + (down - part * line_y) ** 2)
-    # A long capsule's ends are shaded nearly as its sides, so that two of them join without a seam.
+    beyond = across * (line_x / square) + down * (line_y / square)  # along the axis, past its ends
+    along = beyond.clip(0, 1)
+    thickness = np.float32(radius) + along * np.float32(end_radius - radius)
+    inside = thickness - np.sqrt((across - along * line_x) ** 2 + (down - along * line_y) ** 2)
+    # Shade the ends of a long capsule nearly like its sides: two joined capsules then show no seam.
     roundness = np.float32(np.clip(1.3 - 0.5 * math.sqrt(square) / radius, 0.2, 1))
-    shaded = beyond + roundness * (part - beyond)
+    shaded = beyond + roundness * (along - beyond)
     across, down = (across - shaded * line_x) / thickness, (down - shaded * line_y) / thickness
-    return (slice(top, bottom), slice(left, right)), across, down, part, inside
-
-
-def _blend(region, alpha, colour):
-    """Lay a colour over a region of a canvas, [3, h, w], in place, as densely as alpha [h, w] says."""
-    region += alpha * (colour - region)
-
-
-def _column(colour):
-    """A colour as float32 [3, 1, 1], to be spread over a region of a canvas."""
-    return np.array(colour, np.float32)[:, None, None]
+    return (slice(top, bottom), slice(left, right)), across, down, along, inside
 
 
 def _cast_shadow(canvas, points, stage):
-    """Darken the floor where the body is in the way of the lamp; the higher a part, the softer."""
+    """Darken the floor where the body blocks the lamp; the shadow of a higher part is softer."""
     ends = points[_CASTING].astype(np.float32)  # [solid, end, 3]
     x = ends[..., 0] + _SHADOW_SLANT[0] * ends[..., 1]
     z = ends[..., 2] + _SHADOW_SLANT[1] * ends[..., 1]
@@ -250,7 +231,7 @@ def _cast_shadow(canvas, points, stage):
     for (start_x, end_x), (start_z, end_z), (radius, end_radius), blur in zip(x, z, _CASTING_RADII, soft):
         line_x, line_z = end_x - start_x, end_z - start_z
         across, deep = floor_x - start_x, floor_z - start_z
-        part = ((across * line_x + deep * line_z) / (line_x**2 + line_z**2 + 1e-6)).clip(0, 1)
-        distance = np.sqrt((across - part * line_x) ** 2 + (deep - part * line_z) ** 2)
-        light *= 1 - 0.36 * ease(0.5 - (distance - radius - part * (end_radius - radius)) / blur)
+        along = ((across * line_x + deep * line_z) / (line_x**2 + line_z**2 + 1e-6)).clip(0, 1)
+        distance = np.sqrt((across - along * line_x) ** 2 + (deep - along * line_z) ** 2)
+        light *= 1 - 0.36 * ease(0.5 - (distance - radius - along * (end_radius - radius)) / blur)
     canvas[:, stage.floor_row:][:, rows, columns] *= light

@@ -38,9 +38,10 @@ def curves(args, typed):
     runs = [scheduled(name, args)]
     for text in args.versus:
         parser = Parser("The flags of a schedule.")
-        parser.prog += f' --versus "{text}"'
+        versus = f'--versus "{text}"'
+        parser.prog += f" {versus}"
         add_schedule_flags(parser)
-        runs.append(scheduled(text, parser.parse_args(split_words(text, "--versus "), copy(args))))
+        runs.append(scheduled(text, parser.parse_args(split_words(text, versus), copy(args))))
     return runs
 
 

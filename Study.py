@@ -73,7 +73,7 @@ def read_recipes(texts, out):
     for text in texts:
         parser = trainer_parser()
         parser.prog += f' "{text}"'
-        path, *flags = split_words(text, "")
+        path, *flags = split_words(text, f'"{text}"')
         path = Path(path.removeprefix("@"))
         words = [f"@{path}", *flags]
         parser.parse_args(words)

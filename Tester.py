@@ -14,14 +14,13 @@ if __name__ == "__main__":
 import torch
 
 from dataloader import Dataset_Dance, dataset_or_dancer
-from engine.checkpoint import load_weights
+from engine.checkpoint import build_model
 from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
 from engine.evaluation import generate_sequences, score_all, score_table
 from engine.logs import write_psnr_per_frame
 from engine.resume import tester_flags
 from media.gif import write_comparison_gif, write_gif
-from modules import VAE_Model
 from modules.metrics import psnr, summarise
 
 
@@ -32,9 +31,7 @@ def main():
     dtype = choose_precision(args.amp, device)
     root = dataset_or_dancer(args.DR)
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
-    model = VAE_Model(**network_settings(args))
-    load_weights(model, checkpoint, args.ckpt_path)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = build_model(network_settings(args), device, checkpoint, args.ckpt_path)
 
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, options)
     truth, public = (frames, None) if args.split == "val" else (None, None)

@@ -13,7 +13,7 @@ import torch
 
 from dataloader import Dataset_Dance, dataset_or_dancer
 from engine.batches import EpochBatches, place_on
-from engine.checkpoint import load_weights
+from engine.checkpoint import build_model
 from engine.devices import choose_device, choose_precision, telling_full_memory, tune_cpu
 from engine.evaluation import generate_sequences, score_all, score_table, validate
 from engine.optimization import ClipTrainer
@@ -25,7 +25,6 @@ from engine.schedules import Schedules
 from engine.training import RunState, train_one_epoch
 from figures.curves import draw_runs
 from media.gif import write_comparison_gif
-from modules import VAE_Model
 from modules.metrics import summarise
 
 
@@ -38,7 +37,8 @@ def main():
     dtype = choose_precision(args.amp, device)
     with joined_processes(device):
         train_set, val_set = open_datasets(args)
-        model = build_model(args, checkpoint, device)
+        torch.manual_seed(args.seed)
+        model = build_model(network_settings(args), device, checkpoint, args.ckpt_path)
         announce(model, train_set, device, dtype)
         roll_out = partial(generate_sequences, device=device, dtype=dtype, seed=args.seed,
                            temperature=args.temperature, clamp=args.clamp_feedback)
@@ -78,15 +78,6 @@ def open_datasets(args):
     if args.fast_train and not len(train_set.starts(args.fast_partial)):
         raise UsageError(f"--fast_partial {args.fast_partial} leaves no clip of {args.train_vi_len} frames; raise it")
     return train_set, val_set
-
-
-def build_model(args, checkpoint, device):
-    """The network of the flags, with the weights of the checkpoint if there is one."""
-    torch.manual_seed(args.seed)
-    model = VAE_Model(**network_settings(args))
-    if checkpoint:
-        load_weights(model, checkpoint, args.ckpt_path)
-    return model.to(device, memory_format=torch.channels_last)
 
 
 def announce(model, train_set, device, dtype):

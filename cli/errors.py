@@ -1,5 +1,6 @@
 """How a script ends: 0 when done, 2 on a user's mistake, 1 on a failed run, 128 + n on signal n."""
 
+import errno
 import signal
 import sys
 from pathlib import Path
@@ -50,6 +51,12 @@ def run_script(main):
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
+    except OSError as error:  # a full disk where no file was named; see cli.files.writing
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"{name}: stopped: {error.filename or 'a file'} cannot be written ({error.strerror}); "
+              "what was saved before is intact", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -104,9 +104,9 @@ def typed_command():
     return shlex.join(["python", *sys.argv])
 
 
-def split_words(text, flag):
-    """The words of a quoted command line; UsageError naming `flag` where a quote is missing."""
+def split_words(text, name):
+    """The words of a quoted command line; UsageError beginning with `name` where a quote is missing."""
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise UsageError(f'{flag}"{text}": {error}; give flags as you would type them') from None
+        raise UsageError(f"{name}: {error}; give flags as you would type them") from None

@@ -62,7 +62,7 @@ def place_on(dataset, device, where="auto"):
 
 
 class EpochBatches:
-    """The batches of one epoch. A batch is that of all processes: `batch_size * accumulate` clips for each.
+    """The batches of one epoch, each of `batch_size * accumulate` clips for every process.
 
     tfr: teacher forcing ratio. tfr_per: draw teacher forcing once an `epoch`, once a `batch`, or for each `frame`.
     partial: the fraction of the training set to use, from its start.

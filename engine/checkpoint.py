@@ -99,6 +99,17 @@ def load_weights(model, content, path, flag="--ckpt_path"):
     model.load_state_dict(content["state_dict"])
 
 
+def build_model(settings, device, checkpoint=None, path=None):
+    """Build a VAE_Model on the device, with the weights of a checkpoint, read from `path`, if one is given.
+
+    settings: see cli.flags.network_settings.
+    """
+    model = VAE_Model(**settings)
+    if checkpoint:
+        load_weights(model, checkpoint, path)
+    return model.to(device, memory_format=torch.channels_last)
+
+
 def _compare_shapes(ours, theirs, path, flag):
     differences = [f"{name} is missing" for name in ours.keys() - theirs.keys()]
     differences += [f"{ascii(str(name))[1:-1]:.100} is unknown" for name in theirs.keys() - ours.keys()]

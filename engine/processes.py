@@ -20,10 +20,7 @@ PATIENCE = timedelta(hours=2)  # for a process that validates while the others w
 
 @contextmanager
 def joined_processes(device):
-    """Join the group that torchrun made, if it did: NCCL on CUDA, else gloo. Only rank 0 prints.
-
-    All processes leave the group together.
-    """
+    """Join the group that torchrun made, if it did: NCCL on CUDA, else gloo. All processes leave it together."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return

@@ -33,7 +33,7 @@ class RunRecorder:
     def __init__(self, folder, trainer, state, *, arguments, sequence_lengths, num_epoch, save_minutes, per_save):
         self.folder, self.trainer, self.state, self.num_epoch = folder, trainer, state, num_epoch
         self.same_in_all_checkpoints = {"arguments": arguments, "sequence_lengths": sequence_lengths,
-                                 "world_size": world_size()}
+                                         "world_size": world_size()}
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
         self.saved_at = self.epoch_started = time.monotonic()

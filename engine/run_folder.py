@@ -3,16 +3,19 @@
 import platform
 import shutil
 import subprocess
-import sys
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from cli.errors import UsageError
 from cli.files import locked, write_json
 from cli.parser import typed_command
 
 from .processes import rank, world_size
+from .recorder import BEST_ROLLOUT
 
 
 @contextmanager
@@ -35,8 +38,7 @@ def open_run(save_root, model, *, arguments, resume, overwrite, num_epoch, per_s
         write_json(folder / "args.json", {
             "arguments": arguments,
             "command": typed_command(),
-            "versions": {name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", "numpy")}
-            | {"python": platform.python_version()},
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "git_commit": git_commit(),
             "parameters": sum(weights.numel() for weights in parameters),
             "processes": world_size(),
@@ -53,7 +55,7 @@ def clear_run(folder, overwrite):
     if not overwrite:
         raise UsageError(f"--save_root {folder} holds another run; give --resume to continue it, --overwrite to "
                          "replace it, or another folder")
-    for pattern in ("*.ckpt", "*.gif", "*.csv", "*.json", "*.png", ".best_rollout.npy"):
+    for pattern in ("*.ckpt", "*.gif", "*.csv", "*.json", "*.png", BEST_ROLLOUT):
         for path in folder.glob(pattern):
             path.unlink()
 

@@ -63,7 +63,7 @@ class Schedules:
 
     def __init__(self, *, num_epoch, kl_anneal_type, kl_anneal_cycle, kl_anneal_ratio, kl_weight, tfr, tfr_sde,
                  tfr_d_step, lr, lr_schedule, milestones, gamma, warmup_epochs):
-        self.num_epoch, self.kl_weight = num_epoch, kl_weight
+        self.kl_weight = kl_weight
         self._annealing = (kl_anneal_type, num_epoch, kl_anneal_cycle, kl_anneal_ratio)
         self._forcing = (tfr, tfr_sde, tfr_d_step)
         self._rate = (lr, lr_schedule, num_epoch, milestones, gamma, warmup_epochs)

@@ -86,8 +86,9 @@ class Scripts(StopSignals):
         print(f"{folder}: {script}.py", flush=True)
         with writing(folder / "log.txt"):
             folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / "log.txt", "a") as log:
-                status = self.call(script, [*map(str, words)], log)
+            log = open(folder / "log.txt", "a")
+        with log:
+            status = self.call(script, [*map(str, words)], log)
         if status == 0:
             return
         self.raise_if_stopped()

@@ -138,7 +138,7 @@ def test_stopped_run_draws_what_it_has_logged(whole, interrupted, tmp_path):
 
 
 def test_best_rollout_is_kept_over_a_kill_and_not_generated_again(whole, interrupted, call, tmp_path, monkeypatch):
-    """best.gif of a run killed in its last epoch and resumed is that of an uninterrupted run."""
+    """best.gif of a run that was killed in its last epoch and resumed equals that of an uninterrupted run."""
     words, run = whole
     with pytest.raises(Killed):
         interrupted(7, die, *words, "--save_root", "run")

@@ -1,5 +1,6 @@
 """Faults of all kinds: a run goes on as if nothing had been, or ends with one line that says what is wrong."""
 
+import errno
 import os
 import pickle
 import resource
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import faults
-from cli.errors import StopSignals, UsageError
+from cli.errors import StopSignals, UsageError, run_script
 from conftest import ROOT, Malicious, flags, read_csv
 from engine.checkpoint import load_checkpoint, save_checkpoint
 
@@ -127,6 +128,17 @@ def test_full_disk_at_any_other_file_is_told_as_well(full, train, ends, monkeypa
     monkeypatch.setattr("os.replace", replace_unless_full)
     error, _ = ends(1, "Trainer", *train(save_root="run"))
     assert f"run/{full}" in error and "No space left on device" in error
+
+
+def test_full_disk_where_no_file_is_named_ends_the_run_with_a_line(capsys):
+    def fill(number):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(SystemExit) as ended:
+        run_script(lambda: fill(errno.ENOSPC))
+    assert ended.value.code == 1 and "a file cannot be written (No space left on device)" in capsys.readouterr().err
+    with pytest.raises(PermissionError):  # any other is a bug of ours
+        run_script(lambda: fill(errno.EACCES))
 
 
 def test_too_little_room_on_the_disk_is_told_before_training(train, ends, monkeypatch, tmp_path):

@@ -37,7 +37,7 @@ def main():
             run.check_unchanged()
         write_tables(out, table_rows(recipes, runs), recipes, typed_command(), args.minutes)
         for run in for_each(partial(complete, truth=truth, scripts=scripts), runs):
-            print(f"{run.folder}: {run.failed or 'done'}", flush=True)
+            print(f"{run.folder}: {run.failed or 'done'}")
             write_tables(out, table_rows(recipes, runs), recipes, typed_command(), args.minutes)
         finished = [run for run in runs if run.result]
         if not finished:
@@ -96,7 +96,7 @@ def set_epochs(recipes, root, epochs, minutes, scripts, for_each):
         run.check_unchanged()
     for recipe in for_each(partial(calibrate, minutes=minutes, scripts=scripts), runs):
         chosen = f"{recipe.epochs} epochs of {recipe.epoch_seconds:.1f} s"
-        print(f"{recipe.folder}: {recipe.failed or chosen}", flush=True)
+        print(f"{recipe.folder}: {recipe.failed or chosen}")
 
 
 def draw_frames(out, runs, root, truth):

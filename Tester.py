@@ -31,7 +31,7 @@ def main():
     dtype = choose_precision(args.amp, device)
     root = dataset_or_dancer(args.DR)
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
-    model = build_model(network_settings(args), device, checkpoint, args.ckpt_path)
+    model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
 
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, options)
     truth, public = (frames, None) if args.split == "val" else (None, None)
@@ -43,7 +43,7 @@ def main():
                        temperature=args.temperature, clamp=args.clamp_feedback)
     predictions = roll_out([frame[0] for frame in frames], labels)
     print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} generated frames "
-          f"on {device}", flush=True)
+          f"on {device}")
     if args.split == "test":
         write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
     if args.make_gif:
@@ -83,7 +83,7 @@ def write_samples(path, roll_out, first_frame, labels, number):
     samples = torch.stack(roll_out([first_frame] * number, [labels] * number))
     write_comparison_gif(path, {"label": labels, **{f"z {i}": video for i, video in enumerate(samples, start=1)}})
     spread = samples[:, 1:].float().std(dim=0, correction=0).mean().item()
-    print(f"{path.name}: {number} samples, standard deviation {spread:.3f} of 255, mean over the pixels", flush=True)
+    print(f"{path.name}: {number} samples, standard deviation {spread:.3f} of 255, mean over the pixels")
 
 
 def write_scores(folder, predictions, truth, labels, train_set, public):

@@ -38,7 +38,7 @@ def main():
     with joined_processes(device):
         train_set, val_set = open_datasets(args)
         torch.manual_seed(args.seed)
-        model = build_model(network_settings(args), device, checkpoint, args.ckpt_path)
+        model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
         announce(model, train_set, device, dtype)
         roll_out = partial(generate_sequences, device=device, dtype=dtype, seed=args.seed,
                            temperature=args.temperature, clamp=args.clamp_feedback)
@@ -48,10 +48,12 @@ def main():
         trainer = build_trainer(args, model, device, dtype)
         state = RunState()
         if args.resume:
-            state = restore(trainer, checkpoint, args.ckpt_path, train_set)
+            state = restore(trainer, checkpoint, args.ckpt_path, train_set, batch_size=args.batch_size,
+                            accumulate=args.accumulate)
         clips = place_on(train_set, device, args.data_device)
         with open_run(args.save_root, model, arguments=vars(args), resume=args.resume, overwrite=args.overwrite,
-                      num_epoch=args.num_epoch, per_save=args.per_save) as folder, drawn_at_its_end(folder, val_set):
+                      num_epoch=args.num_epoch, per_save=args.per_save) as folder, \
+                drawn_at_its_end(folder, val_set, device):
             recorder = RunRecorder(folder, trainer, state, arguments=vars(args), num_epoch=args.num_epoch,
                                    sequence_lengths=train_set.sequence_lengths, save_minutes=args.save_minutes,
                                    per_save=args.per_save)
@@ -103,10 +105,12 @@ def batch_settings(args, epoch):
 
 
 @contextmanager
-def drawn_at_its_end(folder, val_set):
+def drawn_at_its_end(folder, val_set, device):
     """Draw the figures and the best GIF of a run when it ends, also when it is stopped or fails."""
+    remedy = (f"what was saved in {folder} is intact: continue with --resume and --checkpoint_frames, or a lower "
+              "--batch_size and an --accumulate higher by as much; or train anew with --bptt or a lower --train_vi_len")
     try:
-        with telling_full_memory(folder):
+        with telling_full_memory(device, remedy):
             yield
     except (RunError, Stopped) as error:
         with suppress(RunError, UsageError):  # the first error is the one to report
@@ -150,7 +154,7 @@ def show_best(folder, val_set, train_set):
 def print_scores(videos, train_set):
     """Print the scores of a validation beside those of the baselines."""
     scores = score_all(videos["prediction"], videos["truth"], videos["label"], train_set)
-    print(f"validation, {videos['truth'].shape[1] - 1} frames from one:\n{score_table(scores)}", flush=True)
+    print(f"validation, {videos['truth'].shape[1] - 1} frames from one:\n{score_table(scores)}")
 
 
 if __name__ == "__main__":

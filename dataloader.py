@@ -118,9 +118,9 @@ def dataset_or_dancer(root):
         return existing_root(root)
     root = Path("data") / "dancer"
     if is_dancer(root):
-        print(f"no --DR given: using the stage dancer in {root}", flush=True)
+        print(f"no --DR given: using the stage dancer in {root}")
     else:
-        print(f"no --DR given: making the stage dancer in {root}, and using it", flush=True)
+        print(f"no --DR given: making the stage dancer in {root}, and using it")
         make_dancer(root, overwrite=True)
     return root
 
@@ -157,7 +157,7 @@ def read_sequence_lengths(path, frames):
     if not path.exists():
         return [frames]
     try:
-        lengths = [int(word) for word in path.read_text().split()]
+        lengths = [int(word) for word in path.read_text(encoding="utf-8-sig").split()]
     except (OSError, ValueError):  # not text, not a number, or thousands of digits
         lengths = [0]
     if min(lengths, default=0) < 1 or sum(lengths) != frames:
@@ -193,7 +193,7 @@ def _list_images(folder, root):
     if missing:
         first = next(number + 1 for number in sorted(paths) if number + 1 not in paths)
         print(f"note: {folder} skips {missing} number{'s' * (missing > 1)}, the first of them {first}; the frames "
-              "around a gap count as neighbours", flush=True)
+              "around a gap count as neighbours")
     return dict(sorted(paths.items()))
 
 

@@ -40,6 +40,9 @@ class StopSignals:
 def run_script(main):
     """Call main() and end the process with the exit status that its exception asks for."""
     name = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's stream has not
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")  # a log file has each line at once
     try:
         main()
     except UsageError as error:

@@ -1,14 +1,46 @@
 """Files that are written whole or not at all, and what is said when they cannot be."""
 
+import errno
 import json
 import os
 import socket
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from .errors import RunError, UsageError
+
+# What a network or mounted drive answers while it is away for a moment.
+MOMENTARY = {getattr(errno, name) for name in ("EIO", "ENOTCONN", "ESTALE", "ETIMEDOUT", "EAGAIN", "EBUSY", "EHOSTDOWN",
+                                               "EHOSTUNREACH", "ECONNABORTED", "ECONNRESET") if hasattr(errno, name)}
+OPEN_ELSEWHERE = {5, 32}  # Windows: a file cannot be replaced while another program has it open
+WAITS = (0.1, 0.3, 1, 3, 6, 10, 10)  # seconds between the tries
+NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
+
+
+def is_away(error):
+    """Whether a drive answered so because it is away for a moment."""
+    return error.errno in MOMENTARY
+
+
+def is_open_elsewhere(error):
+    """Whether Windows answered so because another program has the file open."""
+    return getattr(error, "winerror", None) in OPEN_ELSEWHERE
+
+
+def patiently(action, may_pass=is_open_elsewhere):
+    """Call `action()`, and again for half a minute while it fails with an OSError that may pass."""
+    for seconds in WAITS:
+        try:
+            return action()
+        except OSError as error:
+            if not may_pass(error):
+                raise
+            time.sleep(seconds)
+    return action()
 
 
 @contextmanager
@@ -27,17 +59,55 @@ def atomic_write(path, mode="wb", **arguments):
 
     After a crash at any moment `path` is either the old file or the new one. Raises RunError if it cannot be written.
     """
-    path = Path(path)
+    with writing(path), _moved_when_complete(Path(path), mode, **arguments) as file:
+        yield file
+
+
+def write_bytes(path, content):
+    """Write a file like atomic_write, but keep trying for half a minute while its drive is away."""
+    def write():
+        with _moved_when_complete(Path(path), "wb") as file:
+            file.write(content)
+
+    with writing(path):
+        patiently(write, is_away)
+
+
+def write_text(path, text):
+    """Write text like write_bytes, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def read_json(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_json(path, content):
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def _moved_when_complete(path, mode, **arguments):
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if "b" not in mode:
+        arguments.setdefault("encoding", "utf-8")
     try:
-        with writing(path):
-            with open(temporary, mode, **arguments) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+        with open(temporary, mode, **arguments) as file:
+            yield file
+            file.flush()
+            _force_to_disk(file)
+        patiently(partial(os.replace, temporary, path))
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to report
+            temporary.unlink(missing_ok=True)
+
+
+def _force_to_disk(file):
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:  # some mounted drives write when they like
+            raise
 
 
 @contextmanager
@@ -60,24 +130,39 @@ def make_folder(flag, folder):
 def locked(flag, folder):
     """Make the folder that a flag names, and hold its lock; the lock ends with the process, however that ends.
 
-    Raises UsageError naming the process that holds it.
+    Raises UsageError naming the process that holds it. Where the file system has no locks, a note says so instead.
     """
     folder = make_folder(flag, folder)
     lock, holder = FileLock(folder / ".lock"), folder / ".lock_holder"
     with usable(flag, folder):
+        reason = why_no_locks(folder / ".lock")
+        if reason:
+            print(f"note: {folder} is on a drive without locks ({reason}); start no second run in it")
+            yield folder
+            return
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            other = holder.read_text() if holder.is_file() else "another process"
+            other = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
             raise UsageError(f"{flag} {folder} is in use by {other}; wait for it, or give another folder") from None
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:
         yield folder
     finally:
         lock.release()
 
 
-def write_json(path, content):
-    with atomic_write(path, "w") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
+def why_no_locks(path):
+    """What the file system of a file answers to a lock, where it has none (some network drives); else None."""
+    try:
+        import fcntl  # Windows has locks, and no fcntl
+    except ImportError:
+        return None
+    with open(path, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # another process has it
+            return None
+        except OSError as error:
+            return error.strerror or str(error)
+    return None

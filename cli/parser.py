@@ -1,16 +1,21 @@
 """The argument parser of every script, and the types of its flags."""
 
 import argparse
+import os
+import re
 import shlex
+import subprocess
 import sys
 
 from .errors import UsageError
+
+COMMENT = re.compile(r"""(?P<quoted>"[^"]*"|'[^']*')|(?<!\S)#.*""")
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that takes `@recipe.txt` files and reports a mistake in one line.
 
-    A recipe holds flags as one types them, any number on a line; `#` starts a comment.
+    A recipe holds flags as one types them, any number on a line; a word that begins with `#` starts a comment.
     """
 
     def __init__(self, description, recipes=True):
@@ -18,10 +23,11 @@ class Parser(argparse.ArgumentParser):
                          formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
     def convert_arg_line_to_args(self, arg_line):
+        line = arg_line.removeprefix("\ufeff")  # Windows' Notepad marks a text so
         try:
-            return shlex.split(arg_line, comments=True)
+            return words_of(COMMENT.sub(lambda match: match["quoted"] or "", line))
         except ValueError as error:
-            self.error(f"a recipe has the line {arg_line!r} ({error}); correct it")
+            self.error(f"a recipe has the line {line!r} ({error}); correct it")
 
     def parse_known_args(self, args=None, namespace=None):
         try:
@@ -101,12 +107,20 @@ probability = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 
 
 def typed_command():
     """The command line as one would type it again."""
-    return shlex.join(["python", *sys.argv])
+    join = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    return join(["python", *sys.argv])
+
+
+def words_of(text):
+    """Split flags into words. A word with spaces is quoted; a backslash is an ordinary character, as in C:\\data."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
+    return list(lexer)
 
 
 def split_words(text, name):
     """The words of a quoted command line; UsageError beginning with `name` where a quote is missing."""
     try:
-        return shlex.split(text)
+        return words_of(text)
     except ValueError as error:
         raise UsageError(f"{name}: {error}; give flags as you would type them") from None

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from modules.noise import Noise
+from modules.pixels import to_unit
 
 from .processes import rank, world_size
 
@@ -18,8 +19,8 @@ from .processes import rank, world_size
 class Clips(NamedTuple):
     """A part of a batch, on the device."""
 
-    frames: torch.Tensor  # [B, T, 3, H, W], uint8
-    labels: torch.Tensor  # [B, T, 3, H, W], uint8
+    frames: torch.Tensor  # [B, T, 3, H, W] in [0, 1]
+    labels: torch.Tensor  # [B, T, 3, H, W] in [0, 1]
     teacher_forced: torch.Tensor  # bool [B, T] on the CPU: which true frames are the next step's input
     noise: Noise
     counted: int  # how many of the B clips count; see `parts_of_batch`
@@ -54,7 +55,7 @@ def place_on(dataset, device, where="auto"):
     size, free = dataset.frames.nbytes + dataset.labels.nbytes, torch.cuda.mem_get_info(device)[0]
     if where == "auto" and size > free / 4:
         print(f"note: the dataset takes {size / 2**30:.1f} GiB, more than a quarter of the GPU's free "
-              f"{free / 2**30:.1f} GiB: its frames stay in main memory", flush=True)
+              f"{free / 2**30:.1f} GiB: its frames stay in main memory")
         return dataset
     placed = copy(dataset)
     placed.frames, placed.labels = dataset.frames.to(device), dataset.labels.to(device)
@@ -71,7 +72,7 @@ class EpochBatches:
     def __init__(self, dataset, epoch, device, *, tfr, tfr_per, partial, batch_size, accumulate, shuffle, random_start,
                  seed):
         self.dataset, self.epoch, self.device, self.seed = dataset, epoch, device, seed
-        self.tfr, self.tfr_per, self.accumulate = tfr, tfr_per, accumulate
+        self.tfr, self.tfr_per, self.batch_size = tfr, tfr_per, batch_size
         stream = random_stream(seed, epoch)
         self.epoch_is_forced = torch.rand((), generator=stream) < tfr
         starts = epoch_starts(dataset, stream, shuffle, random_start, partial)
@@ -85,26 +86,26 @@ class EpochBatches:
         return len(self.starts[step])
 
     def parts_of_batch(self, step):
-        """What this process computes of a batch: Clips for each of its `accumulate` parts that is not empty.
+        """What this process computes of a batch: Clips for each part, at most `batch_size` in one.
 
-        If the batch has too few clips, all parts of a process may be empty. It then computes the first clip, with
-        `counted` 0, because all processes must take part in a step.
+        Every process has the same number of parts, because all of them must take part in every forward and backward
+        pass. A part without a clip (the last batch may have too few) computes the batch's first one, with `counted` 0.
         """
         starts = self.starts[step]
-        clips, parts = len(starts), world_size() * self.accumulate
+        clips = len(starts)
         forced = self._teacher_forcing(step, clips)
-        bounds = [part * clips // parts for part in range(parts + 1)]
-        mine = range(rank() * self.accumulate, (rank() + 1) * self.accumulate)
-        shares = [range(bounds[part], bounds[part + 1]) for part in mine if bounds[part] < bounds[part + 1]]
-        if not shares:
-            return [self._clips(step, starts, forced, range(1), counted=0)]
-        return [self._clips(step, starts, forced, rows, counted=len(rows)) for rows in shares]
+        parts = -(-clips // (self.batch_size * world_size()))  # of each process
+        bounds = [part * clips // (parts * world_size()) for part in range(parts * world_size() + 1)]
+        mine = [range(bounds[part], bounds[part + 1]) for part in range(rank() * parts, (rank() + 1) * parts)]
+        return [self._clips(step, starts, forced, rows or range(1), counted=len(rows)) for rows in mine]
 
     def _clips(self, step, starts, forced, rows, counted):
         chosen = slice(rows.start, rows.stop)
-        frames, labels = (part.to(self.device, non_blocking=True) for part in self.dataset.clips(starts[chosen]))
+        frames, labels = (to_unit(part.to(self.device, non_blocking=True))
+                          for part in self.dataset.clips(starts[chosen]))
         streams = [random_stream(self.seed, self.epoch, step, row, device=self.device) for row in rows]
-        return Clips(frames, labels, forced[chosen], Noise(streams, self.device), counted)
+        noise = Noise(streams, self.device, frames=self.dataset.video_len - 1)
+        return Clips(frames, labels, forced[chosen], noise, counted)
 
     def _teacher_forcing(self, step, clips):
         """Which true frames of a batch are the input of the next step: bool [B, T]."""

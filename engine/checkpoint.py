@@ -9,15 +9,30 @@ of epoch last_epoch + 1 that are done, and `totals`, the sums of their metrics.
 import io
 import warnings
 import zipfile
-from pathlib import Path
+from argparse import Namespace
+from collections import defaultdict
+from pathlib import Path, PurePath
+from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from cli.errors import UsageError
-from cli.files import atomic_write
+from cli.files import write_bytes
 from cli.flags import LEAST_DIMENSIONS
 from modules.model import NETWORKS, VAE_Model
 
+from .devices import memory_format
+
+RECONSTRUCT, SCALAR = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+WEIGHTS = ("state_dict", "model_state_dict", "model")
+# Classes in the checkpoints of other programs that only hold values. Paths of one system are read on any other.
+HARMLESS = [Namespace, SimpleNamespace, defaultdict, list, dict, np.ndarray, np.dtype,
+            *{type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OVMm"},
+            *[(function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
+              for name, function in (("scalar", SCALAR), ("_reconstruct", RECONSTRUCT))],
+            *[(PurePath, f"{module}.{system}Path") for module in ("pathlib", "pathlib._local")
+              for system in ("Posix", "Windows", "PurePosix", "PureWindows")]]
 FOLDER = 0x10  # marks a folder in a ZIP file; torch would take uninitialised memory for its content
 
 
@@ -29,30 +44,56 @@ def save_checkpoint(paths, content):
     buffer = io.BytesIO()  # torch's own writer does not report every failed write
     torch.save(content, buffer)
     for path in paths:
-        with atomic_write(path) as file:
-            file.write(buffer.getbuffer())
+        write_bytes(path, buffer.getbuffer())
 
 
 def load_checkpoint(path, flag="--ckpt_path"):
     """Read a checkpoint onto the CPU. Raises UsageError naming `flag` if it is none, or is damaged.
 
+    One of another program is taken too, if it has the weights of this network: as `state_dict`, `model_state_dict` or
+    `model`, or as the whole file; of a DataParallel or compiled model; beside a Namespace, paths or numpy values.
     Nothing in it is executed, and every byte is checked against the file's checksums, which torch does not do.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{flag} {path}: there is no such file")
     _check_archive(path, flag)
+    with torch.serialization.safe_globals(HARMLESS):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about file formats that torch finds old-fashioned
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UsageError(f"{flag} {path} is not a checkpoint of tensors and plain values "
+                             f"({_reason(path, error)})") from None
+    if isinstance(content, dict) and not content.keys() & set(WEIGHTS) and all(map(_is_plain_tensor, content.values())):
+        content = {"state_dict": content}
+    state_dict = None
+    if isinstance(content, dict):
+        state_dict = next((content[name] for name in WEIGHTS if isinstance(content.get(name), dict)), None)
+    if state_dict is None or not all(map(_is_plain_tensor, state_dict.values())):
+        held = f"{', '.join(map(repr, content))[:200]}, but" if isinstance(content, dict) else "a single value, and"
+        raise UsageError(f"{flag} {path} holds {held} no state_dict of tensors; give a checkpoint of this network")
+    return {**content, "state_dict": _without_prefix(state_dict)}
+
+
+def _reason(path, error):
+    """Why torch does not load a file, in a few words: the classes in it that could execute something, or the error."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about file formats that torch finds old-fashioned
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
-        raise UsageError(f"{flag} {path} is not a checkpoint of tensors and plain values ({reason})") from None
-    state_dict = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state_dict, dict) or not all(map(_is_plain_tensor, state_dict.values())):
-        raise UsageError(f"{flag} {path} holds no state_dict of tensors; give a checkpoint of this network")
-    return content
+        refused = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # the file is not even a pickle
+        refused = []
+    if refused:
+        return f"it holds {', '.join(sorted(refused))[:200]}; save it again without"
+    return str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+
+
+def _without_prefix(state_dict):
+    """Remove what DataParallel and torch.compile write before each name."""
+    for prefix in ("module.", "_orig_mod.") * 2:
+        if state_dict and all(str(name).startswith(prefix) for name in state_dict):
+            state_dict = {name.removeprefix(prefix): value for name, value in state_dict.items()}
+    return state_dict
 
 
 def _check_archive(path, flag):
@@ -99,15 +140,15 @@ def load_weights(model, content, path, flag="--ckpt_path"):
     model.load_state_dict(content["state_dict"])
 
 
-def build_model(settings, device, checkpoint=None, path=None):
+def build_model(settings, device, dtype, checkpoint=None, path=None):
     """Build a VAE_Model on the device, with the weights of a checkpoint, read from `path`, if one is given.
 
-    settings: see cli.flags.network_settings.
+    settings: see cli.flags.network_settings. dtype: what it is to compute in; the weights are float32.
     """
     model = VAE_Model(**settings)
     if checkpoint:
         load_weights(model, checkpoint, path)
-    return model.to(device, memory_format=torch.channels_last)
+    return model.to(device, memory_format=memory_format(device, dtype))
 
 
 def _compare_shapes(ours, theirs, path, flag):

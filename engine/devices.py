@@ -2,48 +2,85 @@
 
 import ctypes
 import os
+import warnings
 from contextlib import contextmanager
 
 import torch
 
 from cli.errors import RunError, UsageError
 
+NO_CUDA = "there is no CUDA device here"
+
 
 def choose_device(name, gpu=0):
-    """Return the torch.device of --device and --gpu: `auto` takes CUDA if there is one, else MPS, else the CPU.
+    """Return the torch.device of --device and --gpu: `auto` takes CUDA if it can be used, else MPS, else the CPU.
 
     Under torchrun each process takes the CUDA device of its local rank.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda":
-        if not torch.cuda.is_available():
-            raise UsageError("--device cuda: there is no usable CUDA device here; give --device auto or cpu")
+    if name in ("auto", "cuda"):
         gpu = int(os.environ.get("LOCAL_RANK", gpu))
+        problem = cuda_problem(gpu)
+        if problem is None:
+            torch.cuda.set_device(gpu)
+            return torch.device("cuda", gpu)
+        if name == "cuda":
+            raise UsageError(f"--device cuda: {problem}; give --device auto or cpu")
+        if problem != NO_CUDA:
+            print(f"note: {problem}; continuing without it")
+    if name != "cpu" and torch.backends.mps.is_available():
+        print("note: what MPS lacks is computed on the CPU")  # PYTORCH_ENABLE_MPS_FALLBACK, set in cli/__init__.py
+        return torch.device("mps")
+    if name == "mps":
+        raise UsageError("--device mps: there is no usable MPS device here; give --device auto or cpu")
+    return torch.device("cpu")
+
+
+def cuda_problem(gpu):
+    """Say in a few words why the CUDA device of this index cannot be used; None if it can.
+
+    Raises UsageError if there are CUDA devices, but fewer.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if not torch.cuda.is_available():  # torch warns where only the driver is too old
+            return f"CUDA cannot be used ({first_sentence(caught[0].message)})" if caught else NO_CUDA
         if gpu >= torch.cuda.device_count():
             raise UsageError(f"--gpu {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-        torch.cuda.set_device(gpu)
-        return torch.device("cuda", gpu)
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device mps: there is no usable MPS device here; give --device auto or cpu")
-    return torch.device(name)
+        try:
+            torch.ones(1, device=torch.device("cuda", gpu)).add(1).item()  # needs a kernel made for this GPU
+        except RuntimeError as error:
+            return (f"{torch.cuda.get_device_name(gpu)} cannot be used with torch {torch.__version__} "
+                    f"({first_sentence(error)})")
+    return None
+
+
+def first_sentence(message):
+    return str(message).strip().split("\n")[0].split(". ")[0][:200]
 
 
 def choose_precision(amp, device):
     """Return the torch.dtype in which --amp asks the networks to be computed on `device`.
 
-    `auto` is bfloat16 where the processor computes it natively, else float32. `off` is float32 throughout; the others
-    allow TF32 on CUDA for what stays float32.
+    `auto` is bfloat16 where the processor computes it natively, float16 on a GPU whose tensor cores lack bfloat16
+    (compute capability 7, like a T4), else float32. What stays float32 is never rounded to TF32: the labels need it.
     """
     native = _computes_bfloat16(device)
     if amp == "fp16" and device.type != "cuda":
         raise UsageError(f"--amp fp16 is for CUDA, and this is {device.type}; give --amp auto, bf16 or off")
     if amp == "bf16" and not native:
-        print(f"note: this {device.type} does not compute bfloat16 natively; --amp bf16 will be slow", flush=True)
+        print(f"note: this {device.type} does not compute bfloat16 natively; --amp bf16 will be slow")
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = amp != "off"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        if amp == "auto" and not native and torch.cuda.get_device_capability(device) >= (7, 0):
+            return torch.float16
     return {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
             "auto": torch.bfloat16 if native else torch.float32}[amp]
+
+
+def memory_format(device, dtype):
+    """How weights and features lie in memory: channels-last on a CPU and where tensor cores compute, which want it."""
+    fast = device.type == "cpu" or device.type == "cuda" and dtype != torch.float32
+    return torch.channels_last if fast else torch.contiguous_format
 
 
 def autocast(device, dtype):
@@ -60,15 +97,21 @@ def _computes_bfloat16(device):
     return False
 
 
+def is_full_memory(error):
+    """Whether an error says that memory is full: on CUDA, on MPS or on a CPU, which raise different ones."""
+    words = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 @contextmanager
-def telling_full_memory(folder):
-    """Turn an out-of-memory error of the GPU into a RunError that says what helps. folder: that of the run."""
+def telling_full_memory(device, remedy):
+    """Turn the error of a full memory into a RunError that says what helps."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise RunError("the GPU's memory is full; lower --batch_size (--accumulate makes up for it) or --train_vi_len, "
-                       "give --checkpoint_frames, --bptt or --amp bf16, and start again (the last checkpoint in "
-                       f"{folder} is intact)") from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_full_memory(error):
+            raise
+        raise RunError(f"the memory of this {device.type} is full; {remedy}") from None
 
 
 def tune_cpu():
@@ -79,7 +122,7 @@ def tune_cpu():
     torch.set_flush_denormal(True)
     try:
         glibc = ctypes.CDLL("libc.so.6")
-    except OSError:
+    except OSError:  # on macOS and Windows
         return
     trim_threshold, mmap_max = -1, -4
     glibc.mallopt(mmap_max, 0)

@@ -1,26 +1,53 @@
 """Roll a model out over sequences, and score its videos beside predictors that learn nothing."""
 
+from functools import partial
+
 import torch
 
+from cli.errors import RunError
+from cli.progress import Progress
 from cli.tables import number, text_table
 from modules.metrics import summarise
 from modules.pixels import to_uint8, to_unit
 from modules.rollout import generate
 
-from .devices import autocast
+from .devices import autocast, is_full_memory
+
+NUMBERS_AT_ONCE = 2**24  # of images in a comparison: 128 MiB as float64
 
 
 def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temperature, clamp):
-    """Generate all sequences as one batch; a shorter one is padded with its last label, and cut afterwards.
+    """Generate all sequences as one batch, or as smaller ones where memory is too small for that.
 
     first_frames: uint8 [3, H, W] each; labels: uint8 [T, 3, H, W] each. dtype: what the networks compute in. The other
-    parameters: see modules.rollout.generate. Returns a list of uint8 [T, 3, H, W], frame 0 the given one.
+    parameters: see modules.rollout.generate; the size of a batch changes nothing but rounding. Returns a list of uint8
+    [T, 3, H, W], frame 0 the given one. Raises RunError if one sequence alone is too much.
     """
-    longest = max(map(len, labels))
-    padded = [torch.cat([label, label[-1:].expand(longest - len(label), -1, -1, -1)]) for label in labels]
+    settings = {"device": device, "dtype": dtype, "temperature": temperature, "clamp": clamp}
+    try:
+        return _generate_batch(model, first_frames, labels, seed=seed, **settings)
+    except (RuntimeError, MemoryError) as error:  # it holds on to the tensors, so what follows stands outside
+        if not is_full_memory(error):
+            raise
+        remedy = "or give --device cpu" if device.type != "cpu" else "or generate smaller frames"
+        if len(labels) == 1:
+            raise RunError(f"the memory of this {device.type} is full with a single sequence; close other programs "
+                           f"that use it, {remedy}") from None
+    half = len(labels) // 2
+    print(f"note: {len(labels)} sequences at once do not fit into memory; generating {half} and then the others")
+    return (generate_sequences(model, first_frames[:half], labels[:half], seed=seed, **settings)
+            + generate_sequences(model, first_frames[half:], labels[half:], seed=seed + half, **settings))
+
+
+def _generate_batch(model, first_frames, labels, *, device, dtype, seed, temperature, clamp):
+    """`generate_sequences` as one batch. A shorter sequence is padded with its last label, and cut afterwards."""
+    padded = torch.empty(len(labels), max(map(len, labels)), *labels[0].shape[1:], dtype=torch.uint8)
+    for row, label in zip(padded, labels):
+        row[:len(label)], row[len(label):] = label, label[-1]
+    watched = partial(Progress, total=padded.shape[1] - 1, desc="generating", unit="frame")
     with autocast(device, dtype):
-        videos = generate(model, torch.stack(list(first_frames)).to(device), torch.stack(padded).to(device), seed,
-                          temperature, clamp)
+        videos = generate(model, torch.stack(list(first_frames)).to(device), padded.to(device), seed, temperature,
+                          clamp, watched)
     return [video[:len(label)] for video, label in zip(videos, labels)]
 
 
@@ -47,13 +74,19 @@ def baselines(train, first_frames, labels):
     }
 
 
-def mean_image(images, chunk=4096):
+def mean_image(images):
     """The mean of uint8 images [N, 3, H, W], in [0, 1]."""
+    chunk = max(1, NUMBERS_AT_ONCE // images[0].numel())
     return sum(part.sum(0, dtype=torch.int64) for part in images.split(chunk)) / (255 * len(images))
 
 
-def nearest_images(queries, images, chunk=4096):
+def nearest_images(queries, images):
     """For each uint8 query [Q, 3, H, W], the index of the image [N, 3, H, W] of least L2 distance."""
+    chunk = max(1, NUMBERS_AT_ONCE // images[0].numel())
+    return torch.cat([_nearest(part, images, chunk) for part in queries.split(chunk)])
+
+
+def _nearest(queries, images, chunk):
     queries = to_unit(queries).flatten(1).double()
     distances, indices = [], []
     for part in images.split(chunk):

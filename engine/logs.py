@@ -1,14 +1,13 @@
 """The files of a run that figures are drawn from: metrics.csv, times.csv, psnr_per_frame.csv and args.json."""
 
 import csv
-import json
+import io
 from itertools import zip_longest
-from pathlib import Path
 
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import atomic_write, writing
+from cli.files import read_json, write_text
 
 METRICS_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim")
 TIMES_COLUMNS = ("epoch", "seconds")
@@ -16,8 +15,9 @@ TIMES_COLUMNS = ("epoch", "seconds")
 
 def write_columns(path, columns):
     """Write columns of numbers or text under their names; a shorter column leaves its last cells empty."""
-    with atomic_write(path, "w", newline="") as file:
-        csv.writer(file).writerows([columns, *zip_longest(*columns.values(), fillvalue="")])
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([columns, *zip_longest(*columns.values(), fillvalue="")])
+    write_text(path, text.getvalue())
 
 
 def read_columns(path, required, may_be_empty=lambda column: False):
@@ -28,7 +28,7 @@ def read_columns(path, required, may_be_empty=lambda column: False):
     """
     if not path.is_file():
         return {}
-    with open(path, newline="", errors="replace") as file:
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     for column in required:
         if column not in header:
@@ -76,26 +76,25 @@ def read_arguments(folder):
     """The flags in args.json as {flag: value}; {} without the file."""
     path = folder / "args.json"
     try:
-        return dict(json.loads(path.read_text())["arguments"]) if path.is_file() else {}
+        return dict(read_json(path)["arguments"]) if path.is_file() else {}
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{path} holds no \"arguments\"; remove it to go without the run's flags") from None
 
 
-class EpochLog:
-    """A CSV with a row for each epoch, written at once."""
+def write_epoch_logs(folder, rows):
+    """Write metrics.csv and times.csv. rows: a dict for each epoch; what it lacks, of METRICS_COLUMNS, stays empty."""
+    write_columns(folder / "metrics.csv", {name: [cell(row.get(name, "")) for row in rows] for name in METRICS_COLUMNS})
+    timed = [row for row in rows if "seconds" in row]
+    write_columns(folder / "times.csv", {name: [cell(row[name]) for row in timed] for name in TIMES_COLUMNS})
 
-    def __init__(self, path, columns, first_epoch=0):
-        """Start the file, or continue it: rows of `first_epoch` and later are removed. `rows` are the kept ones."""
-        self.path, self.columns, self.rows = Path(path), columns, []
-        if first_epoch and self.path.is_file():
-            with open(self.path, newline="") as file:
-                self.rows = [row for row in csv.reader(file)
-                             if len(row) == len(columns) and row[0].isdecimal() and int(row[0]) < first_epoch]
-        with atomic_write(self.path, "w", newline="") as file:
-            csv.writer(file).writerows([columns, *self.rows])
 
-    def append(self, values):
-        """values: dict of the columns; those left out stay empty."""
-        row = [values.get(name, "") for name in self.columns]
-        with writing(self.path), open(self.path, "a", newline="") as file:
-            csv.writer(file).writerow([f"{value:.8g}" if isinstance(value, float) else value for value in row])
+def cell(value):
+    return f"{value:.8g}" if isinstance(value, float) else value
+
+
+def rows_before(folder, epoch):
+    """The rows of the epochs before this one, as metrics.csv and times.csv have them, for a checkpoint without them."""
+    columns = {name: values for name, values in read_metrics(folder).items()}
+    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    return [{name: int(value) if name == "epoch" else float(value) for name, value in row.items() if np.isfinite(value)}
+            for row in rows if row["epoch"] < epoch]

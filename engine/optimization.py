@@ -3,8 +3,6 @@
 import torch
 from torch import nn
 
-from modules.pixels import to_unit
-
 from .devices import autocast
 from .processes import averaging, data_parallel, naming_a_lost_process, world_size
 
@@ -32,13 +30,13 @@ class ClipTrainer:
         """Take one optimizer step on a batch, or with --bptt one for every `bptt` predicted frames.
 
         parts: the Clips of this process; their gradients add up. total: clips of the batch in all processes.
-        Returns TERMS, means over the predicted frames and sums over the clips of this process: float64 [4] on the
-        device. Nothing here waits for the GPU.
+        Returns TERMS, means over the predicted frames and sums over the clips of this process: [4], on the device.
+        Nothing here waits for the GPU.
         """
         predicted = parts[0].labels.shape[1] - 1
         segments = range(0, predicted, self.bptt or predicted)
-        inputs = [to_unit(clips.frames[:, 0]) for clips in parts]
-        sums = torch.zeros(len(TERMS), dtype=torch.float64, device=self.device)
+        inputs = [clips.frames[:, 0] for clips in parts]
+        sums = torch.zeros(len(TERMS), device=self.device)
         for start in segments:
             times = slice(start, start + segments.step + 1)  # the first frame is given, like x_0
             self.optimizer.zero_grad(set_to_none=True)
@@ -47,14 +45,13 @@ class ClipTrainer:
                 with averaging(self.parallel_model, wanted=i == len(parts) - 1), naming_a_lost_process():
                     terms, inputs[i] = self._clip_loss(clips, times, inputs[i], beta)
                     self.scaler.scale(terms["loss"] * share).backward()
-                sums[:3] += clips.counted / predicted * torch.stack([terms[name].detach().double()
-                                                                     for name in TERMS[:3]])
+                sums[:3] += clips.counted / predicted * torch.stack([terms[name].detach() for name in TERMS[:3]])
             sums[3] += self._step() * sum(clips.counted for clips in parts) / len(segments)
         return sums
 
     def _clip_loss(self, clips, times, first_frame, beta):
         """The loss of a segment of some clips, and the input of the frame after it; see VAE_Model.forward."""
-        frames = torch.cat([first_frame[:, None], to_unit(clips.frames[:, times][:, 1:])], dim=1)
+        frames = torch.cat([first_frame[:, None], clips.frames[:, times][:, 1:]], dim=1)
         with autocast(self.device, self.dtype):
             return self.parallel_model(frames, clips.labels[:, times], clips.noise, beta,
                                        clips.teacher_forced[:, times], **self.loss_settings)

@@ -26,7 +26,8 @@ def joined_processes(device):
         return
     if device.type == "mps":
         raise UsageError("--device mps computes in one process; start Trainer.py without torchrun")
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    backend, device_id = ("nccl", device) if device.type == "cuda" else ("gloo", None)
+    distributed.init_process_group(backend, timeout=PATIENCE, device_id=device_id)
     yield
     barrier()
     distributed.destroy_process_group()
@@ -35,7 +36,7 @@ def joined_processes(device):
 def silence_other_processes():
     """Let only rank 0 print; errors are printed by all."""
     if os.environ.get("RANK", "0") != "0":
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
 def rank():

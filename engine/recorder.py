@@ -1,21 +1,20 @@
 """What a run leaves behind while it trains: its logs, its checkpoints and its best rollout."""
 
+import io
 import math
-import sys
 import time
-from dataclasses import asdict
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from cli.errors import Stopped, StopSignals
-from cli.files import atomic_write
+from cli.errors import RunError, Stopped, StopSignals
+from cli.files import write_bytes
+from cli.progress import log_line
 from media.gif import write_comparison_gif
 from modules.metrics import psnr
 
 from .checkpoint import save_checkpoint
-from .logs import METRICS_COLUMNS, TIMES_COLUMNS, EpochLog, write_psnr_per_frame
+from .logs import write_epoch_logs, write_psnr_per_frame
 from .processes import all_reduce, launcher, rank, world_size
 from .training import shown_metrics
 
@@ -36,11 +35,9 @@ class RunRecorder:
                                          "world_size": world_size()}
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
-        self.saved_at = self.epoch_started = time.monotonic()
+        self.saved_at = self.counted_at = time.monotonic()
         if rank() == 0:
-            self.metrics = EpochLog(folder / "metrics.csv", METRICS_COLUMNS, state.last_epoch + 1)
-            self.times = EpochLog(folder / "times.csv", TIMES_COLUMNS, state.last_epoch + 1)
-            self.seconds = float(self.times.rows[-1][1]) if self.times.rows else 0.0
+            write_epoch_logs(folder, state.rows)
 
     def after_steps(self, row):
         """Save within an epoch if it is time, and stop if a signal has come."""
@@ -55,13 +52,15 @@ class RunRecorder:
 
         videos: see engine.evaluation.validate. write_gif: write epoch=N.gif of the first video, the best or not.
         """
-        if write_gif:
-            write_comparison_gif(self.folder / f"epoch={row['epoch']}.gif", first_of_each(videos))
-        if row["val_psnr"] > self.state.best_psnr:
-            per_frame = psnr(videos["prediction"][:, 1:], videos["truth"][:, 1:])
-            write_psnr_per_frame(self.folder, per_frame.tolist())
-            with atomic_write(self.folder / BEST_ROLLOUT) as file:
-                np.save(file, videos["prediction"].numpy())
+        try:
+            if write_gif:
+                write_comparison_gif(self.folder / f"epoch={row['epoch']}.gif", first_of_each(videos))
+            if row["val_psnr"] > self.state.best_psnr:
+                per_frame = psnr(videos["prediction"][:, 1:], videos["truth"][:, 1:])
+                write_psnr_per_frame(self.folder, per_frame.tolist())
+                write_best_rollout(self.folder, videos["prediction"])
+        except RunError as error:  # the checkpoint is worth more
+            print(f"note: {error}; the figures and GIFs of this run will lack it")
 
     def after_epoch(self, row):
         """Log the epoch and save its checkpoints, and stop if a signal has come."""
@@ -71,28 +70,32 @@ class RunRecorder:
             names.append("best.ckpt")
         if (epoch + 1) % self.per_save == 0:
             names.append(f"epoch={epoch}.ckpt")
-        seconds = time.monotonic() - self.epoch_started
-        self.epoch_started += seconds
-        if rank() == 0:
-            self.seconds += seconds
-            self.metrics.append(row)
-            self.times.append({"epoch": epoch, "seconds": self.seconds})
+        before = float(self.state.rows[-1].get("seconds", 0)) if self.state.rows else 0.0
+        self._count_seconds()
+        self.state.rows.append({**row, "seconds": self.state.seconds})
         line = f"epoch {epoch:3d}/{self.num_epoch}  {shown_metrics(row)}"
         if "val_psnr" in row:
             line += f"  PSNR {row['val_psnr']:.2f} dB (best {self.state.best_psnr:.2f})"
-        tqdm.write(f"{line}  {seconds:.1f} s")
-        sys.stdout.flush()  # into a log file, too
         self.state.last_epoch, self.state.step, self.state.totals = epoch, 0, None
         self._save(names[::-1], row)  # last.ckpt last: a run resumed from it has the others
+        log_line(f"{line}  {self.state.seconds - before:.1f} s")
+        if rank() == 0:  # after the checkpoint, which holds the rows too
+            write_epoch_logs(self.folder, self.state.rows)
         number, = all_reduce((self.stop.signal_number or 0,), "MAX", self.trainer.device)
         self._stop_after(number)
 
+    def _count_seconds(self):
+        now = time.monotonic()
+        self.state.seconds += now - self.counted_at
+        self.counted_at = now
+
     def _save(self, names, row):
+        self._count_seconds()
         if rank() == 0:
             model, optimizer, scaler = self.trainer.model, self.trainer.optimizer, self.trainer.scaler
             save_checkpoint([self.folder / name for name in names], {
                 "state_dict": model.state_dict(), "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict(), "lr": row["lr"], "tfr": row["tfr"], **asdict(self.state),
+                "scaler": scaler.state_dict(), "lr": row["lr"], "tfr": row["tfr"], **vars(self.state),
                 **self.same_in_all_checkpoints})
         self.saved_at = time.monotonic()
 
@@ -105,6 +108,12 @@ class RunRecorder:
 def first_of_each(videos):
     """The first video of each batch [B, T, 3, H, W], by name."""
     return {name: video[0] for name, video in videos.items()}
+
+
+def write_best_rollout(folder, prediction):
+    buffer = io.BytesIO()
+    np.save(buffer, prediction.numpy())
+    write_bytes(folder / BEST_ROLLOUT, buffer.getbuffer())
 
 
 def read_best_rollout(folder):

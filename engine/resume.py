@@ -1,17 +1,20 @@
 """Where a run starts from: the flags, completed by those of a checkpoint, and the checkpoint itself."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from cli.errors import UsageError
 from cli.flags import tester_parser, trainer_parser
 
 from .checkpoint import load_checkpoint, load_optimizer, network_dimensions
+from .logs import rows_before
 from .optimization import TERMS
 from .processes import launcher, world_size
 from .training import RunState
 
-# Another value on --resume would continue with other clips or another network, so it is refused.
-FIXED_IN_A_RUN = ("batch_size", "accumulate", "train_vi_len", "val_vi_len", "partial", "fast_train", "fast_partial",
+# Another value on --resume would continue with other clips or another network, so it is refused. How the clips of a
+# step are shared out, by --batch_size, --accumulate and processes, is free: see check_step.
+FIXED_IN_A_RUN = ("train_vi_len", "val_vi_len", "partial", "fast_train", "fast_partial",
                   "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "network", "F_dim", "L_dim",
                   "N_dim", "D_out_dim", "posterior", "reconstruction", "optim", "bptt", "seed")
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root", "ckpt_path")
@@ -22,19 +25,58 @@ CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "ar
 def trainer_flags():
     """The flags of Trainer.py, and the checkpoint that it starts from, or None.
 
-    A flag that the checkpoint answers need not be given; one that contradicts it is an error.
+    A flag that the checkpoint answers need not be given.
     """
     parser = trainer_parser()
     args, typed = parser.parse_args(), parser.typed_flags()
     if args.resume:
         return resumed_flags(parser, args, typed)
     if args.ckpt_path:
-        checkpoint = load_checkpoint(args.ckpt_path)
-        take_from_checkpoint(args, typed, network_dimensions(checkpoint, args.ckpt_path), args.ckpt_path)
-        return args, checkpoint
+        return args, (tested_checkpoint if args.test else starting_checkpoint)(parser, args, typed)
     if args.test:
         raise UsageError("--test needs --ckpt_path, the checkpoint to validate")
     return args, None
+
+
+def starting_checkpoint(parser, args, typed):
+    """The checkpoint that a new run starts from; it sets the flags of its network and others that are not typed."""
+    path = Path(args.ckpt_path)
+    if args.save_root and path.resolve().parent == Path(args.save_root).resolve():
+        raise UsageError(f"--save_root {args.save_root} holds {path.name}, from which this run is to start; give "
+                         "another folder, or --resume to continue that run")
+    checkpoint = load_checkpoint(path)
+    saved = saved_flags(parser, checkpoint, path)
+    take_from_checkpoint(args, typed, network_dimensions(checkpoint, path), path)
+    take_defaults(args, typed, saved, ("posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len"))
+    return checkpoint
+
+
+def tested_checkpoint(parser, args, typed):
+    """The checkpoint to test; it sets what it was trained with, which a typed flag must not contradict."""
+    path = args.ckpt_path
+    checkpoint = load_checkpoint(path)
+    saved = saved_flags(parser, checkpoint, path)
+    answers = network_dimensions(checkpoint, path)
+    answers |= {name: saved[name] for name in ("frame_H", "frame_W", "clamp_feedback") if name in saved}
+    take_from_checkpoint(args, typed, answers, path)
+    take_defaults(args, typed, saved, ("DR", "val_vi_len", "temperature", "seed"))
+    return checkpoint
+
+
+def saved_flags(parser, checkpoint, path):
+    """The flags in a checkpoint, checked; {} in one of another program."""
+    saved = checkpoint.get("arguments", {})
+    if isinstance(saved, Namespace):
+        saved = vars(saved)
+    parser.check_saved(saved, path)
+    return saved
+
+
+def take_defaults(args, typed, saved, names):
+    """Set the flags of these names to their values in a checkpoint, unless they are typed."""
+    for name in names:
+        if name not in typed and name in saved:
+            setattr(args, name, saved[name])
 
 
 def resumed_flags(parser, args, typed):
@@ -52,7 +94,7 @@ def resumed_flags(parser, args, typed):
         if name not in typed:
             setattr(args, name, value)
         elif typed[name] != value:
-            print(f"--{name} is now {typed[name]}; it was {value}", flush=True)
+            print(f"--{name} is now {typed[name]}; it was {value}")
     args.ckpt_path = str(path)
     return args, checkpoint
 
@@ -71,20 +113,21 @@ def newest_checkpoint(folder):
         except UsageError as error:
             if not others or path == others[-1]:
                 raise
-            print(f"{error}; trying the next newest", flush=True)
+            print(f"{error}; trying the next newest")
 
 
 def check_resumable(checkpoint, parser, path):
     """Raise UsageError unless the flags and the state in a checkpoint can be those of a run of this program."""
     parser.check_saved(checkpoint["arguments"], path)
     checkpoint["arguments"].setdefault("reconstruction", "mse")  # for a run older than the flag
-    missing = [name for name in FIXED_IN_A_RUN if name not in checkpoint["arguments"]]
+    missing = [name for name in (*FIXED_IN_A_RUN, "batch_size", "accumulate") if name not in checkpoint["arguments"]]
     if missing:
         raise UsageError(f"--resume: {path} does not hold its --{missing[0]}; start from its weights with --ckpt_path")
     totals, step = checkpoint["totals"], checkpoint["step"]
     valid = (type(checkpoint["last_epoch"]) is int and checkpoint["last_epoch"] >= -1
              and type(checkpoint["best_psnr"]) is float and type(step) is int and step >= 0
-             and type(checkpoint["world_size"]) is int and isinstance(checkpoint["scaler"], dict))
+             and type(checkpoint["world_size"]) is int and isinstance(checkpoint["scaler"], dict)
+             and type(checkpoint.get("seconds", 0.0)) is float and are_rows(checkpoint.get("rows", [])))
     if step == 0 or totals is None:
         valid = valid and step == 0 and totals is None
     else:
@@ -95,21 +138,39 @@ def check_resumable(checkpoint, parser, path):
                          "--ckpt_path")
 
 
-def restore(trainer, checkpoint, path, train_set):
+def are_rows(rows):
+    """Whether these can be the rows of metrics.csv."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and "epoch" in row and all(isinstance(value, (int, float)) for value in row.values())
+        for row in rows)
+
+
+def restore(trainer, checkpoint, path, train_set, *, batch_size, accumulate):
     """Restore optimizer and scaler of a resumed run; returns its RunState.
 
-    Raises UsageError if the training set or the number of processes is not the run's.
+    Raises UsageError if the training set or the number of clips in a step is not the run's.
     """
     if checkpoint["sequence_lengths"] != train_set.sequence_lengths:
         raise UsageError(f"--DR {train_set.root} is not the dataset that {path} was trained on; give that one")
-    processes = checkpoint["world_size"]
-    if processes != world_size():
-        raise UsageError(f"--resume: {path} was trained by {processes} processes, not {world_size()}; start as many: "
-                         f"{launcher(processes)} Trainer.py --resume ...")
+    check_step(checkpoint, path, batch_size, accumulate)
     load_optimizer(trainer.optimizer, checkpoint, path, "--resume:")
     if checkpoint["scaler"]:
         trainer.scaler.load_state_dict(checkpoint["scaler"])
-    return RunState.of(checkpoint)
+    state = RunState.of(checkpoint)
+    if "rows" not in checkpoint:  # a run of an older version
+        state.rows = rows_before(Path(path).parent, state.last_epoch + 1)
+    return state
+
+
+def check_step(checkpoint, path, batch_size, accumulate):
+    """Raise UsageError unless a step takes as many clips as before, however they are shared out."""
+    saved, processes = checkpoint["arguments"], checkpoint["world_size"]
+    before = saved["batch_size"] * saved["accumulate"] * processes
+    now = batch_size * accumulate * world_size()
+    if now != before:
+        raise UsageError(f"--resume: a step of this run takes {before} clips, but --batch_size {batch_size} x "
+                         f"--accumulate {accumulate} x {world_size()} processes is {now}; give flags whose product is "
+                         f"{before}, or as many processes as before: {launcher(processes)} Trainer.py --resume ...")
 
 
 def tester_flags():
@@ -120,16 +181,7 @@ def tester_flags():
         raise UsageError("--ckpt_path is missing: the checkpoint to test")
     if args.gt and args.split != "test":
         raise UsageError("--gt goes with --split test; the validation sequence brings its own truth")
-    checkpoint = load_checkpoint(args.ckpt_path)
-    answers = network_dimensions(checkpoint, args.ckpt_path)
-    saved = checkpoint.get("arguments", {})
-    parser.check_saved(saved, args.ckpt_path)
-    answers |= {name: saved[name] for name in ("frame_H", "frame_W", "clamp_feedback") if name in saved}
-    take_from_checkpoint(args, typed, answers, args.ckpt_path)
-    for name in ("DR", "val_vi_len", "temperature", "seed"):
-        if name not in typed and name in saved:
-            setattr(args, name, saved[name])
-    return args, checkpoint
+    return args, tested_checkpoint(parser, args, typed)
 
 
 def take_from_checkpoint(args, typed, answers, path):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cli.errors import UsageError
-from cli.files import locked, write_json
+from cli.files import locked, patiently, usable, write_json
 from cli.parser import typed_command
 
 from .processes import rank, world_size
@@ -44,7 +44,7 @@ def open_run(save_root, model, *, arguments, resume, overwrite, num_epoch, per_s
             "processes": world_size(),
             "seed": arguments["seed"],
         })
-        print(f"the run is in {folder}", flush=True)
+        print(f"the run is in {folder}")
         yield folder
 
 
@@ -55,9 +55,10 @@ def clear_run(folder, overwrite):
     if not overwrite:
         raise UsageError(f"--save_root {folder} holds another run; give --resume to continue it, --overwrite to "
                          "replace it, or another folder")
-    for pattern in ("*.ckpt", "*.gif", "*.csv", "*.json", "*.png", BEST_ROLLOUT):
-        for path in folder.glob(pattern):
-            path.unlink()
+    with usable("--save_root", folder):
+        for pattern in ("*.ckpt", "*.gif", "*.csv", "*.json", "*.png", BEST_ROLLOUT):
+            for path in folder.glob(pattern):
+                patiently(path.unlink)
 
 
 def check_room(folder, parameters, checkpoints):

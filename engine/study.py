@@ -1,6 +1,5 @@
 """Train and test recipes with several seeds under one budget, each run in processes of its own."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.errors import RunError, Stopped, StopSignals, UsageError
-from cli.files import write_json, writing
+from cli.files import read_json, write_json, writing
 from cli.flags import trainer_parser
 from cli.parser import typed_command
 from media.pixel_csv import pixels_of_a_frame
@@ -49,7 +48,7 @@ class Run:
     def result(self):
         """What `complete` wrote at the end of the run; None before."""
         path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def check_unchanged(self):
         """Raise UsageError if the folder holds a run with other flags."""
@@ -72,7 +71,7 @@ class Scripts(StopSignals):
     def _note(self, number, frame):
         super()._note(number, frame)
         for process in list(self.processes):
-            process.send_signal(number)
+            send(process, number)
 
     def run(self, folder, script, *words):
         """Run a script and append what it prints to folder/log.txt. Raises RunError with its last line if it fails.
@@ -81,12 +80,12 @@ class Scripts(StopSignals):
         """
         kept = folder / "failed.txt"
         if kept.is_file():
-            raise RunError(kept.read_text().strip())
+            raise RunError(kept.read_text(encoding="utf-8").strip())
         self.raise_if_stopped()
-        print(f"{folder}: {script}.py", flush=True)
+        print(f"{folder}: {script}.py")
         with writing(folder / "log.txt"):
             folder.mkdir(parents=True, exist_ok=True)
-            log = open(folder / "log.txt", "a")
+            log = open(folder / "log.txt", "a", encoding="utf-8")
         with log:
             status = self.call(script, [*map(str, words)], log)
         if status == 0:
@@ -94,9 +93,9 @@ class Scripts(StopSignals):
         self.raise_if_stopped()
         reason = f"{script}.py: ended by signal {-status}"
         if status > 0:
-            reason = (folder / "log.txt").read_text(errors="replace").strip().split("\n")[-1]
+            reason = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
         if status == 1:
-            kept.write_text(f"{reason}\n")
+            kept.write_text(f"{reason}\n", encoding="utf-8")
         raise RunError(reason)
 
     def call(self, script, words, log):
@@ -105,7 +104,7 @@ class Scripts(StopSignals):
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         self.processes.add(process)
         if self.signal_number:  # it came before the process was known
-            process.send_signal(self.signal_number)
+            send(process, self.signal_number)
         status = process.wait()
         self.processes.remove(process)
         return status
@@ -113,6 +112,12 @@ class Scripts(StopSignals):
     def raise_if_stopped(self):
         if self.signal_number:
             raise Stopped(self.signal_number, f"continue with: {typed_command()}")
+
+
+def send(process, signal_number):
+    """Pass a signal on. On Windows a console tells its processes of Ctrl-C itself."""
+    if os.name != "nt":
+        process.send_signal(signal_number)
 
 
 def calibrate(run, minutes, scripts):
@@ -157,9 +162,9 @@ def complete(run, truth, scripts):
         return run
     scores = {split: folder / split / "scores.json" for split in ("val", "test")}
     write_json(folder / "result.json", {
-        "parameters": json.loads((folder / "args.json").read_text())["parameters"],
+        "parameters": read_json(folder / "args.json")["parameters"],
         "seconds": read_metrics(folder)["seconds"][-1],
-        "scores": {split: json.loads(path.read_text()) for split, path in scores.items() if path.is_file()},
+        "scores": {split: read_json(path) for split, path in scores.items() if path.is_file()},
     })
     return run
 

@@ -1,12 +1,12 @@
 """One epoch of training, and the state of a run."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 
 import torch
-from tqdm import tqdm
 
 from cli.errors import RunError
+from cli.progress import Progress
 
 from .optimization import TERMS
 from .processes import all_reduce, rank
@@ -22,11 +22,13 @@ class RunState:
     step: int = 0  # batches done of the epoch after it
     totals: dict | None = None  # sums of TERMS over the `clips` of these batches, and the number of `clips`
     best_psnr: float = -math.inf  # of the validations, in dB
+    seconds: float = 0.0  # of training and validation
+    rows: list = field(default_factory=list)  # of the complete epochs, dicts; metrics.csv and times.csv show them
 
     @classmethod
     def of(cls, content):
         """The state in a checkpoint."""
-        return cls(**{name: content[name] for name in asdict(cls())})
+        return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
 
 
 def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
@@ -37,24 +39,23 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
     trainer.model.train()
     beta = schedules.beta(epoch)
     state.totals = state.totals or dict.fromkeys(("clips", *TERMS), 0.0)  # over all processes
-    sums = torch.zeros(len(TERMS), dtype=torch.float64, device=trainer.device)  # of this one, since the last look
-    clips = 0
-    progress = tqdm(range(state.step, len(batches)), desc=f"epoch {epoch}", initial=state.step, total=len(batches),
-                    unit="batch", disable=None if rank() == 0 else True, leave=False)
+    unread, clips = [], 0  # TERMS of the steps since the last look, on the device, and the clips in these
+    progress = Progress(range(state.step, len(batches)), desc=f"epoch {epoch}", initial=state.step, total=len(batches),
+                        unit="step", disable=rank() > 0)
     for step in progress:
         for group in trainer.optimizer.param_groups:
             group["lr"] = schedules.lr(epoch + (step + 0.5) / len(batches))
-        sums += trainer.train_on(batches.parts_of_batch(step), batches.clips_in(step), beta)
+        unread.append(trainer.train_on(batches.parts_of_batch(step), batches.clips_in(step), beta))
         clips += batches.clips_in(step)
         if trainer.device.type != "cpu" and (step + 1) % READ_EVERY and step + 1 < len(batches):
             continue
-        add_to_totals(state.totals, clips, all_reduce(sums.tolist(), "SUM", trainer.device))
-        sums.zero_()
-        clips, state.step = 0, step + 1
+        sums = torch.stack(unread).cpu().double().sum(dim=0).tolist()
+        add_to_totals(state.totals, clips, all_reduce(sums, "SUM", trainer.device))
+        unread, clips, state.step = [], 0, step + 1
         row = metrics_row(epoch, schedules, state, len(batches))
         if not all(map(math.isfinite, state.totals.values())):
             raise RunError(f"epoch {epoch}, batch {step}: loss {row['loss']}, gradient norm {row['grad_norm']}; what "
-                           "was saved is intact; try a lower --lr or --kl_weight")
+                           "was saved is intact; try --clamp_feedback, a lower --lr or a lower --kl_weight")
         progress.set_postfix_str(f"{shown_metrics(row)} best PSNR {state.best_psnr:.2f}", refresh=False)
         recorder.after_steps(row)
     return metrics_row(epoch, schedules, state, len(batches))

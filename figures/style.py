@@ -1,13 +1,19 @@
 """How every figure looks: colours, axes, legends, and how it is saved."""
 
+import os
 import textwrap
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from cli.files import atomic_write, make_folder
+
+backend = os.environ.pop("MPLBACKEND", None)  # a notebook's: matplotlib refuses it where its package is missing
+import matplotlib  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
+
+if backend:
+    os.environ["MPLBACKEND"] = backend
 
 # The colours of Okabe & Ito, which colour-blind readers can tell apart; past seven curves the dashes change.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -15,6 +21,7 @@ STYLES = [{"color": colour, "linestyle": dashes} for dashes in ("-", "--", ":") 
 matplotlib.rcParams.update({
     "font.size": 11, "figure.titlesize": 13, "axes.titlesize": 10, "legend.fontsize": 10,
     "xtick.labelsize": 10, "ytick.labelsize": 10, "lines.linewidth": 1.6, "lines.markersize": 3.5,
+    "text.parse_math": False,  # a folder may be named a$x_$
     "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.7, "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888",
     "legend.frameon": False, "figure.constrained_layout.h_pad": 0.08, "savefig.dpi": 150,

@@ -3,15 +3,16 @@
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from cli.errors import RunError, UsageError
 from cli.files import atomic_write
+from cli.progress import Progress
 from modules.pixels import to_uint8
 
 from .images import read_image, resize_image
@@ -44,8 +45,8 @@ def read_images(paths, make_tensor, num_workers):
 
     compute_threads = torch.get_num_threads()  # one per worker: more would wait for one another at every image
     with ThreadPoolExecutor(max(num_workers, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        images = list(tqdm(pool.map(read, paths), desc=paths[0].parent.name, total=len(paths), unit="image",
-                           disable=None, leave=False))
+        images = list(Progress(pool.map(read, paths), desc=f"reading {paths[0].parent.name}", total=len(paths),
+                               unit="image"))
     torch.set_num_threads(compute_threads)
     if len(sizes) > 1:
         found = ", ".join(f"{width} x {height} ({path.name})" for (height, width), path in sizes.items())
@@ -80,8 +81,7 @@ def decode_cached(root, paths, frame_size, num_workers):
     height, width = frame_size
     prefix = f"{'-'.join(folder.relative_to(root).parts)}-{height}x{width}-{len(paths)}"
     name = f"{prefix}-{_fingerprint(folder, paths)}.npy"
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dance-cvae"
-    caches = (root / ".decoded", user_cache)
+    caches = [root / ".decoded", *_user_cache()]
     shape = (len(paths), 3, height, width)
     for cache in caches:
         pixels = _map(cache / name, shape)
@@ -97,9 +97,18 @@ def decode_cached(root, paths, frame_size, num_workers):
             continue
         if cache == root / ".decoded":
             for outdated in set(cache.glob(f"{prefix}-*.npy")) - {cache / name}:
-                outdated.unlink(missing_ok=True)
+                with suppress(OSError):  # on Windows another run may have it mapped
+                    outdated.unlink()
         return _map(cache / name, shape)
     return pixels
+
+
+def _user_cache():
+    """The user's cache folder in a list, which is empty where the user has no home."""
+    try:
+        return [Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dance-cvae"]
+    except RuntimeError:
+        return []
 
 
 def _map(path, shape):

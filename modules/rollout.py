@@ -91,20 +91,22 @@ def next_input(prediction, frames, teacher_forced, t):
 
 
 @torch.inference_mode()
-def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False):
+def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, watched=iter):
     """Generate videos from their first frames and labels, all as one batch.
 
     first_frames: [B, 3, H, W]; labels: [B, T, 3, H, W]; uint8 or in [0, 1], on the model's device.
     temperature, clamp: see `rollout`. Video i draws z from a stream of its own, seeded `seed + i`, which the other
-    videos and the device do not change.
+    videos and the device do not change. watched: takes the Steps and gives them back one by one, like a progress bar.
     Returns uint8 [B, T, 3, H, W] on the CPU; frame 0 is the given one.
     """
     was_training = model.training
     model.eval()
     frame = to_unit(first_frames)
     noise = Noise.seeded(seed, len(labels), frame.device)
-    video = [to_uint8(frame)]
-    for step in rollout(model, frame[:, None], labels, noise, temperature=temperature, clamp=clamp):
-        video.append(to_uint8(step.frame))
+    video = torch.empty(labels.shape, dtype=torch.uint8, device=frame.device)  # [B, T, 3, H, W]
+    video[:, 0] = to_uint8(frame)
+    steps = rollout(model, frame[:, None], labels, noise, temperature=temperature, clamp=clamp)
+    for t, step in enumerate(watched(steps), start=1):
+        video[:, t] = to_uint8(step.frame)
     model.train(was_training)
-    return torch.stack(video, dim=1).cpu()
+    return video.cpu()

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import imageio.v3 as iio
 import numpy as np
-from tqdm import tqdm
 
 from cli.errors import UsageError
 from cli.files import usable
+from cli.progress import Progress
 from media.pixel_csv import PUBLIC_SEQUENCES, write_pixels_csv
 
 from .choreography import choreograph, noise
@@ -79,7 +79,7 @@ def is_dancer(root, **settings):
 def _read_settings(root):
     """Return the settings of the dancer in `root`, or None without one."""
     try:
-        return json.loads((Path(root) / "dancer.json").read_text())
+        return json.loads((Path(root) / "dancer.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -115,7 +115,7 @@ def _write_dataset(root, settings, num_workers):
     jobs += _jobs(root / "val", compose(seed, 1, 0, settings["val_frames"]))
     for sequence in range(tests):
         jobs += _jobs(root / "test", compose(seed, 2, sequence, settings["test_frames"]), test_sequence=sequence)
-    (root / "train" / "sequences.txt").write_text("".join(f"{length}\n" for length in lengths))
+    (root / "train" / "sequences.txt").write_text("".join(f"{length}\n" for length in lengths), encoding="utf-8")
 
     truth = [[] for _ in range(tests)]
     with closing(_drawn(jobs, num_workers)) as drawn:
@@ -124,7 +124,7 @@ def _write_dataset(root, settings, num_workers):
                 truth[job.test_sequence].append(_as_read(frames))
     usage = ["Public" if sequence < PUBLIC_SEQUENCES else "Private" for sequence in range(tests)]
     write_pixels_csv(root / "test" / "gt.csv", [np.concatenate(parts) for parts in truth], usage)
-    (root / "dancer.json").write_text(json.dumps(settings, indent=2))
+    (root / "dancer.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 def _jobs(folder, dance, first=0, test_sequence=None):
@@ -143,7 +143,7 @@ def _drawn(jobs, num_workers):
     """Draw the jobs in worker processes; yields each job in order, with the result of _draw_job."""
     total = sum(len(job.points) for job in jobs)
     if not sys.stderr.isatty():
-        print(f"drawing the stage dancer, {total} frames", file=sys.stderr, flush=True)
+        print(f"drawing the stage dancer, {total} frames", file=sys.stderr)
     with ExitStack() as stack:
         draw = map
         if num_workers > 1:
@@ -151,7 +151,7 @@ def _drawn(jobs, num_workers):
             pool = ProcessPoolExecutor(min(num_workers, len(jobs)), spawn)
             stack.callback(pool.shutdown, cancel_futures=True)
             draw = pool.map
-        progress = stack.enter_context(tqdm(total=total, desc="stage dancer", unit="frame", disable=None))
+        progress = stack.enter_context(Progress(total=total, desc="stage dancer", unit="frame"))
         for job, frames in zip(jobs, draw(_draw_job, jobs)):
             yield job, frames
             progress.update(len(job.points))

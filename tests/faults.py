@@ -65,6 +65,12 @@ def differences(ours, theirs, place=""):
     return [] if equal else [place.strip()]
 
 
+def without_times(checkpoint):
+    """A checkpoint without its flags and its seconds."""
+    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in checkpoint["rows"]]
+    return {key: value for key, value in checkpoint.items() if key not in ("arguments", "seconds")} | {"rows": rows}
+
+
 def differing_files(ours, theirs):
     """What of a finished run's folder is not as in the other's; the flags in a checkpoint and the seconds
     are left out."""
@@ -73,8 +79,7 @@ def differing_files(ours, theirs):
         if path.suffix == ".csv" and path.name != "times.csv" and (ours / path.name).read_bytes() != path.read_bytes():
             found.append(path.name)
         elif path.suffix == ".ckpt":
-            one, other = ({key: value for key, value in load_checkpoint(folder / path.name).items()
-                           if key != "arguments"} for folder in (ours, theirs))
+            one, other = (without_times(load_checkpoint(folder / path.name)) for folder in (ours, theirs))
             found += [f"{path.name}: {place}" for place in differences(one, other)]
     return found
 

@@ -2,7 +2,12 @@
 
 import math
 import os
+from argparse import Namespace
+from collections import OrderedDict, defaultdict
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -162,3 +167,46 @@ def test_weights_of_another_network_are_refused_with_the_differences_and_change_
 def test_a_checkpoint_of_something_else_has_no_dimensions():
     with pytest.raises(UsageError, match="a.ckpt"):
         network_dimensions({"state_dict": {"a": torch.ones(3)}}, "a.ckpt")
+
+
+FOREIGN = {
+    "whole file": lambda weights: weights,
+    "model": lambda weights: {"model": weights, "epoch": 3},
+    "model_state_dict": lambda weights: {"model_state_dict": weights, "loss": np.float64(0.5)},
+    "DataParallel": lambda weights: {"state_dict": {f"module.{name}": value for name, value in weights.items()}},
+    "compiled": lambda weights: {"state_dict": {f"_orig_mod.module.{name}": value for name, value in weights.items()}},
+    "Namespace": lambda weights: {"state_dict": weights, "args": Namespace(lr=1e-3, DR=Path("x")), "arguments":
+                                  Namespace(lr=0.001)},
+    "numpy": lambda weights: {"state_dict": weights, "losses": np.arange(3.0), "best": np.float32(1),
+                              "step": np.int64(4), "names": np.array(["a"]), "kind": np.dtype("f4")},
+    "containers": lambda weights: {"state_dict": OrderedDict(weights), "history": defaultdict(list, a=[1]),
+                                   "set": {1}, "more": SimpleNamespace(a=1), "device": torch.device("cuda"),
+                                   "size": torch.Size([1]), "dtype": torch.float16},
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_weights_that_another_program_saved_are_found(name, model, dancer, tmp_path, call):
+    path = tmp_path / "a.ckpt"
+    torch.save(FOREIGN[name](model.state_dict()), path)
+    loaded = load_checkpoint(path)
+    assert same_tensors(loaded["state_dict"], model.state_dict())
+    assert network_dimensions(loaded, path) == {"network": "template", **TINY_NETWORK}
+    if name == "Namespace":
+        call("Tester", "--DR", dancer, "--ckpt_path", path, "--save_root", "out", "--no-make_gif", "--device", "cpu")
+
+
+class Student:
+    pass
+
+
+def test_a_class_that_could_execute_something_is_named(model, tmp_path):
+    torch.save({"state_dict": model.state_dict(), "opt": Student()}, tmp_path / "a.ckpt")
+    with pytest.raises(UsageError, match=r"a\.ckpt.*test_checkpoint\.Student"):
+        load_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_keys_of_a_checkpoint_without_weights_are_named(tmp_path):
+    torch.save({"generator": {"a": 1}, "epoch": 3}, tmp_path / "a.ckpt")
+    with pytest.raises(UsageError, match=r"a\.ckpt holds 'generator', 'epoch', but no state_dict"):
+        load_checkpoint(tmp_path / "a.ckpt")

@@ -10,8 +10,12 @@ import pytest
 import torch
 
 from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
+from dataloader import Dataset_Dance
+from engine import batches
+from engine.batches import EpochBatches
 from engine.checkpoint import load_checkpoint
 from engine.optimization import TERMS
+from modules.pixels import to_unit
 
 # 14 clips: the last batch of 8 has 6, which two processes share; in the run with bptt one of 12 has 2.
 TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, train_vi_len=5, val_vi_len=8, num_epoch=2, num_workers=1,
@@ -57,6 +61,28 @@ def assert_same_training(ours, theirs):
     one, other = (load_checkpoint(run / "last.ckpt")["state_dict"] for run in (ours, theirs))
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_every_process_takes_part_as_often_as_the_others(processes, batch_size, accumulate, dancer, monkeypatch):
+    """Each forward pass of SyncBatchNorm waits for all of them. No part is larger than a batch, and no clip is lost."""
+    clips = Dataset_Dance(dancer, None, "train", 3, frame_size=(8, 16))
+    monkeypatch.setattr(batches, "world_size", lambda: processes)
+    parts = []
+    for rank in range(processes):
+        monkeypatch.setattr(batches, "rank", lambda rank=rank: rank)
+        epoch = EpochBatches(clips, 0, torch.device("cpu"), tfr=0.5, tfr_per="frame", partial=1.0, seed=0,
+                             batch_size=batch_size, accumulate=accumulate, shuffle=True, random_start=True)
+        parts.append([epoch.parts_of_batch(step) for step in range(len(epoch))])
+    for step in range(len(epoch)):
+        assert len({len(ours[step]) for ours in parts}) == 1
+        of_all = [part for ours in parts for part in ours[step]]
+        assert sum(part.counted for part in of_all) == epoch.clips_in(step)
+        assert all(part.counted <= len(part.frames) <= batch_size for part in of_all)
+        counted = torch.cat([part.frames[:part.counted] for part in of_all])
+        assert torch.equal(counted, to_unit(clips.clips(epoch.starts[step])[0]))
 
 
 def test_two_processes_train_as_one_with_the_same_batches(by_two, dancer, folder):

@@ -300,3 +300,36 @@ def test_teacher_forcing_is_never_or_always_at_its_bounds(dancer, call, watched,
     call("Trainer", "--DR", dancer, *TINY_TRAINING, "--save_root", "run",
          *flags(num_epoch=1, tfr=tfr, tfr_per="frame"))
     assert all((mask == bool(tfr)).all() for mask in watched["masks"])
+
+
+def test_checkpoint_answers_size_clamping_network_and_length(dancer, call, tmp_path, capsys):
+    """As Trainer.py --test, as Tester.py --split val, and as the start of a new run."""
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run", network="pyramid"),
+         "--clamp_feedback", "--posterior", "current")
+    first = capsys.readouterr().out
+    psnr = read_csv(tmp_path / "run/metrics.csv")[0]["val_psnr"]
+    call("Trainer", "--test", *flags(ckpt_path="run/best.ckpt", device="cpu", amp="off"))
+    said = capsys.readouterr().out
+    assert "validation, 9 frames from one" in said and f"{float(psnr):.2f}" in said
+    assert first.split("validation, 9")[1].split("\n\nfigures")[0] == said.split("validation, 9")[1].rstrip("\n")
+    call("Trainer", "--DR", dancer, *flags(ckpt_path="run/best.ckpt", save_root="new", num_epoch=1, device="cpu"))
+    ours, theirs = (json.loads((tmp_path / run / "args.json").read_text())["arguments"] for run in ("new", "run"))
+    for name in ("network", "F_dim", "posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len"):
+        assert ours[name] == theirs[name], name
+    call("Trainer", "--DR", dancer, *flags(ckpt_path="run/best.ckpt", save_root="larger", num_epoch=1, device="cpu",
+                                           frame_H=16))
+    assert json.loads((tmp_path / "larger/args.json").read_text())["arguments"]["frame_H"] == 16
+
+
+@pytest.mark.parametrize("shared_out", [{"batch_size": 1, "accumulate": 4}, {"batch_size": 2, "accumulate": 2}])
+def test_resumed_run_may_share_out_a_step_otherwise(shared_out, dancer, call, tmp_path):
+    """The pyramid has no BatchNorm, so the gradients are the same to rounding."""
+    words = ["--DR", dancer, *TINY_TRAINING, *flags(network="pyramid", lr=1e-3, kl_weight=1e-3, num_epoch=1)]
+    for run in ("whole", "shared"):
+        call("Trainer", *words, *flags(save_root=run))
+    call("Trainer", "--resume", *flags(save_root="whole", num_epoch=2))
+    call("Trainer", "--resume", *flags(save_root="shared", num_epoch=2, **shared_out))
+    ours, theirs = (load_checkpoint(tmp_path / run / "last.ckpt") for run in ("shared", "whole"))
+    for name, weights in theirs["state_dict"].items():
+        torch.testing.assert_close(ours["state_dict"][name], weights, rtol=1e-2, atol=1e-4)
+    assert ours["rows"][1]["loss"] == pytest.approx(theirs["rows"][1]["loss"], rel=1e-4)

@@ -10,7 +10,7 @@ from PIL import Image
 from cli.errors import UsageError
 from cli.files import atomic_write, write_json
 from conftest import read_csv
-from engine.logs import METRICS_COLUMNS, EpochLog, write_psnr_per_frame
+from engine.logs import METRICS_COLUMNS, rows_before, write_epoch_logs, write_psnr_per_frame
 from media.gif import write_comparison_gif, write_gif
 from media.pixel_csv import read_pixels_csv, write_pixels_csv
 
@@ -124,35 +124,23 @@ def test_comparison_shows_the_videos_enlarged_side_by_side_below_their_names(tmp
 
 
 def test_metrics_come_back_and_epochs_without_validation_have_empty_cells(tmp_path):
-    log = EpochLog(tmp_path / "metrics.csv", METRICS_COLUMNS)
-    for epoch in range(3):
-        validation = {"val_psnr": 20.5} if epoch == 2 else {}
-        log.append({"epoch": epoch, "loss": epoch / 3, "kl": 1e-20} | validation)
-        assert len(read_csv(tmp_path / "metrics.csv")) == epoch + 1  # written out at once
-    rows = read_csv(tmp_path / "metrics.csv")
-    assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
-    assert [float(row["loss"]) for row in rows] == pytest.approx([0, 1 / 3, 2 / 3], rel=1e-7)
-    assert float(rows[0]["kl"]) == 1e-20 and [row["val_psnr"] for row in rows] == ["", "", "20.5"]
+    rows = [{"epoch": epoch, "loss": epoch / 3, "kl": 1e-20, "seconds": 1.5 * epoch} for epoch in range(3)]
+    rows[2]["val_psnr"] = 20.5
+    write_epoch_logs(tmp_path, rows)
+    metrics = read_csv(tmp_path / "metrics.csv")
+    assert [int(row["epoch"]) for row in metrics] == [0, 1, 2]
+    assert [float(row["loss"]) for row in metrics] == pytest.approx([0, 1 / 3, 2 / 3], rel=1e-7)
+    assert float(metrics[0]["kl"]) == 1e-20 and [row["val_psnr"] for row in metrics] == ["", "", "20.5"]
+    assert [float(row["seconds"]) for row in read_csv(tmp_path / "times.csv")] == [0, 1.5, 3]
 
 
 @pytest.mark.parametrize("first_epoch", range(5))
-def test_metrics_of_a_resumed_run_go_on_where_it_goes_on(tmp_path, first_epoch):
-    path = tmp_path / "metrics.csv"
-    log = EpochLog(path, METRICS_COLUMNS)
-    for epoch in range(4):
-        log.append({"epoch": epoch, "loss": 0.1 + epoch})
-    uninterrupted = path.read_bytes()
-    with open(path, "a") as file:
-        file.write("4,")  # a line that a crash has cut short
-    log = EpochLog(path, METRICS_COLUMNS, first_epoch)
-    for epoch in range(first_epoch, 4):
-        log.append({"epoch": epoch, "loss": 0.1 + epoch})
-    assert path.read_bytes() == uninterrupted
-
-
-def test_metrics_start_anew_where_there_are_none(tmp_path):
-    EpochLog(tmp_path / "metrics.csv", METRICS_COLUMNS, 3).append({"epoch": 3, "loss": 1.0})
-    assert [row["epoch"] for row in read_csv(tmp_path / "metrics.csv")] == ["3"]
+def test_logs_of_a_run_without_rows_in_its_checkpoint_are_read_up_to_where_it_continues(tmp_path, first_epoch):
+    rows = [{"epoch": epoch, **dict.fromkeys(METRICS_COLUMNS[1:-2], 0.1 + epoch), "seconds": 2.0 * epoch}
+            for epoch in range(4)]
+    rows[1]["val_psnr"] = 31.25
+    write_epoch_logs(tmp_path, rows)
+    assert rows_before(tmp_path, first_epoch) == rows[:first_epoch]
 
 
 def test_psnr_per_frame_names_frames_from_1_and_leaves_a_shorter_sequence_empty(tmp_path):

@@ -46,7 +46,7 @@ def pixels(seed=1):
 def batch(mask, device=CPU, noise_device=CPU):
     frames, labels = pixels()
     streams = [torch.Generator(noise_device).manual_seed(row) for row in range(CLIPS)]
-    return Clips(frames.to(device), labels.to(device), MASKS[mask], Noise(streams, device), CLIPS)
+    return Clips(to_unit(frames).to(device), to_unit(labels).to(device), MASKS[mask], Noise(streams, device), CLIPS)
 
 
 def trained(mask, posterior="previous", device=CPU, dtype=torch.float32, steps=2, **changed):

@@ -153,6 +153,16 @@ def test_flag_contradicts_the_checkpoint(train, refusal, dancer, checkpoint):
             assert f"{flag} {value}" in error and str(checkpoint) in error
 
 
+def test_run_does_not_start_from_a_checkpoint_in_its_own_folder(refusal, call, dancer, tmp_path):
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
+    kept = (tmp_path / "run/best.ckpt").read_bytes()
+    for words in ([], ["--overwrite"]):
+        error = refusal("Trainer", "--DR", dancer, *flags(save_root="../" + tmp_path.name + "/run", num_epoch=1),
+                        "--ckpt_path", "run/best.ckpt", *words)
+        assert "--save_root" in error and "best.ckpt" in error
+    assert (tmp_path / "run/best.ckpt").read_bytes() == kept
+
+
 def test_checkpoint_lacks_weights(train, tmp_path):
     weights = tiny_model().state_dict()
     del weights["Generator.7.bias"]
@@ -202,9 +212,11 @@ def test_checkpoint_of_another_program_is_not_resumed(refusal, checkpoint):
 
 def test_resumed_run_keeps_its_clips_its_network_and_its_dataset(refusal, call, dancer, broken, tmp_path):
     call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
-    for flag, value in (("--batch_size", 3), ("--seed", 5), ("--N_dim", 8), ("--train_vi_len", 7)):
+    for flag, value in (("--seed", 5), ("--N_dim", 8), ("--train_vi_len", 7)):
         error = refusal("Trainer", "--resume", "--save_root", "run", flag, value)
         assert f"{flag} {value}" in error and "last.ckpt" in error
+    error = refusal("Trainer", "--resume", "--save_root", "run", "--batch_size", 2)
+    assert "a step of this run takes 4 clips" in error and "--batch_size 2 x --accumulate 1" in error
     (broken / "train/sequences.txt").write_text("40 30")
     assert f"--DR {broken}" in refusal("Trainer", "--resume", "--save_root", "run", "--DR", broken)
 

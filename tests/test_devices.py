@@ -1,0 +1,239 @@
+"""Whole scripts on a pretended CUDA or MPS device (pretend_device.py), and devices of no use."""
+
+import ast
+import math
+import os
+import warnings
+
+import pytest
+import torch
+
+import Trainer
+from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
+from engine import devices
+from engine.checkpoint import load_checkpoint
+from engine.devices import choose_device, choose_precision, memory_format
+from engine.optimization import ClipTrainer
+from engine.training import READ_EVERY
+from media.pixel_csv import read_pixels_csv
+from pretend_device import pretend
+
+CLIPS = flags(frame_H=8, frame_W=16, batch_size=2, train_vi_len=4, val_vi_len=4, num_workers=1, seed=3)
+TRAINING = [*flags(**TINY_NETWORK, num_epoch=1, save_root="run", lr=1e-3, kl_weight=1e-3, partial=0.29), *CLIPS]
+WAYS = {
+    "template": [],
+    "pyramid": flags(network="pyramid", reconstruction="log_mse", input_noise=0.05),
+    "frame": flags(tfr=0.5, tfr_per="frame", posterior="current", optim="AdamW"),
+    "bptt": flags(bptt=2, clamp_feedback=True, tfr=0),
+    "accumulate": flags(accumulate=2, batch_size=2, checkpoint_frames=True),
+    "data_device": flags(data_device="cpu"),
+}
+
+
+def metrics_of(run):
+    return [{name: float(value) for name, value in row.items() if value} for row in read_csv(run / "metrics.csv")]
+
+
+def pixels_of(folder):
+    return torch.from_numpy(read_pixels_csv(folder / "submission.csv", "")[0]).int()
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+@pytest.mark.parametrize("way", WAYS)
+def test_scripts_run_on_a_device(kind, way, dancer, tmp_path):
+    """Train, validate, save and resume."""
+    with pretend(kind) as accelerator:
+        call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *WAYS[way], *flags(device=kind, amp="off"))
+        call_script(tmp_path, "Trainer", "--resume", *flags(save_root="run", num_epoch=2))
+        assert accelerator.operations > 1000
+    rows = metrics_of(tmp_path / "run")
+    assert len(rows) == 2 and all(math.isfinite(row["loss"]) and math.isfinite(row["val_psnr"]) for row in rows)
+    if kind == "mps":  # its noise is drawn on the CPU, so the numbers are those of the CPU
+        call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *WAYS[way],
+                    *flags(device="cpu", amp="off", save_root="plain"))
+        assert rows[0] == pytest.approx(metrics_of(tmp_path / "plain")[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+@pytest.mark.parametrize("network", ["template", "pyramid"])
+def test_a_model_is_tested_on_a_device(kind, network, dancer, tmp_path, capsys):
+    words = flags(ckpt_path="run/best.ckpt", DR=dancer, amp="off")
+    call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *flags(device="cpu", network=network, amp="off"))
+    submissions = []
+    for device in ("cpu", kind):
+        capsys.readouterr()
+        with pretend(kind) as accelerator:
+            call_script(tmp_path, "Trainer", "--test", *words, *flags(device=device))
+            call_script(tmp_path, "Tester", *words, *flags(samples=2, device=device, save_root=device))
+            assert (accelerator.operations > 1000) == (device != "cpu")
+        submissions.append(pixels_of(tmp_path / device))
+    assert (submissions[0] - submissions[1]).abs().max() <= 1  # the noise of a test is that of the CPU
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_a_study_runs_on_a_device(kind, dancer, tmp_path, monkeypatch):
+    """With its scripts in this process, where the device is."""
+    def call(scripts, script, words, log):
+        call_script(tmp_path, script, *words)
+        return 0
+
+    monkeypatch.setattr("engine.study.Scripts.call", call)
+    (tmp_path / "tiny.txt").write_text(" ".join(map(str, [*TRAINING, "--device", kind])))
+    with pretend(kind) as accelerator:
+        call_script(tmp_path, "Study", "tiny.txt", *flags(epochs=1, DR=dancer, out="study"))
+        assert accelerator.operations > 1000
+    assert float(read_csv(tmp_path / "study/study.csv")[0]["val_psnr"]) > 0
+
+
+@pytest.mark.parametrize("script", ["Trainer", "Tester"])
+def test_a_macs_cpu_may_help_out_before_torch_is_loaded(script):
+    """PyTorch reads PYTORCH_ENABLE_MPS_FALLBACK when it is loaded; importing cli sets it."""
+    assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
+    imports = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+               for node in ast.parse((ROOT / f"{script}.py").read_text()).body
+               if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert imports.index("cli.errors") < imports.index("torch")
+
+
+@pytest.mark.parametrize("capability, dtype", [((6, 0), "float32"), ((7, 5), "float16"), ((8, 0), "bfloat16")])
+def test_each_gpu_computes_in_what_it_is_fast_at(capability, dtype, dancer, tmp_path, capsys):
+    with pretend("cuda", capability=capability):
+        call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING)
+        device = choose_device("auto")
+        assert str(choose_precision("auto", device)) == f"torch.{dtype}"
+        assert not torch.backends.cudnn.allow_tf32  # labels are encoded in real float32
+        fast = memory_format(device, choose_precision("auto", device))
+        assert (fast == torch.channels_last) == (dtype != "float32")
+    assert f"on cuda:0, computing in {dtype}" in capsys.readouterr().out
+    assert bool(load_checkpoint(tmp_path / "run/last.ckpt")["scaler"]) == (dtype == "float16")
+    assert all(math.isfinite(row["loss"]) for row in metrics_of(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("fault, more", [(lambda terms: terms, 0), (lambda terms: terms + terms[0].item() * 0, 12)])
+def test_an_epoch_reads_the_losses_seldom_and_nothing_else(fault, more, dancer, tmp_path, monkeypatch):
+    """And a read in every step is seen."""
+    reads, train, train_on = [], Trainer.train_one_epoch, ClipTrainer.train_on
+
+    def watched(*arguments):
+        before = accelerator.reads
+        row = train(*arguments)
+        reads.append(accelerator.reads - before)
+        return row
+
+    monkeypatch.setattr(Trainer, "train_one_epoch", watched)
+    monkeypatch.setattr(ClipTrainer, "train_on", lambda *arguments: fault(train_on(*arguments)))
+    with pretend("cuda") as accelerator:
+        call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *flags(batch_size=1, device="cuda", partial=0.7))
+    assert reads == [math.ceil(12 / READ_EVERY) + more]
+
+
+@pytest.mark.parametrize("kind, fault, said", [
+    ("cuda", lambda terms: terms + torch.zeros(len(terms)), "same device"),
+    ("mps", lambda terms: terms.double(), "float64"),
+    ("mps", lambda terms: terms + torch.zeros(len(terms), dtype=torch.float64, device="mps"), "float64"),
+    ("cuda", lambda terms: terms.detach().numpy(), "numpy"),
+    ("cuda", lambda terms: torch.randn(len(terms), generator=torch.Generator(), device="cuda"), "generator")])
+def test_a_fault_on_a_device_is_found(kind, fault, said, dancer, tmp_path, monkeypatch):
+    train_on = ClipTrainer.train_on
+    monkeypatch.setattr(ClipTrainer, "train_on", lambda *arguments: fault(train_on(*arguments)))
+    with pretend(kind), pytest.raises((RuntimeError, TypeError), match=said):
+        call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, "--device", kind)
+
+
+def test_a_host_read_in_a_step_is_counted():
+    with pretend("cuda") as accelerator:
+        x = torch.ones(3, device="cuda")
+        for read in (lambda: x.sum().item(), lambda: x.tolist(), lambda: bool(x.all()), lambda: x.cpu(),
+                     lambda: x.to("cpu"), lambda: torch.zeros(3).copy_(x)):
+            before = accelerator.reads
+            read()
+            assert accelerator.reads > before
+        before = accelerator.reads
+        (x * 2).mean().to("cuda")
+        assert accelerator.reads == before
+
+
+def test_a_sequence_batch_that_does_not_fit_is_generated_in_parts(dancer, tmp_path, monkeypatch, capsys):
+    """The submission is the same, whatever fits."""
+    from engine import evaluation
+
+    generate, sizes = evaluation.generate, []
+
+    def small(model, first_frames, *more):
+        sizes.append(len(first_frames))
+        if len(first_frames) > largest:
+            raise FULL["cuda"]()
+        return generate(model, first_frames, *more)
+
+    call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *flags(device="cpu", amp="off", num_epoch=1))
+    monkeypatch.setattr(evaluation, "generate", small)
+    said = []
+    for largest in (2, 1):
+        call_script(tmp_path, "Tester", *flags(ckpt_path="run/best.ckpt", save_root=str(largest), samples=3, DR=dancer,
+                                               device="cpu", amp="off"))
+        said.append(capsys.readouterr().out)
+    assert sizes == [2, 3, 1, 2, 2, 1, 1, 3, 1, 2, 1, 1]
+    assert "2 sequences at once do not fit" in said[1]
+    assert (pixels_of(tmp_path / "1") - pixels_of(tmp_path / "2")).abs().max() <= 1
+
+
+FULL = {"cuda": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        "cpu": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        "mps": lambda: RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        "python": MemoryError}
+
+
+@pytest.mark.parametrize("kind", FULL)
+@pytest.mark.parametrize("script", ["Trainer", "Trainer --test", "Tester", "training"])
+def test_full_memory_is_told_with_a_remedy(kind, script, dancer, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise FULL[kind]()
+
+    call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *flags(device="cpu", amp="off", num_epoch=1))
+    target = "engine.optimization.ClipTrainer.train_on" if script == "training" else "engine.evaluation.generate"
+    monkeypatch.setattr(target, full)
+    words = {"Trainer": TRAINING, "training": TRAINING, "Trainer --test": ["--test", "--ckpt_path", "run/best.ckpt"],
+             "Tester": ["--ckpt_path", "run/best.ckpt"]}[script]
+    with pytest.raises(SystemExit) as ended:
+        call_script(tmp_path, "Tester" if script == "Tester" else "Trainer", "--DR", dancer, *words, "--device", "cpu",
+                    *(["--overwrite"] if "--num_epoch" in words else []))
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert "memory" in error and ("--batch_size" if script == "training" else "close other programs") in error
+
+
+def no_kernel(*_, **__):
+    raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+
+
+def test_a_gpu_without_kernels_is_named_and_auto_does_without_it(monkeypatch, capsys):
+    with pretend("cuda", capability=(6, 0)):
+        monkeypatch.setattr(torch.Tensor, "add", no_kernel)
+        assert choose_device("auto").type == "cpu"
+        assert "Pretended GPU cannot be used" in capsys.readouterr().out
+        with pytest.raises(devices.UsageError, match="no kernel image is available for execution on the device"):
+            choose_device("cuda")
+
+
+def test_a_driver_that_is_too_old_is_named(monkeypatch, capsys):
+    def not_available():
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). "
+                      "Please update your GPU driver")
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", not_available)
+    assert choose_device("auto").type == "cpu"
+    assert "driver on your system is too old (found version 11040)" in capsys.readouterr().out
+    with pytest.raises(devices.UsageError, match="too old"):
+        choose_device("cuda")
+
+
+def test_no_gpu_at_all_is_nothing_to_say_of_auto(capsys):
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    assert choose_device("auto").type == "cpu" and not capsys.readouterr().out
+
+
+def test_a_gpu_that_is_not_there_is_named():
+    with pretend("cuda"), pytest.raises(devices.UsageError, match="--gpu 1"):
+        choose_device("cuda", gpu=1)

@@ -1,0 +1,248 @@
+"""What other systems, drives, notebooks and programs do to a run."""
+
+import ast
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import cli.files
+import cli.progress
+import faults
+from cli.errors import RunError
+from cli.files import atomic_write, locked, why_no_locks, write_bytes
+from cli.parser import Parser, typed_command, words_of
+from cli.progress import Progress
+from conftest import ROOT, call_script, flags, read_csv
+from engine.checkpoint import load_checkpoint
+
+PRODUCT = [path for path in sorted(ROOT.rglob("*.py"))
+           if not {".venv", "tests", "benchmarks"} & set(path.relative_to(ROOT).parts)]
+
+
+@pytest.fixture
+def train(dancer):
+    return lambda **changed: ["--DR", str(dancer), *faults.TRAINING, *flags(**changed)]
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """No wait between two tries; a list of the waits."""
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    return waits
+
+
+def failing(action, error, times, where=""):
+    """An action that fails the first `times` times that its last argument's name contains `where`."""
+    left = [times]
+
+    def act(*arguments, **more):
+        if any(where in str(argument) for argument in arguments) and left[0]:
+            left[0] -= 1
+            raise error
+        return action(*arguments, **more)
+
+    return act
+
+
+def open_elsewhere():
+    error = PermissionError(errno.EACCES, "The process cannot access the file")
+    error.winerror = 32
+    return error
+
+
+# Files
+
+@pytest.mark.parametrize("times, works", [(1, True), (3, True), (99, False)])
+def test_file_open_elsewhere_on_windows_is_replaced_when_it_is_closed(times, works, tmp_path, at_once, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    monkeypatch.setattr(os, "replace", failing(os.replace, open_elsewhere(), times))
+    if works:
+        with atomic_write(path, "w") as file:
+            file.write("new")
+    else:
+        with pytest.raises(RunError, match="a.txt cannot be written"), atomic_write(path, "w") as file:
+            file.write("new")
+    assert path.read_text() == ("new" if works else "old") and list(tmp_path.iterdir()) == [path]
+    assert len(at_once) == min(times, len(cli.files.WAITS))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOTCONN, errno.ESTALE])
+@pytest.mark.parametrize("times, works", [(2, True), (99, False)])
+def test_file_on_a_drive_that_is_away_is_written_when_it_is_back(number, times, works, tmp_path, at_once, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", failing(os.fsync, OSError(number, "away"), times))
+    if works:
+        write_bytes(path, b"new")
+    else:
+        with pytest.raises(RunError, match="a.txt cannot be written"):
+            write_bytes(path, b"new")
+    assert path.read_bytes() == (b"new" if works else b"old") and list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_is_told_at_once(tmp_path, at_once, monkeypatch):
+    monkeypatch.setattr(os, "fsync", failing(os.fsync, OSError(errno.ENOSPC, "No space left on device"), 99))
+    with pytest.raises(RunError, match="No space left"):
+        write_bytes(tmp_path / "a.txt", b"new")
+    assert not at_once
+
+
+def test_drive_that_cannot_force_a_file_to_disk_is_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", failing(os.fsync, OSError(errno.EINVAL, "Invalid argument"), 99))
+    write_bytes(tmp_path / "a.txt", b"new")
+    assert (tmp_path / "a.txt").read_bytes() == b"new"
+
+
+def test_log_that_cannot_be_written_costs_no_checkpoint(train, call, tmp_path, at_once, monkeypatch):
+    """The run stops with the epoch saved, and --resume writes the whole log again from the checkpoint."""
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        replace, calls = os.replace, []
+
+        def away_after_the_first(source, target):
+            calls.extend([target] if "metrics" in str(target) else [])
+            if len(calls) > 1 and "metrics" in str(target):
+                raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+            return replace(source, target)
+
+        patch.setattr(os, "replace", away_after_the_first)
+        call("Trainer", *train(save_root="run"))
+    assert ended.value.code == 1 and len(at_once) == len(cli.files.WAITS)
+    assert load_checkpoint(tmp_path / "run/last.ckpt")["last_epoch"] == 0
+    assert read_csv(tmp_path / "run/metrics.csv") == []
+    call("Trainer", "--resume", "--save_root", "run")
+    call("Trainer", *train(save_root="whole"))
+    assert faults.differing_files(tmp_path / "run", tmp_path / "whole") == []
+
+
+@pytest.mark.parametrize("saved", ["epoch;loss\n0;0,5\n", "", "\ufeffepoch,loss\n0,0.5\n"])
+def test_log_that_a_spreadsheet_has_saved_is_whole_again_after_resume(saved, train, call, tmp_path):
+    call("Trainer", *train(save_root="run", num_epoch=2))
+    log = tmp_path / "run/metrics.csv"
+    before = log.read_bytes()
+    log.write_text(saved, encoding="utf-8")
+    call("Trainer", "--resume", *flags(save_root="run", num_epoch=3))
+    assert log.read_bytes().startswith(before) and len(read_csv(log)) == 3
+
+
+def test_figures_that_cannot_be_kept_cost_no_checkpoint(train, call, tmp_path, monkeypatch, capsys):
+    def fail(folder, prediction):
+        raise RunError("the drive is away")
+
+    monkeypatch.setattr("engine.recorder.write_best_rollout", fail)
+    call("Trainer", *train(save_root="run", num_epoch=1))
+    assert load_checkpoint(tmp_path / "run/best.ckpt")["last_epoch"] == 0
+    assert "note: the drive is away" in capsys.readouterr().out
+
+
+# Locks and folders
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_drive_without_locks_trains_with_a_note(number, train, call, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fcntl, "flock", failing(fcntl.flock, OSError(number, os.strerror(number)), 99))
+    call("Trainer", *train(save_root="run", num_epoch=1))
+    said = capsys.readouterr().out
+    assert "without locks" in said and os.strerror(number) in said
+    assert (tmp_path / "run/last.ckpt").exists()
+
+
+def test_windows_has_locks_and_no_fcntl(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    assert why_no_locks(tmp_path / ".lock") is None
+    with locked("--save_root", tmp_path):
+        pass
+
+
+def test_no_home_is_needed(train, call, dancer, tmp_path, monkeypatch):
+    data = shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded"))
+    (data / ".decoded").write_text("in the way, like a dataset that cannot be written")
+    for name in ("HOME", "XDG_CACHE_HOME", "USERPROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", failing(Path.home, RuntimeError("Could not determine home directory."), 99))
+    call("Trainer", *train(save_root="run", num_epoch=1, DR=data))
+    assert (tmp_path / "run/last.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", ["a$x_$", "a b", "ä", "100%", "#1", "{x}", "a^2_b", "_hidden"])
+def test_folder_of_any_name_holds_a_run_and_its_figures(name, train, tmp_path):
+    call_script(tmp_path, "Trainer", *train(save_root=name, num_epoch=1), draw=True)
+    call_script(tmp_path, "Trainer", *train(save_root=f"{name}2", num_epoch=1))
+    call_script(tmp_path, "Plotting", name, f"{name}2", *flags(out="figures", figures="loss"))
+    assert (tmp_path / name / "loss.png").exists() and (tmp_path / "figures/loss.png").exists()
+
+
+# Recipes and command lines
+
+@pytest.mark.parametrize("line, words", [
+    (r"--DR C:\data\LAB4 --num_epoch 3", ["--DR", r"C:\data\LAB4", "--num_epoch", "3"]),
+    (r'--DR "C:\my data\LAB4"  # comment', ["--DR", r"C:\my data\LAB4"]),
+    ("--save_root runs/a#1 --lr 1", ["--save_root", "runs/a#1", "--lr", "1"]),
+    ('--save_root "runs/a #1" --lr 1', ["--save_root", "runs/a #1", "--lr", "1"]),
+    ("# it's a comment", []), ("--lr 1 # don't", ["--lr", "1"]), ("#--lr 1", []), ("", []),
+    ("\ufeff--lr 1", ["--lr", "1"]), ("--lr 1\r", ["--lr", "1"]), ("--save_root 'it is'", ["--save_root", "it is"])])
+def test_line_of_a_recipe(line, words):
+    assert Parser("").convert_arg_line_to_args(line) == words
+
+
+def test_quoted_flags_keep_their_backslashes():
+    assert words_of(r'recipes\demo.txt --DR "C:\a b"') == [r"recipes\demo.txt", "--DR", r"C:\a b"]
+
+
+def test_command_is_told_as_the_system_types_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["Trainer.py", "--DR", "my data"])
+    assert typed_command() == "python Trainer.py --DR 'my data'"
+    monkeypatch.setattr(os, "name", "nt")
+    assert typed_command() == 'python Trainer.py --DR "my data"'
+
+
+# Text and logs
+
+def test_every_text_file_is_opened_in_utf_8():
+    """Windows would take the code page of its language."""
+    wrong = []
+    for path in PRODUCT:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+            if name not in ("open", "read_text", "write_text") or any(word.arg == "encoding" for word in node.keywords):
+                continue
+            words = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            of_bytes = name == "open" and any("b" in str(word) for word in words)
+            of_ours = isinstance(node.func, ast.Name) and name == "write_text" or "Image" in ast.unparse(node.func)
+            if not (of_bytes or of_ours or path.name == "files.py" and name == "open"):  # atomic_write's callers say it
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert wrong == []
+
+
+def test_log_file_has_each_epoch_at_once(train, tmp_path):
+    """Also where Python buffers what goes to a file."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open(tmp_path / "log.txt", "w") as log:
+        command = [sys.executable, str(ROOT / "Trainer.py"), *train(save_root=tmp_path / "run", num_epoch=10_000)]
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        try:
+            deadline = time.monotonic() + 60
+            while "epoch   1/" not in (tmp_path / "log.txt").read_text():
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+        finally:
+            process.kill()
+            process.wait()
+    assert "loss" in (tmp_path / "log.txt").read_text()
+
+
+def test_long_job_without_a_terminal_says_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(cli.progress, "SECONDS_BETWEEN_LINES", 0)
+    assert list(Progress(range(3), total=3, unit="step", desc="epoch 4")) == [0, 1, 2]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("epoch 4: 3 of 3 steps, 00:00 gone, 00:00 left") and len(lines) >= 3
+    monkeypatch.setattr(cli.progress, "SECONDS_BETWEEN_LINES", 60)
+    assert list(Progress(range(3), total=3, unit="step", desc="epoch 4")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")

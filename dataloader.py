@@ -17,10 +17,9 @@ from torch.utils.data import Dataset
 
 from cli.errors import UsageError
 from media.decoded import decode_cached, decode_with, first_few, read_images
+from media.images import IMAGE_SUFFIXES
 from modules.pixels import to_unit
 from stage_dancer.dataset import is_dancer, make_dancer
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
 class Dataset_Dance(Dataset):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -44,7 +45,9 @@ def read_images(paths, make_tensor, num_workers):
         return make_tensor(image)
 
     compute_threads = torch.get_num_threads()  # one per worker: more would wait for one another at every image
-    with ThreadPoolExecutor(max(num_workers, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with (ThreadPoolExecutor(max(num_workers, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+          warnings.catch_warnings()):
+        warnings.filterwarnings("ignore", module="PIL")  # about metadata; an image that it cannot read is an error
         images = list(Progress(pool.map(read, paths), desc=f"reading {paths[0].parent.name}", total=len(paths),
                                unit="image"))
     torch.set_num_threads(compute_threads)

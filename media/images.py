@@ -1,58 +1,96 @@
 """Read and resize images. An image is uint8 RGB, [3, H, W]."""
 
-import imageio.v3 as iio
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch.nn import functional
 
 from cli.errors import UsageError
 
 LARGEST_IMAGE = 2**26  # pixels, twice an 8K frame: a small file may claim to unpack to far more
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is looser, and Pillow prints a warning before it
+Image.MAX_IMAGE_PIXELS = LARGEST_IMAGE // 2  # Pillow refuses more than twice as many, also inside an icon
+Image.preinit()  # the usual formats, so that they are tried first
+Image.init()
+# Pillow knows these by name only, and would start another program for EPS.
+FORMATS = [name for name in Image.ID if name not in ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")]
+IMAGE_SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+
+COLOUR_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+MODES_16_BITS = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
+TURNS = {  # by EXIF orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90}
+KEY_TO_8_BITS = {  # the transparent colour of a PNG, by the bits in the file; Pillow scales the pixels alone
+    "L;2": lambda grey: 85 * grey, "L;4": lambda grey: 17 * grey,
+    "RGB;16B": lambda colour: tuple(value >> 8 for value in colour)}
 
 
 def read_image(path):
-    """Read an image file as uint8 RGB, [3, H, W].
+    """Read an image file as uint8 RGB, [3, H, W], as a viewer shows it.
 
-    Grey and palette images become RGB, 16 bits are scaled to 8, and transparency is laid over white, as in a viewer.
-    Raises UsageError naming the file if it is not such an image.
+    Takes the first frame, turns it as its EXIF orientation says, converts any colours to RGB, scales 16 bits to 8, and
+    lays transparency over white. Raises UsageError naming the file if it is not such an image.
     """
-    pixels = _decode(path)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * 255
-    elif pixels.dtype != np.uint8:
-        if pixels.dtype.kind not in "ui" or pixels.max(initial=0) > 65535 or pixels.min(initial=0) < 0:
-            raise UsageError(f"{path} has pixels of type {pixels.dtype}; save it with 8 bits a channel")
-        pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    if pixels.shape[2] in (2, 4):
-        alpha = pixels[..., -1:].astype(np.uint16)
-        over_white = pixels[..., :-1] * alpha + 255 * (255 - alpha)
-        pixels = ((over_white + 127) // 255).astype(np.uint8)
-    if pixels.shape[2] == 1:
-        pixels = pixels.repeat(3, axis=2)
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
-
-
-def _decode(path):
-    """Unpack the pixels of an image file in their own type, [H, W] or [H, W, channels]; raises UsageError."""
     try:
-        with iio.imopen(path, "r", plugin="pillow") as file:
-            height, width = file.properties(index=0).shape[:2]
-            if height * width > LARGEST_IMAGE:
-                raise UsageError(f"{path} is {width} x {height} pixels, too many; make it smaller")
-            metadata = file.metadata(index=0)
-            keyed = "transparency" in metadata and not metadata["mode"].startswith("I")  # one colour is transparent
-            return np.asarray(file.read(index=0, mode="RGBA" if keyed else None))
+        with Image.open(path, formats=FORMATS) as image:
+            pixels = _to_rgb(_upright(_load(image)), path)
     except UsageError:
         raise
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist") from None
+    except Image.DecompressionBombError:
+        raise UsageError(f"{path} has more than {LARGEST_IMAGE} pixels, too many; make it smaller") from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{path} cannot be read as an image ({reason[:120]}); replace the file") from None
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
+
+
+def _load(image):
+    """Unpack the pixels of an opened image; the transparent colour of a PNG is scaled to 8 bits with them."""
+    if image.format == "PNG" and "transparency" in image.info and image.tile[0].args in KEY_TO_8_BITS:
+        image.info["transparency"] = KEY_TO_8_BITS[image.tile[0].args](image.info["transparency"])
+    image.load()
+    return image
+
+
+def _upright(image):
+    """Turn a loaded image as its EXIF orientation says; with a broken EXIF block it stays as it lies."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # a broken block raises almost anything
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image, path):
+    """Convert a loaded image to uint8 RGB, [H, W, 3]; raises UsageError if its mode has no such colours."""
+    if image.mode in MODES_16_BITS:
+        return _from_16_bits(image, path)
+    if image.mode not in COLOUR_MODES:
+        raise UsageError(f"{path} has pixels of mode {image.mode}; save it as RGB with 8 bits a channel")
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow has no shorter way to RGBA
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    pixels = np.asarray(image.convert("RGBA"))
+    alpha = pixels[..., 3:].astype(np.uint16)
+    over_white = pixels[..., :3] * alpha + 255 * (255 - alpha)
+    return ((over_white + 127) // 255).astype(np.uint8)
+
+
+def _from_16_bits(image, path):
+    """Scale grey pixels from 0..65535 to 0..255; a transparent grey becomes white. Returns uint8 [H, W, 3]."""
+    pixels = np.asarray(image)
+    if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
+        raise UsageError(f"{path} has pixels of mode {image.mode} beyond 0 to 65535; save it with 8 bits a channel")
+    grey = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    if getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:  # a TIFF in which 0 is white
+        grey = 255 - grey
+    if "transparency" in image.info:
+        grey[pixels == image.info["transparency"]] = 255
+    return grey[..., None].repeat(3, axis=2)
 
 
 def resize_image(image, frame_size):

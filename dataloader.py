@@ -4,10 +4,12 @@
     DR/val/val_img/*.png              DR/val/val_label/*.png
     DR/test/test_img/{s}/0.png        DR/test/test_label/{s}/*.png     (s = 0, 1, ...)
 
-A label has the name of its frame: a whole number, optionally after `frame`. If the train folder joins several
-sequences, sequences.txt holds their lengths, one per line.
+A label has the name of its frame: a whole number, optionally after `frame`. The first frame of a test sequence has the
+number of the first label. Any image format that Pillow reads will do, and so will links. If the train folder joins
+several sequences, sequences.txt holds their lengths, one per line.
 """
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -107,6 +109,7 @@ def existing_root(root):
     """Return the dataset's folder as a Path; raises UsageError if it does not exist."""
     root = Path(root)
     if not root.is_dir():
+        _refuse_dead_link(root)
         raise UsageError(f"--DR {root} is not a folder; give the folder that holds train, val and test")
     return root
 
@@ -126,8 +129,8 @@ def dataset_or_dancer(root):
 
 def list_frames_and_labels(root, mode):
     """List the paths of the frames and of the labels of "train" or "val", in order; raises UsageError."""
-    frames = _list_images(root / mode / f"{mode}_img", root)
-    labels = _list_images(root / mode / f"{mode}_label", root)
+    frames = _list_images(root / mode / f"{mode}_img")
+    labels = _list_images(root / mode / f"{mode}_label")
     lone = [f"label missing for frame {number} in {root / mode / f'{mode}_label'}" for number in frames.keys() - labels]
     lone += [f"frame missing for label {number} in {root / mode / f'{mode}_img'}" for number in labels.keys() - frames]
     if lone:
@@ -137,26 +140,31 @@ def list_frames_and_labels(root, mode):
 
 def list_test_sequences(root):
     """List the test sequences: their names, first frames and labels (one list for each); raises UsageError."""
-    folder = root / "test" / "test_label"
+    images, folder = root / "test" / "test_img", root / "test" / "test_label"
     names = [path.name for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
     if not names:
+        _refuse_dead_link(folder)
         raise UsageError(f"{folder} has no sequences; put the labels of sequence s into {folder / 's'}")
     names.sort(key=int)
-    first_frames = []
+    first_frames, labels = [], []
     for name in names:
-        frames = _list_images(root / "test" / "test_img" / name, root)
-        if 0 not in frames:
-            raise UsageError(f"{root / 'test' / 'test_img' / name / '0.png'} is missing: its first frame")
-        first_frames.append(frames[0])
-    return names, first_frames, [list(_list_images(folder / name, root).values()) for name in names]
+        frames, numbered_labels = _list_images(images / name), _list_images(folder / name)
+        first = min(numbered_labels)  # frame t is generated from label t, so another first frame would shift all labels
+        if first not in frames:
+            raise UsageError(f"{images / name} has no frame {first}, the number of the first label in "
+                             f"{folder / name}; name the first frame {first}.png")
+        first_frames.append(frames[first])
+        labels.append(list(numbered_labels.values()))
+    return names, first_frames, labels
 
 
 def read_sequence_lengths(path, frames):
     """Read the lengths of the sequences in a folder of `frames` frames; without the file it is one sequence."""
     if not path.exists():
+        _refuse_dead_link(path)
         return [frames]
     try:
-        lengths = [int(word) for word in path.read_text(encoding="utf-8-sig").split()]
+        lengths = [int(word) for word in path.read_text(encoding="utf-8-sig").split()]  # Notepad's text begins with a mark
     except (OSError, ValueError):  # not text, not a number, or thousands of digits
         lengths = [0]
     if min(lengths, default=0) < 1 or sum(lengths) != frames:
@@ -164,36 +172,65 @@ def read_sequence_lengths(path, frames):
     return lengths
 
 
-def _list_images(folder, root):
+def _list_images(folder):
     """List the images of a folder in order, {number: path}; raises UsageError."""
     if not folder.is_dir():
+        _refuse_dead_link(folder)
         raise UsageError(f"{folder} is missing; --DR wants the LAB4 layout (README, Your own data)")
-    paths, inside = {}, os.path.join(os.path.realpath(root), "")
-    linked = not os.path.realpath(folder).startswith(inside)
+    images, others = {}, {}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        path = folder / entry.name
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
+        if entry.name.startswith("."):  # such as the ._0.png that macOS puts beside 0.png
             continue
+        path = folder / entry.name
         match = re.fullmatch(r"(?:frame)?([0-9]+)", path.stem)
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            if match:
+                others.setdefault(int(match[1]), path)
+            continue
         if not match:
-            shown = path if str(path).isprintable() else repr(str(path))  # a line break may be in a name
-            raise UsageError(f"{shown} is not named by a number; name it like 0.png, or move it away")
+            raise UsageError(f"{_printable(path)} is not named by a number; name it like 0.png, or move it away")
         number = int(match[1])
-        if number in paths:
-            raise UsageError(f"{path} and {paths[number].name} are both number {number}; remove one")
-        paths[number] = path
-        if linked or entry.is_symlink() and not os.path.realpath(path).startswith(inside):
-            raise UsageError(f"{path} is a link that leads out of {root}; put the file itself there")
+        if number in images:
+            raise UsageError(f"{path} and {images[number].name} are both number {number}; remove one")
+        images[number] = path
         if not (path.is_file() if entry.is_symlink() else entry.is_file()):
-            raise UsageError(f"{path} is not a file, or is a broken link; replace it")
-    if not paths:
+            _refuse_dead_link(path)
+            raise UsageError(f"{path} is not a file; replace it")
+    _refuse_other_formats([path for number, path in others.items() if number not in images and not path.is_dir()])
+    if not images:
         raise UsageError(f"{folder} has no images in it; put them there, named 0.png, 1.png, ...")
-    missing = max(paths) - min(paths) + 1 - len(paths)
+    missing = max(images) - min(images) + 1 - len(images)
     if missing:
-        first = next(number + 1 for number in sorted(paths) if number + 1 not in paths)
+        first = next(number + 1 for number in sorted(images) if number + 1 not in images)
         print(f"note: {folder} skips {missing} number{'s' * (missing > 1)}, the first of them {first}; the frames "
               "around a gap count as neighbours")
-    return dict(sorted(paths.items()))
+    return dict(sorted(images.items()))
+
+
+def _refuse_other_formats(paths):
+    """Raise UsageError if there are numbered files that would be frames or labels, but are not in an image format."""
+    if paths:
+        path, more = paths[0], f" (and {len(paths) - 1} more like it)" if len(paths) > 1 else ""
+        suffix = f"the suffix {path.suffix}" if path.suffix else "no suffix"
+        raise UsageError(f"{_printable(path)} has {_printable(suffix)}, which is not an image format's; convert it to "
+                         f".png, or move it away{more}")
+
+
+def _refuse_dead_link(path):
+    """Raise UsageError if a path, or a folder that it is in, is a link that leads nowhere."""
+    for place in [*path.parents[::-1], path]:
+        try:
+            place.stat()
+        except OSError as error:
+            if place.is_symlink():
+                kind = "an endless link" if error.errno == errno.ELOOP else "a broken link"
+                raise UsageError(f"{_printable(place)} is {kind}; replace it, or remove it") from None
+            return
+
+
+def _printable(text):
+    """Return a name as text in one line; a line break may be in a file's name."""
+    return str(text) if str(text).isprintable() else repr(str(text))
 
 
 def describe_dataset(root):

@@ -93,6 +93,71 @@ def test_test_sequences_are_in_order_each_with_its_first_frame_and_all_its_label
         assert_clip(item, images(1, seed=number), images(length, seed=50 + number))
 
 
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_first_frame_of_a_test_sequence_is_the_one_of_its_first_label(tmp_path, first):
+    frames, labels = images(9), images(5, seed=1)
+    for kind, pixels, numbers in (("img", frames, range(9)), ("label", labels, range(first, first + 5))):
+        folder = tmp_path / f"test/test_{kind}/0"
+        folder.mkdir(parents=True)
+        for number, image in zip(numbers, pixels):
+            iio.imwrite(folder / f"{number}.png", image)
+    assert_clip(open_set(tmp_path, "test")[0], frames[first:first + 1], labels)
+    (tmp_path / f"test/test_img/0/{first}.png").unlink()
+    with pytest.raises(UsageError, match=f"test_img/0 has no frame {first}, .*; name the first frame {first}.png"):
+        open_set(tmp_path, "test")
+    assert any(f"test_img/0 has no frame {first}," in problem for problem in describe_dataset(tmp_path)[0])
+
+
+def test_hidden_files_and_sidecars_are_no_images(tmp_path):
+    frames, labels = write_split(tmp_path, "train", 4)
+    for name in ("._0.png", ".0.png", "._x.png", ".DS_Store", "0.txt", "3.json", "frame1.xmp", "Thumbs.db", "0.png~"):
+        (tmp_path / "train/train_img" / name).write_bytes(b"of another program")
+    (tmp_path / "train/train_label/9").mkdir()
+    assert_clip(open_set(tmp_path)[0], frames, labels)
+
+
+@pytest.mark.parametrize("name, words", [
+    ("4.heic", "4.heic has the suffix .heic, .*convert it to .png"), ("frame0004.TXT", "suffix .TXT"),
+    ("4", "no suffix"), ("4.he\nic", "suffix .he.nic")])
+def test_a_numbered_file_that_is_no_image_and_has_none_beside_it_is_named(tmp_path, name, words):
+    write_split(tmp_path, "train", 4)
+    (tmp_path / "train/train_img" / name).write_bytes(b"what may be frame 4")
+    with pytest.raises(UsageError, match=words) as error:
+        open_set(tmp_path)
+    assert "\n" not in str(error.value) and "more like it" not in str(error.value)
+    (tmp_path / "train/train_img/5.raw").write_bytes(b"what may be frame 5")
+    with pytest.raises(UsageError, match="and 1 more like it"):
+        open_set(tmp_path)
+
+
+def test_images_and_folders_may_be_links_to_anywhere(tmp_path):
+    frames, labels = write_split(tmp_path / "elsewhere", "train", 4)
+    folder, root = tmp_path / "elsewhere/train", tmp_path / "data"
+    (root / "train/train_img").mkdir(parents=True)
+    for path in (folder / "train_img").iterdir():
+        (root / "train/train_img" / path.name).symlink_to(path)
+    (root / "train/train_label").symlink_to(folder / "train_label")
+    assert_clip(open_set(root)[0], frames, labels)
+    (tmp_path / "whole").symlink_to(root)
+    assert_clip(open_set(tmp_path / "whole")[0], frames, labels)
+
+
+@pytest.mark.parametrize("target, kind", [("nowhere", "a broken"), ("itself", "an endless")])
+@pytest.mark.parametrize("place", ["train/train_img/2.png", "train/train_label", "train", "train/sequences.txt", "",
+                                   "test/test_img/0", "test/test_img/0/0.png", "test/test_label", "test/test_label/0"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, place, target, kind):
+    root = tmp_path / "data"
+    write_split(root, "train", 4, [4])
+    write_folder(root / "test/test_img/0", images(1))
+    write_folder(root / "test/test_label/0", images(4))
+    path = root / place
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.symlink_to(path if target == "itself" else tmp_path / target)
+    with pytest.raises(UsageError) as error:
+        open_set(root, place.split("/")[0] or "train")
+    assert str(error.value).startswith(f"{path} is {kind} link;")
+
+
 def test_clips_lie_within_their_sequences_and_in_the_end_cover_them(tmp_path):
     lengths, video_len = [7, 3, 4, 12, 5], 4
     write_split(tmp_path, "train", sum(lengths), lengths)

@@ -1,10 +1,12 @@
 """What belongs to the course alone: its submission file, its ground truth file and its score."""
 
+from itertools import zip_longest
+
 import numpy as np
 import torch
 
 from cli.errors import RunError, UsageError
-from media.pixel_csv import PUBLIC_SEQUENCES, read_pixels_csv, write_pixels_csv
+from media.pixel_csv import PUBLIC_SEQUENCES, iterate_pixels_csv, read_pixels_csv, write_pixels_csv
 from modules.metrics import psnr
 
 SCORED_FRAMES = 600
@@ -20,11 +22,16 @@ def course_score(prediction, target, public=None):
         public = [number < PUBLIC_SEQUENCES for number in range(len(target))]
     scored = slice(1, SCORED_FRAMES + 1)
     scores = torch.stack([
-        psnr(predicted[scored], true[scored]).mean() for predicted, true in zip(prediction, target)
+        psnr_of_frames(predicted[scored], true[scored]).mean() for predicted, true in zip(prediction, target)
     ])
     public = torch.tensor(public)
     parts = {"score": scores, "public": scores[public], "private": scores[~public]}
     return {name: part.mean().item() if len(part) else None for name, part in parts.items()}
+
+
+def psnr_of_frames(prediction, target, chunk=64):
+    """PSNR in dB of each frame of a video, uint8 [T, 3, H, W] -> [T]; a chunk of frames becomes floats at a time."""
+    return torch.cat([psnr(predicted, true) for predicted, true in zip(prediction.split(chunk), target.split(chunk))])
 
 
 def read_truth(path, labels, frames):
@@ -39,13 +46,22 @@ def read_truth(path, labels, frames):
     if usage is None:
         return truth, None
     starts = np.cumsum([0, *lengths])
-    return truth, ["Public" in usage[start:stop] for start, stop in zip(starts, starts[1:])]
+    usage = [word.lower() for word in usage]
+    return truth, ["public" in usage[start:stop] for start, stop in zip(starts, starts[1:])]
 
 
 def write_submission(path, predictions, check=True):
     """Write predicted sequences, uint8 [T, 3, H, W] each, as the course's submission; `check` reads it back."""
     write_pixels_csv(path, [video.numpy() for video in predictions])
-    if check:
-        pixels, _ = read_pixels_csv(path, "submission")
-        if not np.array_equal(pixels, torch.cat(predictions).flatten(1).numpy()):
-            raise RunError(f"{path} does not hold what was written; is the disk full?")
+    if check and not _holds(path, predictions):
+        raise RunError(f"{path} does not hold what was written; is the disk full?")
+
+
+def _holds(path, predictions):
+    """Tell whether a submission holds these sequences; only one of its rows is in memory at a time."""
+    rows = iterate_pixels_csv(path, "submission")
+    frames = (frame.flatten().numpy() for video in predictions for frame in video)
+    for number, (row, frame) in enumerate(zip_longest(rows, frames)):
+        if row is None or frame is None or row[1] != number or not np.array_equal(row[2], frame):
+            return False
+    return True

@@ -1,11 +1,15 @@
 """Frames as a CSV of pixels: the course's submission and its ground truth."""
 
+import codecs
+import csv
+
 import numpy as np
 
 from cli.errors import UsageError
 from cli.files import atomic_write
 
 PUBLIC_SEQUENCES = 3  # test sequences that count to the public score; the others are private
+SEPARATORS = ",;\t"  # spreadsheets of some countries write semicolons
 _DIGITS = np.array([str(value) for value in range(256)], dtype=object)
 
 
@@ -28,46 +32,114 @@ def write_pixels_csv(path, sequences, usage=None):
 
 
 def pixels_of_a_frame(path):
-    """The number of pixel columns of a file, from its first line."""
-    with open(path, errors="replace") as file:
-        return sum(name.isdecimal() for name in file.readline().strip().split(","))
+    """Count the pixel columns of a file, from its first line."""
+    with _open_text(path, errors="replace") as file:
+        return sum(name.isdecimal() for name in _read_header(file)[0])
 
 
 def read_pixels_csv(path, flag):
-    """Read what write_pixels_csv writes: uint8 [rows, pixels] in the order of the ids, and the column Usage as a list
-    of words, or None.
+    """Read what write_pixels_csv writes, also after another program has saved it.
 
-    Raises UsageError naming `flag` and the file.
+    Returns uint8 [rows, pixels] in the order of the ids, and the column Usage as a list of words, or None. Raises
+    UsageError naming `flag` and the file.
+    """
+    pixels = None
+    for rows, row, values, word in iterate_pixels_csv(path, flag):
+        if pixels is None:
+            pixels, usage = np.empty((rows, len(values)), np.uint8), [None] * rows
+        pixels[row], usage[row] = values, word
+    return pixels, None if usage[0] is None else usage
+
+
+def iterate_pixels_csv(path, flag):
+    """Yield for each row of a file: the number of rows, the id, the pixels as uint8, and the Usage or None.
+
+    One line is in memory at a time. The ids are 0 to the number of rows, in any order, each once. Raises UsageError
+    naming `flag` and the file.
     """
     try:
-        with open(path, newline="") as file:
-            header = file.readline().rstrip("\r\n").split(",")
-            lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        rows = _count_rows(path)
+        with _open_text(path) as file:
+            yield from _parse_rows(file, rows, f"{flag} {path}")
+    except (OSError, UnicodeError) as error:
         raise UsageError(f"{flag} {path} cannot be read ({error.__class__.__name__}); give a CSV file") from None
-    pixel_columns = [place for place, name in enumerate(header) if name.isdecimal()]
-    if "id" not in header or [header[place] for place in pixel_columns] != list(map(str, range(len(pixel_columns)))):
-        raise UsageError(f"{flag} {path} has no columns id, 0, 1, ... in its first line; give a file that has")
-    id_column, usage_column = header.index("id"), header.index("Usage") if "Usage" in header else None
-    first, last = (pixel_columns[0], pixel_columns[-1] + 1) if pixel_columns else (0, 0)
-    pixels = np.empty((len(lines), len(pixel_columns)), np.uint8)
-    usage = [None] * len(lines)
+
+
+def _open_text(path, errors="strict"):
+    """Open a text file in UTF-8, or in UTF-16 if it begins with that byte order mark, as PowerShell writes it."""
+    with open(path, "rb") as file:
+        utf_16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return open(path, encoding="utf-16" if utf_16 else "utf-8-sig", errors=errors)
+
+
+def _count_rows(path):
+    """Count the lines below the first, up to the last that is not blank; a row of separators alone is blank."""
+    last = 0
+    with _open_text(path) as file:
+        for number, line in enumerate(file):
+            if line.strip(f"{SEPARATORS} \n"):
+                last = number
+    return last
+
+
+def _read_header(file):
+    """Read the first line of an open file: the names of the columns in small letters, and the separator of cells."""
+    line = file.readline()
+    separator = max(SEPARATORS, key=line.count)
+    try:
+        return [name.strip().lower() for name in _split(line, separator)], separator
+    except ValueError:
+        return [], separator
+
+
+def _split(line, separator):
+    """Split a line into its cells, without their quotes; raises ValueError."""
+    if line.count('"') % 2:
+        raise ValueError("a quote is not closed")
+    try:
+        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+
+
+def _parse_rows(file, rows, name):
+    """Yield what iterate_pixels_csv does from an open file; raises UsageError with the `name` of the file."""
+    header, separator = _read_header(file)
+    places = [place for place, column in enumerate(header) if column.isdecimal()]
+    first, last = (places[0], places[-1] + 1) if places else (0, 0)
+    if not places or "id" not in header or header[first:last] != list(map(str, range(len(places)))):
+        raise UsageError(f"{name} has no columns id, 0, 1, ... in its first line; give a file that has")
+    if not rows:
+        raise UsageError(f"{name} has no rows below its first line; give a file that has")
+    usage = header.index("usage") if "usage" in header else None
     seen = set()
-    for number, line in enumerate(lines, start=2):
-        cells = line.split(",")
+    for number, line in zip(range(2, rows + 2), file):
         try:
-            if len(cells) != len(header) or not 0 < last - first == len(pixel_columns):
+            cells = _split(line, separator)
+            if len(cells) != len(header):
                 raise ValueError
-            row = int(cells[id_column])
-            values = np.fromstring(",".join(cells[first:last]), sep=",")  # stops at a word that is not a number
-            if values.size != len(pixel_columns) or not ((0 <= values) & (values <= 255)).all():
-                raise ValueError
-            if not 0 <= row < len(lines) or row in seen:
+            row, pixels = _row_number(cells[header.index("id")]), _pixels(cells[first:last])
+            if not 0 <= row < rows or row in seen:
                 raise ValueError
         except ValueError:
-            raise UsageError(f"{flag} {path}, line {number}: not {len(header)} cells with a new id below {len(lines)} "
+            raise UsageError(f"{name}, line {number}: not {len(header)} cells with a new id below {rows} "
                              "and pixels from 0 to 255") from None
         seen.add(row)
-        pixels[row] = values.round()
-        usage[row] = cells[usage_column] if usage_column is not None else None
-    return pixels, usage if usage_column is not None else None
+        yield rows, row, pixels, None if usage is None else cells[usage].strip()
+
+
+def _row_number(cell):
+    """Read an id, also one such as `0.0`; raises ValueError."""
+    number = float(cell)
+    if not number.is_integer():
+        raise ValueError("not a whole number")
+    return int(number)
+
+
+def _pixels(cells):
+    """Read cells as pixels, uint8 [pixels]; raises ValueError."""
+    text = ",".join(cells)
+    values = np.fromstring(text, sep=",")  # stops at a word that is not a number
+    if values.size != len(cells) or text.count(",") != len(cells) - 1 or not ((0 <= values) & (values <= 255)).all():
+        raise ValueError("not numbers from 0 to 255")
+    return values.round().astype(np.uint8)

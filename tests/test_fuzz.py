@@ -94,10 +94,17 @@ def images_of_all_kinds():
     pictures = [Image.fromarray(PIXELS[..., :3]), Image.fromarray(PIXELS), Image.fromarray(GREY), palette,
                 Image.fromarray(PIXELS[..., :2]), Image.fromarray(GREY > 99),
                 Image.fromarray(GREY.astype(np.uint16) * 257)]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation
     return [("0.png", encode(picture, format="PNG")) for picture in pictures] + [
         ("0.png", encode(palette, format="PNG", transparency=0)),
         ("0.png", encode(pictures[0], format="PNG", save_all=True, append_images=pictures[:1])),
-        ("0.jpg", encode(pictures[0], format="JPEG")), ("0.jpeg", encode(pictures[2], format="JPEG"))]
+        ("0.jpg", encode(pictures[0], format="JPEG")), ("0.jpeg", encode(pictures[2], format="JPEG")),
+        ("0.jpg", encode(pictures[0], format="JPEG", exif=turned)),
+        ("0.png", encode(pictures[0], format="PNG", exif=turned)),
+        ("0.webp", encode(pictures[1], format="WEBP", lossless=True, exif=turned)),
+        ("0.gif", encode(palette, format="GIF", save_all=True, append_images=pictures[:1])),
+        ("0.bmp", encode(pictures[0], format="BMP"))]
 
 
 def split_png(data):
@@ -336,8 +343,9 @@ def test_ground_truth(outcome, tmp_path):
         read = outcome(number, lambda: read_truth(path, labels, frames))
         results.append(read)
         if read:  # then it is what the table says
-            with open(path, newline="") as file:
-                rows = sorted(csv.DictReader(file, quoting=csv.QUOTE_NONE), key=lambda row: int(row["id"]))
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row["id"].strip()]
+            rows.sort(key=lambda row: float(row["id"]))
             pixels = [[float(row[str(column)]) for column in range(18)] for row in rows]
             np.testing.assert_array_equal(torch.cat(read[0]).flatten(1), np.round(pixels))
     assert_some_of_both(results)

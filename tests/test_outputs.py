@@ -1,18 +1,20 @@
 """The files of a run: what is written can be read back, and means what it says."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cli.errors import UsageError
+from cli.errors import RunError, UsageError
 from cli.files import atomic_write, write_json
 from conftest import read_csv
+from engine.course import read_truth, write_submission
 from engine.logs import METRICS_COLUMNS, rows_before, write_epoch_logs, write_psnr_per_frame
 from media.gif import write_comparison_gif, write_gif
-from media.pixel_csv import read_pixels_csv, write_pixels_csv
+from media.pixel_csv import pixels_of_a_frame, read_pixels_csv, write_pixels_csv
 
 FRAME_MILLISECONDS = 20
 
@@ -69,12 +71,68 @@ def test_csv_is_read_by_its_header_and_ids_whatever_their_order(tmp_path):
     assert read.tolist() == [[1, 2], [3, 4]] and usage == ["Private", "Public"]
 
 
+PLAIN = "id,0,1,Usage\n0,1,2,Public\n1,3,4,Private\n"
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text, lambda text: text.replace("\n", "\r\n"), lambda text: text.replace("\n", "\r"),
+    lambda text: text.replace("\n0,", "\n0.0,").replace("\n1,", "\n1.0,"), lambda text: text + "\n \n\t\r\n,,,\n",
+    lambda text: '"' + text[:-1].replace(",", '","').replace("\n", '"\n"') + '"\n', lambda text: text.replace("\n", " \n"),
+    lambda text: text.replace(",", " , "), lambda text: text.replace(",", ';'), lambda text: text.replace(",", "\t"),
+    lambda text: text.lower(), lambda text: text.replace("id", "ID"), lambda text: text[:-1],
+    lambda text: "," + text.replace("\n0", "\n0,0").replace("\n1", "\n1,1"),
+    lambda text: text.replace("1,2", "1.0,2e0"), lambda text: text.replace("\n", ",,\n"),
+    lambda text: text.replace('0,1', '"0", "1"')])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_csv_saved_anew_by_another_program_is_the_same(tmp_path, change, encoding):
+    """A spreadsheet, a text editor, pandas or PowerShell."""
+    (tmp_path / "a.csv").write_bytes(change(PLAIN).encode(encoding))
+    read, usage = read_pixels_csv(tmp_path / "a.csv", "--gt")
+    assert read.tolist() == [[1, 2], [3, 4]] and [word.lower() for word in usage] == ["public", "private"]
+    assert pixels_of_a_frame(tmp_path / "a.csv") == 2
+    frames = [torch.zeros(1, 1, 1, 2, dtype=torch.uint8)] * 2
+    truth, public = read_truth(tmp_path / "a.csv", frames, frames)
+    assert torch.cat(truth).flatten(1).tolist() == [[1, 2], [3, 4]] and public == [True, False]
+
+
+def test_a_large_csv_is_read_and_checked_a_line_at_a_time(tmp_path):
+    """The text has 1.1 MB, the pixels have 0.3 MB."""
+    videos = [torch.from_numpy(pixels(100, 3, 16, 32, seed=seed)) for seed in range(2)]
+
+    def peak(function):
+        tracemalloc.start()
+        function()
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    write_submission(tmp_path / "a.csv", videos, check=False)
+    row = 600_000  # bytes: the header and the cells of a row are Python objects
+    assert peak(lambda: read_pixels_csv(tmp_path / "a.csv", "--gt")) < row + sum(video.numel() for video in videos)
+    assert peak(lambda: write_submission(tmp_path / "a.csv", videos)) < row
+
+
+@pytest.mark.parametrize("wrong", [
+    lambda text: text[:text.rindex("\n", 0, -1) + 1], lambda text: text + "2,0,0\n", lambda text: text[:-2] + "9\n",
+    lambda text: text.replace("\n0,", "\n2,").replace("\n1,", "\n0,").replace("\n2,", "\n1,")],
+    ids=["a row less", "a row more", "another pixel", "rows exchanged"])
+def test_a_submission_that_was_not_written_as_it_is_meant_is_told(tmp_path, monkeypatch, wrong):
+    def write(path, *_):
+        path.write_text(wrong("id,0,1\n0,1,2\n1,3,4\n"))
+
+    monkeypatch.setattr("engine.course.write_pixels_csv", write)
+    with pytest.raises(RunError, match="a.csv does not hold what was written"):
+        write_submission(tmp_path / "a.csv", [torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).reshape(2, 1, 1, 2)])
+
+
 @pytest.mark.parametrize("text, line", [
     ("", None), ("id\n0\n", None), ("0,1\n1,2\n", None), ("id,0,2\n0,1,2\n", None), ("id,0\n0,256\n", 2),
     ("id,0\n0,-1\n", 2), ("id,0\n0,1\n0,1\n", 3), ("id,0\n0,1\n2,1\n", 3), ("id,0\n0,x\n", 2),
     ("id,0\n0,1\n1,1,1\n", 3), ("id,0\n0,nan\n", 2), ("id,0\n0,\n", 2), ("id,0\n-1,3\n", 2),
     ("id,0\n0.5,3\n", 2), ("id,0\n0,1\n\n1,2\n", 3), ("id,0\n0,1x\n", 2), ("id,0,1\n0,1 2,3\n", 2),
-    ("id,0,1\n0,1,x\n", 2), ("id,0,1\n0,,3\n", 2)])
+    ("id,0,1\n0,1,x\n", 2), ("id,0,1\n0,,3\n", 2), ("id,0\n", None), ('id,0\n"0,1\n', 2), ('id,0\n0,1"\n', 2),
+    ('"id,0\n0,1\n', None), ('id,0,1\n0,"1,2",""\n', 2), ("id,0\n,\n0,1\n", 2), ("id;0;1\n0;1,5;2\n", 2),
+    ("id,0\nnan,1\n", 2), ("id,0,Usage,1\n0,1,x,2\n", None), ("id,0,1\n0,1,2\n1,3\n", 3)])
 def test_a_csv_that_is_none_is_refused_with_its_line(tmp_path, text, line):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(UsageError, match="--gt .*a.csv") as error:

@@ -15,13 +15,13 @@ import torch
 
 from dataloader import Dataset_Dance, dataset_or_dancer
 from engine.checkpoint import build_model
-from engine.course import course_score, read_truth, write_submission
+from engine.course import course_score, psnr_of_frames, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
 from engine.evaluation import generate_sequences, score_all, score_table
 from engine.logs import write_psnr_per_frame
 from engine.resume import tester_flags
 from media.gif import write_comparison_gif, write_gif
-from modules.metrics import psnr, summarise
+from modules.metrics import summarise
 
 
 def main():
@@ -61,11 +61,16 @@ def open_sequences(root, split, val_vi_len, options):
     sequences = Dataset_Dance(root, None, split, val_vi_len, **options)
     if split == "test":
         return sequences.names, sequences.frames, sequences.labels
-    return list(map(str, range(len(sequences)))), *sequences.clips(sequences.starts())
+    clips = [slice(start, start + val_vi_len) for start in sequences.starts().tolist()]
+    names = list(map(str, range(len(clips))))
+    return names, [sequences.frames[clip] for clip in clips], [sequences.labels[clip] for clip in clips]
 
 
 def write_gifs(folder, names, labels, predictions, truth):
-    """Write pred_seq{s}.gif, and compare_seq{s}.gif with the label and any truth beside it, in parallel threads."""
+    """Write pred_seq{s}.gif, and compare_seq{s}.gif with the label and any truth beside it, in two threads.
+
+    Each thread holds all frames of its GIF, in a byte a pixel.
+    """
 
     def write(number):
         videos = {"label": labels[number], "prediction": predictions[number]}
@@ -74,21 +79,22 @@ def write_gifs(folder, names, labels, predictions, truth):
         write_gif(folder / f"pred_seq{names[number]}.gif", predictions[number])
         write_comparison_gif(folder / f"compare_seq{names[number]}.gif", videos)
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(max_workers=2) as pool:
         list(pool.map(write, range(len(names))))
 
 
 def write_samples(path, roll_out, first_frame, labels, number):
     """Write the futures that several draws of z give one sequence, side by side; print how much they differ."""
-    samples = torch.stack(roll_out([first_frame] * number, [labels] * number))
+    samples = roll_out([first_frame] * number, [labels] * number)
     write_comparison_gif(path, {"label": labels, **{f"z {i}": video for i, video in enumerate(samples, start=1)}})
-    spread = samples[:, 1:].float().std(dim=0, correction=0).mean().item()
+    spreads = [torch.stack(frames).float().std(dim=0, correction=0).mean() for frames in zip(*samples)]
+    spread = torch.stack(spreads[1:]).mean().item()  # frame 0 is given
     print(f"{path.name}: {number} samples, standard deviation {spread:.3f} of 255, mean over the pixels")
 
 
 def write_scores(folder, predictions, truth, labels, train_set, public):
     """Write and print PSNR per frame and the scores of the model and, with a training set, of the baselines."""
-    write_psnr_per_frame(folder, [psnr(prediction[1:], true[1:]).tolist()
+    write_psnr_per_frame(folder, [psnr_of_frames(prediction[1:], true[1:]).tolist()
                                   for prediction, true in zip(predictions, truth)])
     scores = score_all(predictions, truth, labels, train_set,
                        lambda videos, true: summarise(videos, true) | course_score(videos, true, public))

@@ -1,36 +1,50 @@
 """Videos as GIF files."""
 
-import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cli.files import atomic_write
 
 CAPTION_HEIGHT = 24  # pixels
+GAP = 4  # pixels between two videos
 FRAME_MILLISECONDS = 20
+LARGE_HEIGHT = 96  # pixels; a comparison enlarges smaller frames
 
 
 def write_gif(path, video):
     """Write uint8 frames, a tensor [T, 3, H, W] or an array [T, H, W, 3], as an endless GIF of 20 ms a frame."""
     if not isinstance(video, np.ndarray):
         video = video.permute(0, 2, 3, 1).numpy()
-    with atomic_write(path) as file:
-        iio.imwrite(file, video, extension=".gif", duration=FRAME_MILLISECONDS, loop=0)
+    _save(path, video)
 
 
-def write_comparison_gif(path, videos, scale=3):
-    """Write videos side by side, enlarged, each under its name.
+def write_comparison_gif(path, videos, scale=None):
+    """Write videos side by side, each under its name.
 
-    videos: name -> uint8 tensor [T, 3, H, W]; all of one size.
+    videos: name -> uint8 tensor [T, 3, H, W]; all of one size. scale: factor on the frames' height and width; None is 3
+    for small frames and 1 for large ones.
     """
-    gap = 4
-    columns = []
-    for name, video in videos.items():
-        pixels = video.permute(0, 2, 3, 1).numpy().repeat(scale, axis=1).repeat(scale, axis=2)
-        caption = np.broadcast_to(_caption(name, pixels.shape[2]), (len(pixels), CAPTION_HEIGHT, pixels.shape[2], 3))
-        column = np.concatenate([caption, pixels], axis=1)
-        columns += [column, np.full((*column.shape[:2], gap, 3), 255, np.uint8)]
-    write_gif(path, np.concatenate(columns[:-1], axis=2))
+    height, width = next(iter(videos.values())).shape[-2:]
+    scale = scale or (1 if height >= LARGE_HEIGHT else 3)
+    captions = [_caption(name, scale * width) for name in videos]
+    _save(path, (_side_by_side(captions, frames, scale) for frames in zip(*videos.values(), strict=True)))
+
+
+def _save(path, frames):
+    """Write frames, arrays [H, W, 3], as a GIF; each is made only when it is written, so that few are in memory."""
+    pictures = map(Image.fromarray, frames)
+    with atomic_write(path) as file:
+        next(pictures).save(file, "GIF", save_all=True, append_images=pictures, duration=FRAME_MILLISECONDS, loop=0)
+
+
+def _side_by_side(captions, frames, scale):
+    """Join tensors [3, H, W] to one picture, an array [H', W', 3], each enlarged under its caption."""
+    parts = []
+    for caption, frame in zip(captions, frames):
+        pixels = frame.permute(1, 2, 0).numpy().repeat(scale, axis=0).repeat(scale, axis=1)
+        column = np.concatenate([caption, pixels])
+        parts += [column, np.full((len(column), GAP, 3), 255, np.uint8)]
+    return np.concatenate(parts[:-1], axis=1)
 
 
 def _caption(text, width):

@@ -23,6 +23,15 @@ def pixels(*shape, seed=0):
     return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
 
 
+def peak(function):
+    """The most memory that Python and NumPy take while the function runs, in bytes."""
+    tracemalloc.start()
+    function()
+    highest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return highest
+
+
 def plain_frames(levels, height=8, width=16):
     """One grey frame a level, uint8 tensor [T, 3, H, W]."""
     return torch.tensor(levels, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, height, width)
@@ -77,7 +86,8 @@ PLAIN = "id,0,1,Usage\n0,1,2,Public\n1,3,4,Private\n"
 @pytest.mark.parametrize("change", [
     lambda text: text, lambda text: text.replace("\n", "\r\n"), lambda text: text.replace("\n", "\r"),
     lambda text: text.replace("\n0,", "\n0.0,").replace("\n1,", "\n1.0,"), lambda text: text + "\n \n\t\r\n,,,\n",
-    lambda text: '"' + text[:-1].replace(",", '","').replace("\n", '"\n"') + '"\n', lambda text: text.replace("\n", " \n"),
+    lambda text: '"' + text[:-1].replace(",", '","').replace("\n", '"\n"') + '"\n',
+    lambda text: text.replace("\n", " \n"),
     lambda text: text.replace(",", " , "), lambda text: text.replace(",", ';'), lambda text: text.replace(",", "\t"),
     lambda text: text.lower(), lambda text: text.replace("id", "ID"), lambda text: text[:-1],
     lambda text: "," + text.replace("\n0", "\n0,0").replace("\n1", "\n1,1"),
@@ -98,14 +108,6 @@ def test_csv_saved_anew_by_another_program_is_the_same(tmp_path, change, encodin
 def test_a_large_csv_is_read_and_checked_a_line_at_a_time(tmp_path):
     """The text has 1.1 MB, the pixels have 0.3 MB."""
     videos = [torch.from_numpy(pixels(100, 3, 16, 32, seed=seed)) for seed in range(2)]
-
-    def peak(function):
-        tracemalloc.start()
-        function()
-        highest = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return highest
-
     write_submission(tmp_path / "a.csv", videos, check=False)
     row = 600_000  # bytes: the header and the cells of a row are Python objects
     assert peak(lambda: read_pixels_csv(tmp_path / "a.csv", "--gt")) < row + sum(video.numel() for video in videos)
@@ -179,6 +181,20 @@ def test_comparison_shows_the_videos_enlarged_side_by_side_below_their_names(tmp
         assert np.abs(part - video[:, 0, 0, 0].numpy().reshape(3, 1, 1, 1)).max() < 16
         above = shown[:, :-scale * height, left:left + scale * width]
         assert above.min() < 100 and above.max() > 230  # dark letters on a bright ground
+
+
+@pytest.mark.parametrize("height, scale", [(8, 3), (32, 3), (95, 3), (96, 1), (128, 1)])
+def test_comparison_enlarges_small_frames_alone(tmp_path, height, scale):
+    write_comparison_gif(tmp_path / "a.gif", {"label": plain_frames([30], height, 2 * height)})
+    rows, columns = read_gif(tmp_path / "a.gif").shape[1:3]
+    assert columns == 2 * height * scale and height * scale < rows < height * scale + 40
+
+
+def test_frames_of_a_gif_are_composed_one_at_a_time(tmp_path):
+    video = plain_frames(range(40), 96, 192).contiguous()
+    for write in (lambda: write_comparison_gif(tmp_path / "a.gif", {"label": video, "prediction": video}),
+                  lambda: write_gif(tmp_path / "a.gif", video)):
+        assert peak(write) < video.numel() / 2
 
 
 def test_metrics_come_back_and_epochs_without_validation_have_empty_cells(tmp_path):

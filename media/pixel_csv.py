@@ -73,11 +73,11 @@ def _open_text(path, errors="strict"):
 
 
 def _count_rows(path):
-    """Count the lines below the first, up to the last that is not blank; a row of separators alone is blank."""
+    """Count the lines below the first, up to the last that is not blank; a row of empty cells is blank."""
     last = 0
     with _open_text(path) as file:
         for number, line in enumerate(file):
-            if line.strip(f"{SEPARATORS} \n"):
+            if line.strip(f'{SEPARATORS}" \n'):
                 last = number
     return last
 

@@ -240,6 +240,12 @@ def test_sequence_lengths_that_do_not_sum_up_are_refused(tmp_path, text):
         open_set(tmp_path)
 
 
+def test_sequence_lengths_may_come_from_any_text_editor(tmp_path):
+    write_split(tmp_path, "train", 9)
+    (tmp_path / "train/sequences.txt").write_bytes("\ufeff4\r\n5 \r\n\r\n".encode())
+    assert open_set(tmp_path).sequence_lengths == [4, 5]
+
+
 def refuse_to_decode(path):
     raise AssertionError(f"{path} is decoded")
 

@@ -85,7 +85,8 @@ PLAIN = "id,0,1,Usage\n0,1,2,Public\n1,3,4,Private\n"
 
 @pytest.mark.parametrize("change", [
     lambda text: text, lambda text: text.replace("\n", "\r\n"), lambda text: text.replace("\n", "\r"),
-    lambda text: text.replace("\n0,", "\n0.0,").replace("\n1,", "\n1.0,"), lambda text: text + '\n \n\t\r\n,,,\n"",""\n',
+    lambda text: text.replace("\n0,", "\n0.0,").replace("\n1,", "\n1.0,"),
+    lambda text: text + '\n \n\t\r\n,,,\n"",""\n',
     lambda text: '"' + text[:-1].replace(",", '","').replace("\n", '"\n"') + '"\n',
     lambda text: text.replace("\n", " \n"),
     lambda text: text.replace(",", " , "), lambda text: text.replace(",", ';'), lambda text: text.replace(",", "\t"),

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -191,11 +192,21 @@ def test_comparison_enlarges_small_frames_alone(tmp_path, height, scale):
     assert columns == 2 * height * scale and height * scale < rows < height * scale + 40
 
 
-def test_frames_of_a_gif_are_composed_one_at_a_time(tmp_path):
-    video = plain_frames(range(40), 96, 192).contiguous()
+def test_frames_of_a_gif_are_composed_one_at_a_time(tmp_path, monkeypatch):
+    video, made, counts = plain_frames(range(40), 96, 192).contiguous(), [], []
+    make = Image.fromarray
+
+    def make_and_count(frame):
+        picture = make(frame)
+        made.append(weakref.ref(picture))
+        counts.append(sum(reference() is not None for reference in made))
+        return picture
+
+    monkeypatch.setattr("media.gif.Image.fromarray", make_and_count)
     for write in (lambda: write_comparison_gif(tmp_path / "a.gif", {"label": video, "prediction": video}),
                   lambda: write_gif(tmp_path / "a.gif", video)):
-        assert peak(write) < video.numel() / 2
+        assert peak(write) < video.numel() / 2  # the arrays
+    assert len(counts) == 80 and max(counts) <= 4  # the pictures
 
 
 def test_metrics_come_back_and_epochs_without_validation_have_empty_cells(tmp_path):

@@ -178,7 +178,11 @@ def _list_images(folder):
         _refuse_dead_link(folder)
         raise UsageError(f"{folder} is missing; --DR wants the LAB4 layout (README, Your own data)")
     images, others = {}, {}
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read ({error.strerror}); allow it, or give another --DR") from None
+    for entry in entries:
         if entry.name.startswith("."):  # such as the ._0.png that macOS puts beside 0.png
             continue
         path = folder / entry.name

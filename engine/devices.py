@@ -5,6 +5,7 @@ import os
 import warnings
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from cli.errors import RunError, UsageError
@@ -92,7 +93,7 @@ def _computes_bfloat16(device):
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.11
         return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
 
@@ -119,6 +120,7 @@ def tune_cpu():
 
     What each is worth: benchmarks/README.md. Other allocators than glibc's are left alone.
     """
+    np.finfo(np.float32), np.finfo(np.float64)  # computed once; before 2.4 numpy warns of denormals that are zero
     torch.set_flush_denormal(True)
     try:
         glibc = ctypes.CDLL("libc.so.6")

@@ -19,6 +19,7 @@ from modules.pixels import to_uint8
 from .images import read_image, resize_image
 
 LISTED_PROBLEMS = 10
+READER_VERSION = 2  # raise it when read_image or resize_image gives other pixels
 
 
 def first_few(problems):
@@ -124,8 +125,8 @@ def _map(path, shape):
 
 
 def _fingerprint(folder, paths):
-    """Hash the place of the folder, and the names, sizes and times of the images."""
-    digest = hashlib.sha256(str(folder.resolve()).encode())
+    """Hash the place of the folder, the names, sizes and times of the images, and how they are read."""
+    digest = hashlib.sha256(f"{READER_VERSION} {folder.resolve()}".encode())
     for path in paths:
         status = path.stat()
         digest.update(f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())

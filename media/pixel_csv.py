@@ -138,8 +138,7 @@ def _row_number(cell):
 
 def _pixels(cells):
     """Read cells as pixels, uint8 [pixels]; raises ValueError."""
-    text = ",".join(cells)
-    values = np.fromstring(text, sep=",")  # stops at a word that is not a number
-    if values.size != len(cells) or text.count(",") != len(cells) - 1 or not ((0 <= values) & (values <= 255)).all():
+    values = np.fromiter(map(float, cells), np.float64, len(cells))
+    if not ((0 <= values) & (values <= 255)).all():
         raise ValueError("not numbers from 0 to 255")
     return values.round().astype(np.uint8)

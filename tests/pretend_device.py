@@ -200,6 +200,7 @@ def pretend(kind, capability=(8, 0), free=8 * GIB):
         "torch.cuda.is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
         "torch.cuda.mem_get_info": lambda device=None: (free, 2 * free),
         "torch.cuda.empty_cache": lambda: None,
+        "torch.cuda.is_current_stream_capturing": lambda: False,
         "torch.backends.mps.is_available": lambda: kind == "mps",
     }
     with contextlib.ExitStack() as stack:

@@ -7,19 +7,21 @@ RUN := .venv/bin/python
 
 .PHONY: demo test clean
 
-demo: .venv/ready
+demo: .venv/requirements
 	test -d data/dancer || $(RUN) Preparer.py --dancer data/dancer
 	$(RUN) Trainer.py @recipes/demo.txt --DR data/dancer --save_root runs/demo --overwrite
 	$(RUN) Tester.py --ckpt_path runs/demo/best.ckpt --gt data/dancer/test/gt.csv
 	@echo "Watch runs/demo/test/compare_seq0.gif, and look at the figures in runs/demo."
 
-test: .venv/ready
+test: .venv/requirements-test
 	$(RUN) -m pytest -q -n auto --dist loadfile tests
 
-.venv/ready: requirements.txt
+# .venv/requirements and .venv/requirements-test are empty files that say what is installed.
+.venv/requirements-test: .venv/requirements
+.venv/%: %.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r $*.txt -c constraints.txt
 	@touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""docs/quickstart.ipynb runs in a kernel, from a clone to the last figure; every script runs in a kernel's environment."""
+"""docs/quickstart.ipynb runs in a kernel, from a clone to the last figure; a script runs in a kernel's environment."""
 
 import os
 import shutil
@@ -66,7 +66,8 @@ def surroundings(tmp_path_factory):
 def repository(tmp_path_factory):
     """A git repository with the files as they are here, committed or not."""
     folder = tmp_path_factory.mktemp("origin") / "project"
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "data", "runs", "__pycache__", "*.gif"))
+    left_out = shutil.ignore_patterns(".git", ".venv", "data", "runs", "__pycache__", "*.gif")
+    shutil.copytree(ROOT, folder, ignore=left_out)
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
     for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "all"]):
         subprocess.run([*git, *words], cwd=folder, check=True)
@@ -143,5 +144,6 @@ def test_scripts_run_in_the_environment_of_a_kernel(script, tmp_path):
 def test_figures_are_drawn_in_the_environment_of_a_kernel(backend, tmp_path):
     write_run(tmp_path / "run", epochs=2)
     done = subprocess.run([sys.executable, ROOT / "Plotting.py", "run", "--figures", "loss"], cwd=tmp_path,
-                          env=KERNEL | {"MPLBACKEND": backend}, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+                          env=KERNEL | {"MPLBACKEND": backend}, stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True)
     assert done.returncode == 0 and (tmp_path / "run" / "loss.png").is_file(), done.stderr

@@ -164,7 +164,7 @@ def read_sequence_lengths(path, frames):
         _refuse_dead_link(path)
         return [frames]
     try:
-        lengths = [int(word) for word in path.read_text(encoding="utf-8-sig").split()]  # Notepad's text begins with a mark
+        lengths = [int(word) for word in path.read_text(encoding="utf-8-sig").split()]  # Notepad begins with a mark
     except (OSError, ValueError):  # not text, not a number, or thousands of digits
         lengths = [0]
     if min(lengths, default=0) < 1 or sum(lengths) != frames:

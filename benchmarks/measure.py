@@ -123,7 +123,7 @@ class Ours:
             self.trainer.optimizer = torch.optim.Adam(self.model.parameters(), args.lr)
 
     def prepare(self, frames, labels):
-        return frames.to(self.device), labels.to(self.device)
+        return to_unit(frames.to(self.device)), to_unit(labels.to(self.device))
 
     def train_on(self, batch, teacher_forced, noise_seed=0):
         forced = torch.tensor(teacher_forced).expand(batch[0].shape[:2])

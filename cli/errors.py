@@ -23,16 +23,22 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Note the first SIGINT or SIGTERM, so that a step can be finished and saved; a second one quits at once."""
+    """Note the first SIGINT, SIGTERM or SIGHUP, so that a step can be finished and saved; a second one quits at once.
+
+    A signal that is ignored, like SIGHUP under nohup, stays ignored.
+    """
 
     def __init__(self):
         self.signal_number = None
-        for number in (signal.SIGINT, signal.SIGTERM):
+        names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP, which a closed terminal sends
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        self.numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+        for number in self.numbers:
             signal.signal(number, self._note)
 
     def _note(self, number, _):
         self.signal_number = number
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self.numbers:
             signal.signal(number, signal.SIG_DFL)
         print("finishing this step; a second signal quits at once", file=sys.stderr, flush=True)
 

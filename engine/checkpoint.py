@@ -10,7 +10,6 @@ import io
 import warnings
 import zipfile
 from argparse import Namespace
-from collections import defaultdict
 from pathlib import Path, PurePath
 from types import SimpleNamespace
 
@@ -27,7 +26,8 @@ from .devices import memory_format
 RECONSTRUCT, SCALAR = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
 WEIGHTS = ("state_dict", "model_state_dict", "model")
 # Classes in the checkpoints of other programs that only hold values. Paths of one system are read on any other.
-HARMLESS = [Namespace, SimpleNamespace, defaultdict, list, dict, np.ndarray, np.dtype,
+HARMLESS = [Namespace, SimpleNamespace, list, dict, np.ndarray, np.dtype,
+            (lambda default: {}, "collections.defaultdict"),
             *{type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OVMm"},
             *[(function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
               for name, function in (("scalar", SCALAR), ("_reconstruct", RECONSTRUCT))],

@@ -47,7 +47,7 @@ def call_script(folder, script, *words, draw=False):
 
     A run draws its figures only if `draw`: it takes two seconds.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         if script == "Trainer" and not draw:

@@ -17,7 +17,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 GIB = 2**30
 aten = torch.ops.aten
 HOST_READS = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default}
@@ -59,7 +59,7 @@ class Refusing(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         tensors = [*tensors_in(args), *tensors_in((kwargs or {}).values())]
-        devices = {claimed(tensor) for tensor in tensors} - {CPU}
+        devices = {claimed(tensor) for tensor in tensors} - {CPU, META}
         if operation in COPIES:
             target = claimed(next(tensors_in(args)))
         else:

@@ -217,7 +217,7 @@ def test_run_without_any_good_checkpoint_is_not_resumed(run, ends):
 
 
 @pytest.mark.parametrize("words", [
-    "--batch_size 64", "--train_vi_len 6", "--val_vi_len 13", "--partial 0.5", "--fast_train", "--fast_partial 0.5",
+    "--train_vi_len 6", "--val_vi_len 13", "--partial 0.5", "--fast_train", "--fast_partial 0.5",
     "--fast_train_epoch 4", "--no-shuffle", "--no-random_start", "--frame_H 16", "--frame_W 32", "--F_dim 24",
     "--L_dim 16", "--N_dim 8", "--D_out_dim 24", "--posterior current", "--optim AdamW", "--bptt 1", "--seed 1"])
 def test_flags_that_would_break_a_resumed_run_are_refused(words, whole, ends):
@@ -276,7 +276,7 @@ def test_full_gpu_memory_is_told_with_the_flags_that_lower_it(train, ends, monke
 
     monkeypatch.setattr("engine.optimization.ClipTrainer.train_on", full)
     error, _ = ends(1, "Trainer", *train(save_root="run"))
-    assert all(flag in error for flag in ("--batch_size", "--train_vi_len", "--checkpoint_frames", "--amp"))
+    assert all(flag in error for flag in ("--batch_size", "--train_vi_len", "--checkpoint_frames", "--accumulate"))
 
 
 STRANGE_STATES = [

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from engine import evaluation
 from engine.course import course_score
-from engine.evaluation import baselines, mean_image
-from modules.metrics import psnr, ssim, summarise
+from engine.evaluation import baselines, mean_image, nearest_images
+from modules.metrics import in_chunks, psnr, ssim, summarise
+from modules.pixels import to_unit
 
 
 def random_images(*shape, seed=0):
@@ -166,11 +168,21 @@ def test_nearest_label_is_of_least_distance(seed):
         assert torch.equal(found[place], labels[int(np.argmin(distances))])
 
 
-def test_mean_image_does_not_depend_on_the_chunks():
-    images = random_pixels(50, 3, 2, 3)
-    means = [mean_image(images, chunk) for chunk in (1, 7, 50, 4096)]
-    assert all(torch.equal(mean, means[0]) for mean in means)
-    np.testing.assert_allclose(means[0], images.numpy().mean(axis=0) / 255, rtol=1e-6)
+@pytest.mark.parametrize("images_at_once", [1, 7, 50, 4096])
+def test_chunks_of_a_comparison_change_nothing(images_at_once, monkeypatch):
+    images, queries = random_pixels(50, 3, 2, 3), random_pixels(9, 3, 2, 3, seed=1)
+    indices = nearest_images(queries, images)
+    monkeypatch.setattr(evaluation, "NUMBERS_AT_ONCE", images_at_once * images[0].numel())
+    np.testing.assert_allclose(mean_image(images), images.numpy().mean(axis=0) / 255, rtol=1e-6)
+    assert torch.equal(nearest_images(queries, images), indices)
+
+
+def test_chunks_of_a_metric_change_nothing():
+    prediction, target = random_pixels(2, 10, 3, 16, 16)
+    for metric in (psnr, ssim):
+        whole = metric(to_unit(prediction), to_unit(target))
+        for frames in (1, 3, 64):
+            torch.testing.assert_close(in_chunks(metric, prediction, target, frames), whole)
 
 
 def test_videos_of_the_baselines_have_the_length_of_their_labels():

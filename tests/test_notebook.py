@@ -8,9 +8,9 @@ import sys
 import nbclient
 import nbformat
 import pytest
+from test_plotting import write_run
 
 from conftest import ROOT, read_csv
-from test_plotting import write_run
 
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 EPOCHS = 3

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 import cli.files
 import cli.progress
 import faults
-from cli.errors import RunError
+from cli.errors import RunError, StopSignals
 from cli.files import atomic_write, locked, why_no_locks, write_bytes
 from cli.parser import Parser, typed_command, words_of
 from cli.progress import Progress
@@ -177,6 +178,21 @@ def test_folder_of_any_name_holds_a_run_and_its_figures(name, train, tmp_path):
     call_script(tmp_path, "Trainer", *train(save_root=f"{name}2", num_epoch=1))
     call_script(tmp_path, "Plotting", name, f"{name}2", *flags(out="figures", figures="loss"))
     assert (tmp_path / name / "loss.png").exists() and (tmp_path / "figures/loss.png").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+@pytest.mark.parametrize("before, noted", [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_closed_terminal_stops_a_run_unless_it_is_to_be_ignored(before, noted):
+    """nohup has it ignored."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, before)
+        stop = StopSignals()
+        signal.raise_signal(signal.SIGHUP)
+        assert (stop.signal_number == signal.SIGHUP) == noted
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 # Recipes and command lines

@@ -1,6 +1,7 @@
 """The curves of runs: loss, schedules, validation PSNR, PSNR per frame.
 
-Each draw function takes a list of Run and whether to draw them side by side; it returns a matplotlib Figure.
+Each draw function takes a list of Run and whether to draw them side by side; it returns a matplotlib Figure. Runs of
+one label differ in nothing but the seed: they are one curve, their mean, in a band from the least to the greatest.
 """
 
 from functools import partial
@@ -11,17 +12,38 @@ import numpy as np
 from cli.flags import schedule_settings
 from engine.schedules import Schedules
 
-from .runs import Run, label_by_difference, read_runs
+from .runs import Run, by_label, label_by_difference, read_runs
 from .style import STYLES, log_scale, panels, save, with_legend
 
 SMOOTHED_FRAMES = 15
 
 
-def plot_epochs(ax, run, column, label, **style):
-    """A curve over the epochs that have a value, with a marker an epoch while these can be told apart."""
-    there = ~np.isnan(run.metrics[column])
-    ax.plot(run.metrics["epoch"][there], run.metrics[column][there], marker="o" if there.sum() <= 100 else "",
-            label=label, **style)
+def over_epochs(runs, column):
+    """The epochs at which some run has a value, [n], and the values [runs, n], NaN where a run has none."""
+    epochs = np.unique(np.concatenate([run.metrics["epoch"] for run in runs]))
+    values = np.full((len(runs), len(epochs)), np.nan)
+    for row, run in zip(values, runs):
+        row[np.searchsorted(epochs, run.metrics["epoch"])] = run.metrics[column]
+    there = ~np.isnan(values).all(axis=0)
+    return epochs[there], values[:, there]
+
+
+def plot_band(ax, x, values, label, marked=True, **style):
+    """The mean of values [runs, n] over x [n], in a band from the least to the greatest.
+
+    marked: with a marker at each x while these can be told apart.
+    """
+    marker = "o" if marked and len(x) <= 100 or len(x) == 1 else ""
+    ax.plot(x, np.nanmean(values, axis=0), marker=marker, label=label, **style)
+    if len(values) > 1:
+        ax.fill_between(x, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=style["color"], alpha=0.2,
+                        linewidth=0)
+
+
+def spread(values, digits=2):
+    """The mean of some numbers, and the least and the greatest in brackets, if there are several."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f}..{max(values):.{digits}f})"
 
 
 def draw_loss(runs, side_by_side):
@@ -29,57 +51,59 @@ def draw_loss(runs, side_by_side):
     logarithmic = any(run.arguments.get("reconstruction") == "log_mse" for run in runs)
     rows = {"loss": f"loss\n({'log MSE' if logarithmic else 'MSE'} + \u03b2 KL)",
             "mse": "MSE\n(pixels in [0, 1])", "kl": "KL\n(nats per frame)"}
-    labels = [run.label for run in runs]
-    figure, axes = panels(labels, side_by_side, "Training loss", rows.values(), "epoch")
-    for run, column, style in zip(runs, axes, cycle(STYLES)):
+    curves = by_label(runs)
+    figure, axes = panels(list(curves), side_by_side, "Training loss", rows.values(), "epoch")
+    for (label, seeds), column, style in zip(curves.items(), axes, cycle(STYLES)):
         for ax, name in zip(column, rows):
-            plot_epochs(ax, run, name, run.label, **style)
+            plot_band(ax, *over_epochs(seeds, name), label, **style)
     for row in zip(*axes):
         log_scale(row)
-    return with_legend(figure, axes[0][0], labels)
+    return with_legend(figure, axes[0][0], list(curves))
 
 
 def draw_schedule(column, title, y_label, runs, side_by_side):
     """The course of `column` over the epochs. Earlier curves are wider, so that no later one hides them."""
-    labels = [run.label for run in runs]
-    figure, axes = panels(labels, side_by_side, title, [y_label], "epoch")
-    widths = np.linspace(1.6 if side_by_side else min(0.6 + len(runs), 5), 1.6, len(runs))
-    for run, (ax,), style, width in zip(runs, axes, cycle(STYLES), widths):
-        plot_epochs(ax, run, column, run.label, linewidth=width, markersize=2 + width, **style)
+    curves = by_label(runs)
+    figure, axes = panels(list(curves), side_by_side, title, [y_label], "epoch")
+    widths = np.linspace(1.6 if side_by_side else min(0.6 + len(curves), 5), 1.6, len(curves))
+    for (label, seeds), (ax,), style, width in zip(curves.items(), axes, cycle(STYLES), widths):
+        plot_band(ax, *over_epochs(seeds, column), label, linewidth=width, markersize=2 + width, **style)
     courses = [run.metrics[column] for run in runs]
     if column == "lr" and any(course.max() > 10 * np.median(course) for course in courses):
         log_scale([ax for ax, in axes])  # on a linear scale most of the curve would lie on the floor
     else:
         top = np.nanmax(np.concatenate(courses)) or 1
         axes[0][0].set_ylim(-0.05 * top, 1.05 * top)
-    return with_legend(figure, axes[0][0], labels)
+    return with_legend(figure, axes[0][0], list(curves))
 
 
 def draw_validation_psnr(runs, side_by_side):
     """PSNR in dB at the validated epochs, a star at the best."""
-    best = [np.nanargmax(run.metrics["val_psnr"]) for run in runs]
-    labels = [f"{run.label}: best {run.metrics['val_psnr'][i]:.2f} dB at epoch {run.metrics['epoch'][i]:.0f}"
-              for run, i in zip(runs, best)]
-    figure, axes = panels(labels, side_by_side, "Validation PSNR", ["validation PSNR (dB)"], "epoch")
-    for run, label, i, (ax,), style in zip(runs, labels, best, axes, cycle(STYLES)):
-        plot_epochs(ax, run, "val_psnr", label, **style)
-        ax.plot(run.metrics["epoch"][i], run.metrics["val_psnr"][i], "*", markersize=11, color=style["color"])
-    return with_legend(figure, axes[0][0], labels)
+    curves = {}
+    for label, seeds in by_label(runs).items():
+        epochs, values = over_epochs(seeds, "val_psnr")
+        best = np.nanargmax(np.nanmean(values, axis=0))
+        found = f"best {spread(np.nanmax(values, axis=1))} dB"
+        found += f" at epoch {epochs[best]:.0f}" if len(seeds) == 1 else ""
+        curves[f"{label}: {found}"] = epochs, values, best
+    figure, axes = panels(list(curves), side_by_side, "Validation PSNR", ["validation PSNR (dB)"], "epoch")
+    for (label, (epochs, values, best)), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
+        plot_band(ax, epochs, values, label, **style)
+        ax.plot(epochs[best], np.nanmean(values[:, best]), "*", markersize=11, color=style["color"])
+    return with_legend(figure, axes[0][0], list(curves))
 
 
 def draw_psnr_over_seconds(runs, side_by_side):
-    """PSNR in dB at the validated epochs over the seconds until then. Runs of one label share its colour."""
-    styles = dict(zip(dict.fromkeys(run.label for run in runs), cycle(STYLES)))
-    labels = [run.label for run in runs] if side_by_side else list(styles)
-    figure, axes = panels(labels, side_by_side, "Validation PSNR over time", ["validation PSNR (dB)"],
+    """PSNR in dB at the validated epochs over the seconds until then; over seeds, means at each epoch of both."""
+    curves = by_label(runs)
+    figure, axes = panels(list(curves), side_by_side, "Validation PSNR over time", ["validation PSNR (dB)"],
                           "seconds of training and validation")
-    for run, (ax,) in zip(runs, cycle(axes)):
-        seconds, values = run.metrics["seconds"], run.metrics["val_psnr"]
-        there = np.isfinite(seconds + values)
-        first = run.label not in [line.get_label() for line in ax.lines]
-        ax.plot(seconds[there], values[there], marker="o" if there.sum() <= 100 else "",
-                label=run.label if first else "", **styles[run.label])
-    return with_legend(figure, axes[0][0], labels)
+    for (label, seeds), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
+        epochs, values = over_epochs(seeds, "val_psnr")
+        timed, seconds = over_epochs(seeds, "seconds")
+        times = np.nanmean(seconds[:, np.isin(timed, epochs)], axis=0)
+        plot_band(ax, times, values[:, np.isin(epochs, timed)], label, **style)
+    return with_legend(figure, axes[0][0], list(curves))
 
 
 def running_mean(values, window=SMOOTHED_FRAMES):
@@ -90,21 +114,30 @@ def running_mean(values, window=SMOOTHED_FRAMES):
 
 def draw_psnr_per_frame(runs, side_by_side):
     """PSNR in dB of predicted frames 1, 2, ...: of a single run's sequences, or their mean in each run."""
-    means = [np.mean([np.nanmean(psnr) for psnr in run.psnr.values()]) for run in runs]
-    labels = [f"{run.label}: mean {mean:.2f} dB" for run, mean in zip(runs, means)]
-    title = f"PSNR of each predicted frame (bold: mean of {SMOOTHED_FRAMES} frames)"
-    figure, axes = panels(labels, side_by_side, title, ["PSNR (dB)"], "frame")
-    curves = [np.nanmean(list(run.psnr.values()), axis=0) for run in runs]
     if len(runs) == 1:
-        curves = list(runs[0].psnr.values())
-        labels = [f"{name}: mean {np.nanmean(psnr):.2f} dB" for name, psnr in runs[0].psnr.items()]
+        curves = {f"{name}: mean {np.nanmean(psnr):.2f} dB": [psnr] for name, psnr in runs[0].psnr.items()}
+        title = [f"{runs[0].label}: mean {mean_psnr(runs[0]):.2f} dB"]
+    else:
+        curves = {f"{label}: mean {spread([*map(mean_psnr, seeds)])} dB":
+                  [np.nanmean(list(run.psnr.values()), axis=0) for run in seeds]
+                  for label, seeds in by_label(runs).items()}
+        title = list(curves)
+    figure, axes = panels(title, side_by_side, f"PSNR of each predicted frame (bold: mean of {SMOOTHED_FRAMES} frames)",
+                          ["PSNR (dB)"], "frame")
+    if len(runs) == 1:
         axes *= len(curves)
-    for curve, label, (ax,), style in zip(curves, labels, axes, cycle(STYLES)):
-        curve = curve[~np.isnan(curve)]
-        frames = np.arange(1, len(curve) + 1)
-        ax.plot(frames, curve, color=style["color"], linewidth=0.6, alpha=0.5)
-        ax.plot(frames, running_mean(curve), label=label, marker="o" if len(curve) == 1 else "", **style)
-    return with_legend(figure, axes[0][0], labels)
+    for (label, seeds), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
+        length = min(np.isfinite(psnr).sum() for psnr in seeds)
+        frames = np.arange(1, length + 1)
+        if len(seeds) == 1:
+            ax.plot(frames, seeds[0][:length], color=style["color"], linewidth=0.6, alpha=0.5)
+        plot_band(ax, frames, np.array([running_mean(psnr[:length]) for psnr in seeds]), label, marked=False, **style)
+    return with_legend(figure, axes[0][0], list(curves))
+
+
+def mean_psnr(run):
+    """The mean over the sequences of the PSNR of a run, in dB."""
+    return np.mean([np.nanmean(psnr) for psnr in run.psnr.values()])
 
 
 FIGURES = {  # mostly by the column or the file that each needs: name of the figure's file, function

@@ -37,19 +37,36 @@ def shown(value):
 def label_by_difference(runs):
     """Label each run by the flags in which it differs from the others, else by its name.
 
-    Flags about the machine and the run's folder do not count, as they do not shape the result; the seed does.
+    Runs that differ in nothing but the seed have one label, which says how many they are. Flags about the machine and
+    the run's folder do not count, as they do not shape the result.
     """
-    without_effect = flags_of(add_machine_flags, add_run_flags).keys() - {"seed"}
+    without_effect = flags_of(add_machine_flags, add_run_flags).keys()  # the seed is one of the machine's
     defaults = vars(trainer_parser().parse_args([]))  # for a flag that is younger than a run
-    known = {run.name: {flag: shown(run.arguments.get(flag, default)) for flag, default in defaults.items()}
+    known = {run: {flag: shown(run.arguments.get(flag, default)) for flag, default in defaults.items()}
              for run in runs if run.arguments}
     differing = [flag for flag in defaults
                  if flag not in without_effect and len({flags[flag] for flags in known.values()}) > 1]
-    for run in runs:
-        if run.name in known:
-            run.label = ", ".join(f"{flag}={known[run.name][flag]}" for flag in differing)
-    labels = [run.label for run in runs]
-    for run in runs:
-        if labels.count(run.label) > 1 or not run.label:
-            run.label = f"{run.label} ({run.name})" if run.label else run.name
+    for run in known:
+        run.label = ", ".join(f"{flag}={known[run][flag]}" for flag in differing)
+    for label, group in by_label(runs).items():
+        seeds = {known[run]["seed"] for run in group if run in known}
+        if 1 < len(group) == len(seeds):
+            for run in group:
+                run.label = f"{label} ({len(group)} seeds)" if label else f"{len(group)} seeds"
+            continue
+        for run in group:
+            if len(seeds) > 1:
+                run.label = ", ".join(filter(None, [label, f"seed={known[run]['seed']}"])) if run in known else ""
+        for same, others in by_label(group).items():
+            for run in others:
+                if len(others) > 1 or not same:
+                    run.label = f"{same} ({run.name})" if same else run.name
     return runs
+
+
+def by_label(runs):
+    """{label: its runs}, in the order of the runs."""
+    groups = {}
+    for run in runs:
+        groups.setdefault(run.label, []).append(run)
+    return groups

@@ -98,8 +98,8 @@ def first_of_each_recipe(runs):
 
 
 def draw_curves(out, runs):
-    """Draw psnr_over_seconds.png of all runs, and psnr_per_frame.png of the first run of each recipe."""
-    tested = [run for run in first_of_each_recipe(runs) if (run.folder / "test" / "scores.json").is_file()]
+    """Draw psnr_over_seconds.png and psnr_per_frame.png: a curve a recipe, over its seeds."""
+    tested = [run for run in runs if (run.folder / "test" / "scores.json").is_file()]
     for name, draw, drawn, subfolder in (("psnr_over_seconds", draw_psnr_over_seconds, runs, ""),
                                          ("psnr_per_frame", draw_psnr_per_frame, tested, "test")):
         logs = read_runs([run.folder / subfolder for run in drawn])

@@ -21,7 +21,6 @@ STYLES = [{"color": colour, "linestyle": dashes} for dashes in ("-", "--", ":") 
 matplotlib.rcParams.update({
     "font.size": 11, "figure.titlesize": 13, "axes.titlesize": 10, "legend.fontsize": 10,
     "xtick.labelsize": 10, "ytick.labelsize": 10, "lines.linewidth": 1.6, "lines.markersize": 3.5,
-    "text.parse_math": False,  # a folder may be named a$x_$
     "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.7, "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888",
     "legend.frameon": False, "figure.constrained_layout.h_pad": 0.08, "savefig.dpi": 150,
@@ -29,7 +28,8 @@ matplotlib.rcParams.update({
 
 
 def wrap(text, width):
-    return textwrap.fill(text, width, break_on_hyphens=False)
+    """Break a text of the user's into lines; a folder may be named a$x_$, which is no mathematics."""
+    return textwrap.fill(text.replace("$", r"\$"), width, break_on_hyphens=False)
 
 
 def panels(labels, side_by_side, title, y_labels, x_label):
@@ -81,7 +81,8 @@ def log_scale(axes):
 
     Zeros, and what is below 1e-7 of the 0.9 quantile of the values, run out at the bottom.
     """
-    values = np.concatenate([line.get_ydata() for ax in axes for line in ax.lines])
+    bands = [path.vertices[:, 1] for ax in axes for band in ax.collections for path in band.get_paths()]
+    values = np.concatenate([line.get_ydata() for ax in axes for line in ax.lines] + bands)
     values = values[np.isfinite(values)]
     if (values > 0).any() and not (values < 0).any():
         values = values[values > 0]

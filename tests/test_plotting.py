@@ -172,10 +172,10 @@ def test_folders_of_one_name_go_by_their_paths(tmp_path, drawn):
 
 @pytest.mark.parametrize("count", [2, 4, 6])
 def test_side_by_side_shares_scales(tmp_path, drawn, count):
-    folders = [write_run(tmp_path / str(i), f"--seed {i}", mse=10.0 ** -i, epochs=3) for i in range(count)]
+    folders = [write_run(tmp_path / str(i), f"--tfr 0.{i}", mse=10.0 ** -i, epochs=3) for i in range(count)]
     Plotting.main([*folders, "--layout", "side_by_side", "--figures", "loss", "tfr"])
     axes = drawn["teacher_forcing_ratio"].axes
-    assert [ax.get_title() for ax in axes] == [f"seed={i}" for i in range(count)]
+    assert [ax.get_title() for ax in axes] == [f"tfr={i / 10:g}" for i in range(count)]
     assert len({ax.get_ylim() for ax in axes}) == len({ax.get_xlim() for ax in axes}) == 1
     axes = drawn["loss"].axes
     mse_axes = [ax for ax in axes for i in range(count) if ax.lines[0].get_ydata()[0] == 10.0 ** -i]
@@ -185,7 +185,7 @@ def test_side_by_side_shares_scales(tmp_path, drawn, count):
 
 
 def test_more_runs_than_colours_and_dashes(tmp_path, drawn):
-    Plotting.main([write_run(tmp_path / str(i), f"--seed {i}") for i in range(25)])
+    Plotting.main([write_run(tmp_path / str(i), f"--tfr 0.{i:02d}") for i in range(25)])
     for figure in drawn.values():
         assert len(legend(figure)) == 25
 
@@ -215,14 +215,45 @@ def test_seconds_belong_to_their_epochs(tmp_path, drawn, capsys):
         Plotting.main([str(run), "--figures", "psnr_over_seconds"])
 
 
-def test_runs_of_one_label_share_its_colour_over_seconds(tmp_path):
+SEEDS = {0: 0.0, 1: 1.0, 2: 5.0}  # seed: what is added to its columns
+
+
+def write_seeds(folder, flags="", plus=0):
+    return [write_run(folder / f"{seed}", f"--seed {seed} {flags}", val_psnr=20 + more + plus, mse=0.1 * (1 + more),
+                      kl=1 + more, epochs=3, val_every=1) for seed, more in SEEDS.items()]
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_curve_in_a_band(tmp_path, drawn):
+    Plotting.main([*write_seeds(tmp_path / "a"), *write_seeds(tmp_path / "b", "--tfr 0", plus=10)])
+    names = ["tfr=1 (3 seeds)", "tfr=0 (3 seeds)"]
+    assert legend(drawn["loss"]) == legend(drawn["beta"]) == legend(drawn["psnr_over_seconds"]) == names
+    assert legend(drawn["validation_psnr"]) == ["tfr=1 (3 seeds): best 22.00 (20.00..25.00) dB",
+                                                "tfr=0 (3 seeds): best 32.00 (30.00..35.00) dB"]
+    assert legend(drawn["psnr_per_frame"]) == [f"{name}: mean 20.50 (20.50..20.50) dB" for name in names]
+    for name, ax, mean, least, greatest in (("loss", 1, 0.3, 0.1, 0.6), ("validation_psnr", 0, 22, 20, 25),
+                                            ("psnr_over_seconds", 0, 22, 20, 25)):
+        axes = drawn[name].axes[ax]
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), mean)
+        heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+        assert (heights.min(), heights.max()) == pytest.approx((least, greatest))
+        assert len(axes.collections) == 2
+
+
+def test_seed_that_ended_early_leaves_the_band_to_the_others(tmp_path, drawn):
+    folders = [write_run(tmp_path / str(seed), f"--seed {seed}", epochs=epochs, val_every=1, val_psnr=20.0 + seed)
+               for seed, epochs in ((0, 2), (1, 4))]
+    Plotting.main(folders)
+    line = drawn["validation_psnr"].axes[0].lines[0]
+    assert_curve(line, [0, 1, 2, 3], [20.5, 20.5, 21, 21])
+
+
+def test_runs_of_one_label_are_one_curve_over_seconds(tmp_path):
     runs = read_runs([write_run(tmp_path / name, f"--seed {name}") for name in "012"])
     for run, label in zip(runs, ("a", "a", "b")):
         run.label = label
     figure = curves.draw_psnr_over_seconds(runs, False)
-    colours = [line.get_color() for line in figure.axes[0].lines]
-    assert colours[0] == colours[1] != colours[2] and legend(figure) == ["a", "b"]
-    assert len(curves.draw_psnr_over_seconds(runs, True).axes) == 3
+    assert len(figure.axes[0].lines) == 2 and len(figure.axes[0].collections) == 1 and legend(figure) == ["a", "b"]
+    assert len(curves.draw_psnr_over_seconds(runs, True).axes) == 2
 
 
 def test_partial_folders(tmp_path, drawn, capsys):

@@ -114,14 +114,16 @@ def test_started_again_it_runs_nothing(done):
     assert (folder / "study/study.csv").read_bytes() == table
 
 
-def test_figures_show_every_seed_a_line_and_every_recipe_a_colour(done, tmp_path, monkeypatch):
+def test_figures_show_every_recipe_as_a_curve_over_its_seeds(done, tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr("figures.study.save", lambda figure, folder, name: drawn.update({name: figure}))
     call_study(*done[:1], *done[1])
     lines = drawn["psnr_over_seconds"].axes[0].lines
     times = read_csv(done[0] / "study/tiny/seed=0/times.csv")
-    assert [line.get_xdata().tolist() for line in lines][0] == [float(row["seconds"]) for row in times]
-    assert len(lines) == 4 and len({line.get_color() for line in lines}) == 2
+    others = read_csv(done[0] / "study/tiny/seed=3/times.csv")
+    seconds = [(float(one["seconds"]) + float(other["seconds"])) / 2 for one, other in zip(times, others)]
+    assert lines[0].get_xdata().tolist() == pytest.approx(seconds)
+    assert len(lines) == 2 == len(drawn["psnr_over_seconds"].axes[0].collections)
     legends = {name: [text.get_text() for box in drawn[name].legends for text in box.get_texts()]
                for name in ("psnr_over_seconds", "psnr_per_frame")}
     assert legends["psnr_over_seconds"] == ["tiny", "tiny --bptt 1 --no-shuffle"]

@@ -15,13 +15,13 @@ import torch
 
 from dataloader import Dataset_Dance, dataset_or_dancer
 from engine.checkpoint import build_model
-from engine.course import course_score, psnr_of_frames, read_truth, write_submission
+from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
 from engine.evaluation import generate_sequences, score_all, score_table
 from engine.logs import write_psnr_per_frame
 from engine.resume import tester_flags
 from media.gif import write_comparison_gif, write_gif
-from modules.metrics import summarise
+from modules.metrics import in_chunks, psnr, summarise
 
 
 def main():
@@ -94,7 +94,7 @@ def write_samples(path, roll_out, first_frame, labels, number):
 
 def write_scores(folder, predictions, truth, labels, train_set, public):
     """Write and print PSNR per frame and the scores of the model and, with a training set, of the baselines."""
-    write_psnr_per_frame(folder, [psnr_of_frames(prediction[1:], true[1:]).tolist()
+    write_psnr_per_frame(folder, [in_chunks(psnr, prediction[1:], true[1:]).tolist()
                                   for prediction, true in zip(predictions, truth)])
     scores = score_all(predictions, truth, labels, train_set,
                        lambda videos, true: summarise(videos, true) | course_score(videos, true, public))

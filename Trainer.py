@@ -86,8 +86,7 @@ def announce(model, train_set, device, dtype):
     """Print what is trained, and where."""
     processes = f" in each of {world_size()} processes" if world_size() > 1 else ""
     print(f"{sum(weights.numel() for weights in model.parameters()):,} parameters on {device}{processes}, computing in "
-          f"{str(dtype).removeprefix('torch.')}; {len(train_set)} clips of {train_set.video_len} frames to train on",
-          flush=True)
+          f"{str(dtype).removeprefix('torch.')}; {len(train_set)} clips of {train_set.video_len} frames to train on")
 
 
 def build_trainer(args, model, device, dtype):

@@ -1,6 +1,7 @@
 """How a script ends: 0 when done, 2 on a user's mistake, 1 on a failed run, 128 + n on signal n."""
 
 import errno
+import os
 import signal
 import sys
 from pathlib import Path
@@ -38,8 +39,10 @@ class StopSignals:
 
     def _note(self, number, _):
         self.signal_number = number
-        for number in self.numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for other in self.numbers:
+            signal.signal(other, signal.SIG_DFL)
+        if number == getattr(signal, "SIGHUP", None):  # the terminal is gone, and printing to it would fail
+            sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
         print("finishing this step; a second signal quits at once", file=sys.stderr, flush=True)
 
 

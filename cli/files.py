@@ -106,7 +106,7 @@ def _force_to_disk(file):
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        if error.errno not in NOT_SUPPORTED:  # some mounted drives write when they like
+        if error.errno not in NOT_SUPPORTED:  # some mounted drives have no fsync
             raise
 
 
@@ -138,18 +138,17 @@ def locked(flag, folder):
         reason = why_no_locks(folder / ".lock")
         if reason:
             print(f"note: {folder} is on a drive without locks ({reason}); start no second run in it")
-            yield folder
-            return
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            other = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
-            raise UsageError(f"{flag} {folder} is in use by {other}; wait for it, or give another folder") from None
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        else:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                other = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+                raise UsageError(f"{flag} {folder} is in use by {other}; wait for it, or give another folder") from None
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:
         yield folder
     finally:
-        lock.release()
+        lock.release()  # without effect where it is not held
 
 
 def why_no_locks(path):
@@ -158,7 +157,7 @@ def why_no_locks(path):
         import fcntl  # Windows has locks, and no fcntl
     except ImportError:
         return None
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, "a+", encoding="utf-8") as file:  # NFS wants to read what is locked so
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # another process has it

@@ -12,6 +12,7 @@ import torch
 
 from modules.noise import Noise
 from modules.pixels import to_unit
+from modules.transfer import to_device
 
 from .processes import rank, world_size
 
@@ -44,11 +45,9 @@ def epoch_starts(dataset, stream, shuffle=True, random_start=True, partial=1.0):
 
 
 def place_on(dataset, device, where="auto"):
-    """Return the dataset with its pixels on the CUDA `device`, if they take a quarter of its free memory at most.
+    """Return the dataset with its pixels on the CUDA `device`; on another device, the dataset itself.
 
-    On another device return the dataset itself.
-
-    where: see --data_device.
+    where: see --data_device; `auto` leaves pixels that take more than a quarter of the free memory where they are.
     """
     if device.type != "cuda" or where == "cpu":
         return dataset
@@ -101,8 +100,7 @@ class EpochBatches:
 
     def _clips(self, step, starts, forced, rows, counted):
         chosen = slice(rows.start, rows.stop)
-        frames, labels = (to_unit(part.to(self.device, non_blocking=True))
-                          for part in self.dataset.clips(starts[chosen]))
+        frames, labels = (to_unit(to_device(part, self.device)) for part in self.dataset.clips(starts[chosen]))
         streams = [random_stream(self.seed, self.epoch, step, row, device=self.device) for row in rows]
         noise = Noise(streams, self.device, frames=self.dataset.video_len - 1)
         return Clips(frames, labels, forced[chosen], noise, counted)

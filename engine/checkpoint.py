@@ -10,10 +10,9 @@ import io
 import warnings
 import zipfile
 from argparse import Namespace
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 
 from cli.errors import UsageError
@@ -23,15 +22,26 @@ from modules.model import NETWORKS, VAE_Model
 
 from .devices import memory_format
 
-RECONSTRUCT, SCALAR = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
 WEIGHTS = ("state_dict", "model_state_dict", "model")
-# Classes in the checkpoints of other programs that only hold values. Paths of one system are read on any other.
-HARMLESS = [Namespace, SimpleNamespace, list, dict, np.ndarray, np.dtype,
-            (lambda default: {}, "collections.defaultdict"),
-            *{type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OVMm"},
-            *[(function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")
-              for name, function in (("scalar", SCALAR), ("_reconstruct", RECONSTRUCT))],
-            *[(PurePath, f"{module}.{system}Path") for module in ("pathlib", "pathlib._local")
+
+
+class Ignored:
+    """Stands for a numpy value or a path in a checkpoint of another program: these are not read."""
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, _):
+        pass
+
+
+# What the checkpoints of other programs may hold beside tensors and plain values. numpy is not let in: its own
+# __setstate__ trusts what a file says.
+HARMLESS = [Namespace, SimpleNamespace, list, dict, Ignored, (lambda default: {}, "collections.defaultdict"),
+            *[(Ignored, f"numpy.{name}") for name in (
+                "ndarray", "dtype", *[f"{core}.multiarray.{function}" for core in ("core", "_core")
+                                      for function in ("scalar", "_reconstruct")])],
+            *[(Ignored, f"{module}.{system}Path") for module in ("pathlib", "pathlib._local")
               for system in ("Posix", "Windows", "PurePosix", "PureWindows")]]
 FOLDER = 0x10  # marks a folder in a ZIP file; torch would take uninitialised memory for its content
 

@@ -7,7 +7,7 @@ import torch
 
 from cli.errors import RunError, UsageError
 from media.pixel_csv import PUBLIC_SEQUENCES, iterate_pixels_csv, read_pixels_csv, write_pixels_csv
-from modules.metrics import psnr
+from modules.metrics import in_chunks, psnr
 
 SCORED_FRAMES = 600
 
@@ -22,16 +22,11 @@ def course_score(prediction, target, public=None):
         public = [number < PUBLIC_SEQUENCES for number in range(len(target))]
     scored = slice(1, SCORED_FRAMES + 1)
     scores = torch.stack([
-        psnr_of_frames(predicted[scored], true[scored]).mean() for predicted, true in zip(prediction, target)
+        in_chunks(psnr, predicted[scored], true[scored]).mean() for predicted, true in zip(prediction, target)
     ])
     public = torch.tensor(public)
     parts = {"score": scores, "public": scores[public], "private": scores[~public]}
     return {name: part.mean().item() if len(part) else None for name, part in parts.items()}
-
-
-def psnr_of_frames(prediction, target, chunk=64):
-    """PSNR in dB of each frame of a video, uint8 [T, 3, H, W] -> [T]; a chunk of frames becomes floats at a time."""
-    return torch.cat([psnr(predicted, true) for predicted, true in zip(prediction.split(chunk), target.split(chunk))])
 
 
 def read_truth(path, labels, frames):

@@ -29,7 +29,8 @@ def choose_device(name, gpu=0):
         if problem != NO_CUDA:
             print(f"note: {problem}; continuing without it")
     if name != "cpu" and torch.backends.mps.is_available():
-        print("note: what MPS lacks is computed on the CPU")  # PYTORCH_ENABLE_MPS_FALLBACK, set in cli/__init__.py
+        if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") == "1":  # see cli/__init__.py
+            print("note: what MPS lacks is computed on the CPU")
         return torch.device("mps")
     if name == "mps":
         raise UsageError("--device mps: there is no usable MPS device here; give --device auto or cpu")
@@ -46,7 +47,8 @@ def cuda_problem(gpu):
         if not torch.cuda.is_available():  # torch warns where only the driver is too old
             return f"CUDA cannot be used ({first_sentence(caught[0].message)})" if caught else NO_CUDA
         if gpu >= torch.cuda.device_count():
-            raise UsageError(f"--gpu {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+            flag = "--nproc_per_node: a process of" if "LOCAL_RANK" in os.environ else "--gpu"
+            raise UsageError(f"{flag} {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
         try:
             torch.ones(1, device=torch.device("cuda", gpu)).add(1).item()  # needs a kernel made for this GPU
         except RuntimeError as error:
@@ -62,8 +64,9 @@ def first_sentence(message):
 def choose_precision(amp, device):
     """Return the torch.dtype in which --amp asks the networks to be computed on `device`.
 
-    `auto` is bfloat16 where the processor computes it natively, float16 on a GPU whose tensor cores lack bfloat16
-    (compute capability 7, like a T4), else float32. What stays float32 is never rounded to TF32: the labels need it.
+    `auto` is bfloat16 where the processor computes it natively (a CPU says so since torch 2.11), float16 on a GPU whose
+    tensor cores lack bfloat16 (compute capability 7, like a T4), else float32. What stays float32 is never rounded to
+    TF32: the labels need it.
     """
     native = _computes_bfloat16(device)
     if amp == "fp16" and device.type != "cuda":
@@ -72,7 +75,9 @@ def choose_precision(amp, device):
         print(f"note: this {device.type} does not compute bfloat16 natively; --amp bf16 will be slow")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        if amp == "auto" and not native and torch.cuda.get_device_capability(device) >= (7, 0):
+        has_tensor_cores = (torch.cuda.get_device_capability(device) >= (7, 0)
+                            and "GTX 16" not in torch.cuda.get_device_name(device))
+        if amp == "auto" and not native and has_tensor_cores:
             return torch.float16
     return {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
             "auto": torch.bfloat16 if native else torch.float32}[amp]

@@ -13,7 +13,7 @@ from modules.rollout import generate
 
 from .devices import autocast, is_full_memory
 
-NUMBERS_AT_ONCE = 2**24  # of images in a comparison: 128 MiB as float64
+NUMBERS_AT_ONCE = 2**22  # of images in a comparison: 32 MiB as float64
 
 
 def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temperature, clamp):
@@ -26,7 +26,7 @@ def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temp
     settings = {"device": device, "dtype": dtype, "temperature": temperature, "clamp": clamp}
     try:
         return _generate_batch(model, first_frames, labels, seed=seed, **settings)
-    except (RuntimeError, MemoryError) as error:  # it holds on to the tensors, so what follows stands outside
+    except (RuntimeError, MemoryError) as error:  # keeps its tensors alive, so the retry stands after this block
         if not is_full_memory(error):
             raise
         remedy = "or give --device cpu" if device.type != "cpu" else "or generate smaller frames"
@@ -62,16 +62,14 @@ def validate(model, val_set, roll_out):
 
 
 def baselines(train, first_frames, labels):
-    """The videos of predictors that learn nothing, by name: lists of uint8 [T, 3, H, W].
+    """Yield the name and the videos of each predictor that learns nothing: lists of uint8 [T, 3, H, W].
 
     train: training set with uint8 `frames` and `labels`, [N, 3, H, W]. The nearest label is that of least L2 distance.
     """
     mean = to_uint8(mean_image(train.frames))
-    return {
-        "nearest label": [train.frames[nearest_images(label, train.labels)] for label in labels],
-        "mean frame": [mean.expand(label.shape) for label in labels],
-        "first frame": [frame.expand(label.shape) for frame, label in zip(first_frames, labels)],
-    }
+    yield "nearest label", [train.frames[nearest_images(label, train.labels)] for label in labels]
+    yield "mean frame", [mean.expand(label.shape) for label in labels]
+    yield "first frame", [frame.expand(label.shape) for frame, label in zip(first_frames, labels)]
 
 
 def mean_image(images):
@@ -102,10 +100,11 @@ def score_all(predictions, truth, labels, train, score=summarise):
 
     predictions, truth, labels: uint8 [T, 3, H, W] each. score(videos, truth) gives a dict of numbers.
     """
-    videos = {"this model": predictions}
+    scores = {"this model": score(predictions, truth)}
     if train is not None:
-        videos |= baselines(train, [true[0] for true in truth], labels)
-    return {name: score(each, truth) for name, each in videos.items()}
+        for name, videos in baselines(train, [true[0] for true in truth], labels):  # one in memory at a time
+            scores[name] = score(videos, truth)
+    return scores
 
 
 def score_table(scores):

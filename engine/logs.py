@@ -94,7 +94,7 @@ def cell(value):
 
 def rows_before(folder, epoch):
     """The rows of the epochs before this one, as metrics.csv and times.csv have them, for a checkpoint without them."""
-    columns = {name: values for name, values in read_metrics(folder).items()}
+    columns = read_metrics(folder)
     rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
     return [{name: int(value) if name == "epoch" else float(value) for name, value in row.items() if np.isfinite(value)}
             for row in rows if row["epoch"] < epoch]

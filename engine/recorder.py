@@ -3,6 +3,7 @@
 import io
 import math
 import time
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -60,6 +61,8 @@ class RunRecorder:
                 write_psnr_per_frame(self.folder, per_frame.tolist())
                 write_best_rollout(self.folder, videos["prediction"])
         except RunError as error:  # the checkpoint is worth more
+            with suppress(OSError):
+                (self.folder / BEST_ROLLOUT).unlink(missing_ok=True)  # that of another model
             print(f"note: {error}; the figures and GIFs of this run will lack it")
 
     def after_epoch(self, row):

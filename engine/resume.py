@@ -42,8 +42,8 @@ def starting_checkpoint(parser, args, typed):
     """The checkpoint that a new run starts from; it sets the flags of its network and others that are not typed."""
     path = Path(args.ckpt_path)
     if args.save_root and path.resolve().parent == Path(args.save_root).resolve():
-        raise UsageError(f"--save_root {args.save_root} holds {path.name}, from which this run is to start; give "
-                         "another folder, or --resume to continue that run")
+        raise UsageError(f"--save_root {args.save_root} is the folder of --ckpt_path, which a new run would overwrite; "
+                         "give another folder, or --resume to continue that run")
     checkpoint = load_checkpoint(path)
     saved = saved_flags(parser, checkpoint, path)
     take_from_checkpoint(args, typed, network_dimensions(checkpoint, path), path)

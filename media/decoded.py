@@ -46,12 +46,14 @@ def read_images(paths, make_tensor, num_workers):
         return make_tensor(image)
 
     compute_threads = torch.get_num_threads()  # one per worker: more would wait for one another at every image
-    with (ThreadPoolExecutor(max(num_workers, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool,
-          warnings.catch_warnings()):
-        warnings.filterwarnings("ignore", module="PIL")  # about metadata; an image that it cannot read is an error
-        images = list(Progress(pool.map(read, paths), desc=f"reading {paths[0].parent.name}", total=len(paths),
-                               unit="image"))
-    torch.set_num_threads(compute_threads)
+    try:
+        with (ThreadPoolExecutor(max(num_workers, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+              warnings.catch_warnings()):
+            warnings.filterwarnings("ignore", module="PIL")  # about metadata; an image that it cannot read is an error
+            images = list(Progress(pool.map(read, paths), desc=f"reading {paths[0].parent.name}", total=len(paths),
+                                   unit="image"))
+    finally:
+        torch.set_num_threads(compute_threads)
     if len(sizes) > 1:
         found = ", ".join(f"{width} x {height} ({path.name})" for (height, width), path in sizes.items())
         problems.append(f"{paths[0].parent} has images of different sizes: {found}; make them alike")
@@ -103,7 +105,8 @@ def decode_cached(root, paths, frame_size, num_workers):
             for outdated in set(cache.glob(f"{prefix}-*.npy")) - {cache / name}:
                 with suppress(OSError):  # on Windows another run may have it mapped
                     outdated.unlink()
-        return _map(cache / name, shape)
+        mapped = _map(cache / name, shape)
+        return pixels if mapped is None else mapped  # not every drive can map a file
     return pixels
 
 

@@ -54,7 +54,7 @@ def read_pixels_csv(path, flag):
 def iterate_pixels_csv(path, flag):
     """Yield for each row of a file: the number of rows, the id, the pixels as uint8, and the Usage or None.
 
-    One line is in memory at a time. The ids are 0 to the number of rows, in any order, each once. Raises UsageError
+    One line is in memory at a time. The ids count the rows from 0, in any order, each once. Raises UsageError
     naming `flag` and the file.
     """
     try:

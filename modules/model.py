@@ -9,6 +9,7 @@ from . import networks, pyramid
 from .losses import RECONSTRUCTIONS, kl_divergence, mse_loss
 from .pixels import to_unit
 from .rollout import forced_rollout, next_input, rollout
+from .transfer import to_device
 
 NETWORKS = {"template": networks, "pyramid": pyramid}
 
@@ -84,7 +85,10 @@ class VAE_Model(nn.Module):
         Returns {"loss", "mse", "kl"}, sums over the frames 1..T-1 and means over the clips, and the input of the step
         after the clip, [B, 3, H, W], without gradient.
         """
-        if teacher_forced is not None and teacher_forced.all():
+        all_forced = teacher_forced is not None and bool(teacher_forced.all())  # on the CPU: no wait for the GPU
+        if teacher_forced is not None:
+            teacher_forced = to_device(teacher_forced, frames.device)
+        if all_forced:
             steps = forced_rollout(self, frames, labels, noise, images_at_once, **rollout_settings)
         else:
             steps = rollout(self, frames, labels, noise, teacher_forced, **rollout_settings)

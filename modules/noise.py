@@ -2,6 +2,8 @@
 
 import torch
 
+from .transfer import to_device
+
 
 class Noise:
     """A random stream for each clip, so that a clip draws the same numbers in any batch.
@@ -32,7 +34,7 @@ class Noise:
         if not coming:
             clips = [draw((self.frames, *shape), generator=generator, device=generator.device)
                      for generator in self.generators]
-            numbers = torch.stack(clips, dim=1).to(self.device, non_blocking=True)  # [frames, B, *shape]
+            numbers = to_device(torch.stack(clips, dim=1), torch.device(self.device))  # [frames, B, *shape]
             coming = self.drawn[kind, shape] = list(numbers.unbind())[::-1]
         return coming.pop()
 

@@ -16,7 +16,8 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
     frames: [B, T, 3, H, W] in [0, 1]. Frame 0 is enough without teacher forcing, unless model.posterior is `current`.
     labels: [B, T, 3, H, W], uint8 or in [0, 1]. Frame t is predicted from label t; label 0 is not used.
     noise: a Noise, or a GivenNoise.
-    teacher_forced: bool [B, T]; where it is true at t, the true frame t is the input of step t+1. None: nowhere.
+    teacher_forced: bool [B, T], on the device; where it is true at t, the true frame t is the input of step t+1. None:
+        nowhere.
     temperature: None: z from the posterior; a number: z from the prior N(0, temperature^2 I).
     clamp: clamp each input frame to [0, 1], so that an overshoot cannot grow.
     input_noise: add Gaussian noise to each input frame, its standard deviation drawn from [0, input_noise), so that
@@ -30,8 +31,6 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
     sees_current = model.posterior == "current" and temperature is None
     if model.training:  # all labels at once: BatchNorm takes its statistics over all labels of the batch
         poses = model.encode_labels(labels[:, 1:])  # [B, T-1, L, h, w]
-    if teacher_forced is not None:
-        teacher_forced = teacher_forced.to(frames.device)
     frame = frames[:, 0]  # [B, 3, H, W]
     for t in range(1, labels.shape[1]):
         frame = disturb(frame, noise, clamp, input_noise)  # [B, 3, H, W]
@@ -86,8 +85,7 @@ def next_input(prediction, frames, teacher_forced, t):
     """The input after frame t, [B, 3, H, W]: the true frame t where it is forced, else the predicted one."""
     if teacher_forced is None:
         return prediction
-    forced = teacher_forced[:, t, None, None, None].to(frames.device)
-    return torch.where(forced, frames[:, t], prediction)
+    return torch.where(teacher_forced[:, t, None, None, None], frames[:, t], prediction)
 
 
 @torch.inference_mode()
@@ -106,7 +104,9 @@ def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, wa
     video = torch.empty(labels.shape, dtype=torch.uint8, device=frame.device)  # [B, T, 3, H, W]
     video[:, 0] = to_uint8(frame)
     steps = rollout(model, frame[:, None], labels, noise, temperature=temperature, clamp=clamp)
-    for t, step in enumerate(watched(steps), start=1):
-        video[:, t] = to_uint8(step.frame)
-    model.train(was_training)
+    try:
+        for t, step in enumerate(watched(steps), start=1):
+            video[:, t] = to_uint8(step.frame)
+    finally:
+        model.train(was_training)
     return video.cpu()

@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 CPU, META = torch.device("cpu"), torch.device("meta")
 GIB = 2**30
 aten = torch.ops.aten
-HOST_READS = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default}
+HOST_READS = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default,
+              aten._unique2.default}
 COPIES = {aten.copy_.default, aten._foreach_copy_.default}
 CPU_INDICES_ALLOWED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default,
                        aten._index_put_impl_.default}
@@ -69,7 +70,9 @@ class Refusing(TorchDispatchMode):
                 raise RuntimeError("Expected all tensors to be on the same device, but found at least two, "
                                    f"{[str(claimed(tensor)) for tensor in tensors]} in {operation}")
         self.accelerator.operations += bool(devices)
-        self.accelerator.reads += bool(devices) and (operation in HOST_READS or operation in COPIES and target == CPU)
+        waits = operation in HOST_READS or operation in COPIES and target == CPU or (
+            operation in CPU_INDICES_ALLOWED and any(tensor.dtype == torch.bool for tensor in tensors[1:]))
+        self.accelerator.reads += bool(devices) and waits
         result = operation(*args, **(kwargs or {}))
         if target != CPU:
             for tensor in tensors_in((result,)):
@@ -112,14 +115,16 @@ class Claiming(TorchFunctionMode):
         kwargs.pop("copy", None)
         if args and isinstance(args[0], torch.Tensor):
             args = (claimed(args[0]), args[0].dtype, *args[1:])
-        device, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
+        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
         source, target = claimed(tensor), self.accelerator.numbered(device or claimed(tensor))
         dtype = dtype or tensor.dtype
         if target.type == "mps" and dtype == torch.float64:
             raise TypeError(NO_FLOAT64)
         if source == target and dtype == tensor.dtype and memory_format is None:
             return tensor
-        if target == CPU != source:
+        if source == CPU != target and non_blocking and target.type == "mps":
+            raise RuntimeError("a non-blocking copy of a temporary tensor to MPS is garbage")
+        if source != target and not (non_blocking and source == CPU):  # the host waits for the device
             self.accelerator.reads += 1
         format_settings = {} if memory_format is None else {"memory_format": memory_format}
         moved = tensor.to(dtype=dtype, copy=source != target, **format_settings)
@@ -138,7 +143,7 @@ class Generator(torch.Generator):
 
 
 class Accelerator:
-    """The device that is pretended. reads: how often the host has read a value of it. operations: computed on it."""
+    """The device that is pretended. reads: how often the host waited for it. operations: computed on it."""
 
     def __init__(self, kind):
         self.device = torch.device(kind, 0)
@@ -199,7 +204,6 @@ def pretend(kind, capability=(8, 0), free=8 * GIB):
         "torch.cuda.get_device_capability": lambda device=None: capability,
         "torch.cuda.is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
         "torch.cuda.mem_get_info": lambda device=None: (free, 2 * free),
-        "torch.cuda.empty_cache": lambda: None,
         "torch.cuda.is_current_stream_capturing": lambda: False,
         "torch.backends.mps.is_available": lambda: kind == "mps",
     }

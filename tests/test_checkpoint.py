@@ -14,7 +14,7 @@ import torch
 from cli.errors import RunError, UsageError
 from conftest import TINY_CLIPS, TINY_NETWORK, Malicious, flags, tiny_model
 from dataloader import Dataset_Dance
-from engine.checkpoint import load_checkpoint, load_weights, network_dimensions, save_checkpoint
+from engine.checkpoint import Ignored, load_checkpoint, load_weights, network_dimensions, save_checkpoint
 from media.pixel_csv import read_pixels_csv
 from modules import VAE_Model
 from modules.rollout import generate
@@ -194,6 +194,14 @@ def test_weights_that_another_program_saved_are_found(name, model, dancer, tmp_p
     assert network_dimensions(loaded, path) == {"network": "template", **TINY_NETWORK}
     if name == "Namespace":
         call("Tester", "--DR", dancer, "--ckpt_path", path, "--save_root", "out", "--no-make_gif", "--device", "cpu")
+
+
+def test_numpy_values_of_a_file_are_not_built(tmp_path, model):
+    """numpy's __setstate__ trusts a file; see Ignored."""
+    torch.save({"state_dict": model.state_dict(), "dtype": np.dtype("f8"), "array": np.ones(3), "x": np.float64(1)},
+               tmp_path / "a.ckpt")
+    content = load_checkpoint(tmp_path / "a.ckpt")
+    assert {type(content[name]) for name in ("dtype", "array", "x")} == {Ignored}
 
 
 class Student:

@@ -142,7 +142,7 @@ def test_course_score_of_the_parts_it_is_told_and_of_missing_ones():
 
 def nearest(train, labels):
     """The videos of the nearest-label baseline, [B, T, 3, H, W], for labels [B, T, 3, H, W]."""
-    return torch.stack(baselines(train, labels[:, 0], labels)["nearest label"])
+    return torch.stack(dict(baselines(train, labels[:, 0], labels))["nearest label"])
 
 
 def test_nearest_label_finds_a_label_of_the_training_set_in_every_chunk():
@@ -189,10 +189,10 @@ def test_videos_of_the_baselines_have_the_length_of_their_labels():
     labels = [random_pixels(length, 3, 4, 4, seed=length) for length in (6, 3)]
     frames = random_pixels(2, 3, 4, 4, seed=1)
     train = SimpleNamespace(frames=random_pixels(10, 3, 4, 4), labels=random_pixels(10, 3, 4, 4, seed=1))
-    for name, videos in baselines(train, frames, labels).items():
+    for name, videos in baselines(train, frames, labels):
         assert [video.shape for video in videos] == [label.shape for label in labels], name
         assert all(video.dtype == torch.uint8 for video in videos)
-    videos = baselines(train, frames, labels)
+    videos = dict(baselines(train, frames, labels))
     assert all(torch.equal(video, frame.expand(video.shape)) for video, frame in zip(videos["first frame"], frames))
     mean = (mean_image(train.frames) * 255).round().to(torch.uint8)
     assert all(torch.equal(video, mean.expand(video.shape)) for video in videos["mean frame"])

@@ -4,6 +4,7 @@ import ast
 import errno
 import fcntl
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import cli.files
 import cli.progress
 import faults
-from cli.errors import RunError, StopSignals
+from cli.errors import RunError, StopSignals, UsageError
 from cli.files import atomic_write, locked, why_no_locks, write_bytes
 from cli.parser import Parser, typed_command, words_of
 from cli.progress import Progress
@@ -40,12 +41,12 @@ def at_once(monkeypatch):
     return waits
 
 
-def failing(action, error, times, where=""):
-    """An action that fails the first `times` times that its last argument's name contains `where`."""
+def failing(action, error, times):
+    """An action that fails the first `times` times."""
     left = [times]
 
     def act(*arguments, **more):
-        if any(where in str(argument) for argument in arguments) and left[0]:
+        if left[0]:
             left[0] -= 1
             raise error
         return action(*arguments, **more)
@@ -153,12 +154,22 @@ def test_drive_without_locks_trains_with_a_note(number, train, call, tmp_path, m
     said = capsys.readouterr().out
     assert "without locks" in said and os.strerror(number) in said
     assert (tmp_path / "run/last.ckpt").exists()
+    with pytest.raises(FileNotFoundError), locked("--save_root", tmp_path):
+        (tmp_path / "none").read_text()  # an error of the run is not one of the lock
+
+
+def test_lock_is_asked_for_with_a_file_that_can_be_read(tmp_path, monkeypatch):
+    """NFS answers EBADF otherwise, as if it had no locks."""
+    modes = []
+    monkeypatch.setattr(fcntl, "flock", lambda file, _: modes.append(fcntl.fcntl(file, fcntl.F_GETFL)))
+    assert why_no_locks(tmp_path / ".lock") is None
+    assert [mode & os.O_ACCMODE for mode in modes] == [os.O_RDWR]
 
 
 def test_windows_has_locks_and_no_fcntl(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert why_no_locks(tmp_path / ".lock") is None
-    with locked("--save_root", tmp_path):
+    with locked("--save_root", tmp_path), pytest.raises(UsageError, match="is in use"), locked("--save_root", tmp_path):
         pass
 
 
@@ -180,7 +191,6 @@ def test_folder_of_any_name_holds_a_run_and_its_figures(name, train, tmp_path):
     assert (tmp_path / name / "loss.png").exists() and (tmp_path / "figures/loss.png").exists()
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
 @pytest.mark.parametrize("before, noted", [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
 def test_closed_terminal_stops_a_run_unless_it_is_to_be_ignored(before, noted):
     """nohup has it ignored."""
@@ -193,6 +203,21 @@ def test_closed_terminal_stops_a_run_unless_it_is_to_be_ignored(before, noted):
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def test_run_whose_terminal_is_closed_is_saved(train, tmp_path):
+    """All that it prints from then on fails."""
+    command = [sys.executable, str(ROOT / "Trainer.py"), *train(save_root=tmp_path / "run", num_epoch=10_000)]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, command)
+    while not (tmp_path / "run/last.ckpt").exists():
+        os.read(terminal, 1024)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    assert load_checkpoint(tmp_path / "run/last.ckpt")["last_epoch"] >= -1
+    assert not list((tmp_path / "run").glob(".*.tmp")) and (tmp_path / "run/metrics.csv").exists()
 
 
 # Recipes and command lines

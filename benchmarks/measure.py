@@ -214,7 +214,6 @@ def machine(args):
     on_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_cuda else (
         f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
-    devices.choose_precision("off", device)  # no TF32 in float32's rate
     rates = {str(dtype).removeprefix("torch."): matrix_rate(device, dtype)
              for dtype in (torch.float32, torch.bfloat16)}
     choices = ["channels_last", "fused_Adam", "forced_frames_as_one_batch"]

@@ -64,23 +64,23 @@ def first_sentence(message):
 def choose_precision(amp, device):
     """Return the torch.dtype in which --amp asks the networks to be computed on `device`.
 
-    `auto` is bfloat16 where the processor computes it natively (a CPU says so since torch 2.11), float16 on a GPU whose
-    tensor cores lack bfloat16 (compute capability 7, like a T4), else float32. What stays float32 is never rounded to
-    TF32: the labels need it.
+    `auto` is bfloat16 on a GPU that computes it natively, float16 on one whose tensor cores lack it (compute capability
+    7, like a T4), else float32: on a CPU bfloat16 was slower (benchmarks/README.md). What stays float32 is never
+    rounded to TF32: the labels need it.
     """
-    native = _computes_bfloat16(device)
     if amp == "fp16" and device.type != "cuda":
         raise UsageError(f"--amp fp16 is for CUDA, and this is {device.type}; give --amp auto, bf16 or off")
-    if amp == "bf16" and not native:
-        print(f"note: this {device.type} does not compute bfloat16 natively; --amp bf16 will be slow")
+    fast = torch.float32
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        has_tensor_cores = (torch.cuda.get_device_capability(device) >= (7, 0)
-                            and "GTX 16" not in torch.cuda.get_device_name(device))
-        if amp == "auto" and not native and has_tensor_cores:
-            return torch.float16
-    return {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
-            "auto": torch.bfloat16 if native else torch.float32}[amp]
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            fast = torch.bfloat16
+        elif (torch.cuda.get_device_capability(device) >= (7, 0)
+              and "GTX 16" not in torch.cuda.get_device_name(device)):  # these have no tensor cores
+            fast = torch.float16
+    if amp == "bf16" and fast != torch.bfloat16:
+        print(f"note: --amp bf16 saves memory on this {device.type}, but hardly time")
+    return {"auto": fast, "off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
 
 
 def memory_format(device, dtype):
@@ -92,15 +92,6 @@ def memory_format(device, dtype):
 def autocast(device, dtype):
     """A context in which the networks compute in `dtype`; the weights stay float32."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-
-
-def _computes_bfloat16(device):
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.11
-        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return False
 
 
 def is_full_memory(error):

@@ -73,7 +73,7 @@ def flags(**values):
             for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])]
 
 
-# In float32, also on a processor with bfloat16 arithmetic: many tests compare to rounding.
+# In float32, also on a GPU with bfloat16: many tests compare to rounding.
 TINY_CLIPS = flags(frame_H=8, frame_W=16, batch_size=4, train_vi_len=6, val_vi_len=10, num_workers=1,
                    device="cpu", amp="off")
 TINY_TRAINING = flags(**TINY_NETWORK) + TINY_CLIPS

@@ -53,7 +53,7 @@ def main():
         clips = place_on(train_set, device, args.data_device)
         with open_run(args.save_root, model, arguments=vars(args), resume=args.resume, overwrite=args.overwrite,
                       num_epoch=args.num_epoch, per_save=args.per_save) as folder, \
-                drawn_at_its_end(folder, val_set, device):
+                drawn_at_its_end(folder, val_set, state, device):
             recorder = RunRecorder(folder, trainer, state, arguments=vars(args), num_epoch=args.num_epoch,
                                    sequence_lengths=train_set.sequence_lengths, save_minutes=args.save_minutes,
                                    per_save=args.per_save)
@@ -67,7 +67,7 @@ def main():
                     recorder.after_validation(metrics, videos, write_gif=args.store_visualization)
                 recorder.after_epoch(metrics)
         if rank() == 0:
-            show_best(folder, val_set, train_set)
+            show_best(folder, val_set, train_set, state)
 
 
 def open_datasets(args):
@@ -104,7 +104,7 @@ def batch_settings(args, epoch):
 
 
 @contextmanager
-def drawn_at_its_end(folder, val_set, device):
+def drawn_at_its_end(folder, val_set, state, device):
     """Draw the figures and the best GIF of a run when it ends, also when it is stopped or fails."""
     remedy = (f"what was saved in {folder} is intact: continue with --resume and --checkpoint_frames, or a lower "
               "--batch_size and an --accumulate higher by as much; or train anew with --bptt or a lower --train_vi_len")
@@ -113,39 +113,44 @@ def drawn_at_its_end(folder, val_set, device):
             yield
     except (RunError, Stopped) as error:
         with suppress(RunError, UsageError):  # the first error is the one to report
-            draw(folder, val_set)
+            draw(folder, val_set, state)
             if isinstance(error, Stopped):
                 barrier()  # torchrun ends all processes as soon as one has ended
         raise
-    draw(folder, val_set)
+    draw(folder, val_set, state)
 
 
-def draw(folder, val_set):
+def draw(folder, val_set, state):
     """Draw what the run in the folder has logged, and write best.gif, the best rollout beside label and truth."""
     if rank() > 0:
         return
     draw_runs([folder])
-    videos = best_rollout(folder, val_set)
+    videos = best_rollout(folder, val_set, state)
     if videos:
         write_comparison_gif(folder / "best.gif", first_of_each(videos))
 
 
-def best_rollout(folder, val_set):
-    """The rollout of the best validation: {"label", "prediction", "truth"}, uint8 [B, T, 3, H, W]; None if none."""
+def best_rollout(folder, val_set, state):
+    """The rollout of the best validation: {"label", "prediction", "truth"}, uint8 [B, T, 3, H, W].
+
+    None if there is none, or it is another's: the run may have been killed between writing it and its checkpoint.
+    """
     prediction = read_best_rollout(folder)
     frames, labels = val_set.clips(val_set.starts())
-    return None if prediction is None else {"label": labels, "prediction": prediction, "truth": frames}
+    if prediction is None or abs(summarise(prediction, frames)["psnr"] - state.best_psnr) > 1e-3:
+        return None
+    return {"label": labels, "prediction": prediction, "truth": frames}
 
 
-def show_best(folder, val_set, train_set):
+def show_best(folder, val_set, train_set, state):
     """Score the best rollout beside the baselines, and say what to do next."""
     path = folder / "best.ckpt"
     if not path.exists():
         raise RunError(f"there is no {path}: no validation gave a finite PSNR, or it was removed; "
                        "try --clamp_feedback or a lower --lr")
     print(f"\n{path}:")
-    videos = best_rollout(folder, val_set)
-    if videos:  # an older version kept none
+    videos = best_rollout(folder, val_set, state)
+    if videos:
         print_scores(videos, train_set)
     print(f"\nfigures: {folder}\ntest:    python Tester.py --ckpt_path {path}")
 

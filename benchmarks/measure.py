@@ -106,8 +106,8 @@ class Ours:
 
     def __init__(self, args, without=""):
         self.args = args
-        if without == "bfloat16":
-            args.amp = "off"
+        if without in ("bfloat16", "float32"):
+            args.amp = {"bfloat16": "off", "float32": "bf16"}[without]
         if without == "forced_frames_as_one_batch":
             optimization.IMAGES_AT_ONCE = {"cpu": 1, "cuda": 1, "mps": 1}
         if without != "tuned_cpu":
@@ -217,7 +217,7 @@ def machine(args):
     rates = {str(dtype).removeprefix("torch."): matrix_rate(device, dtype)
              for dtype in (torch.float32, torch.bfloat16)}
     choices = ["channels_last", "fused_Adam", "forced_frames_as_one_batch"]
-    choices += ["tuned_cpu"] if device.type == "cpu" else []
+    choices += ["tuned_cpu", "float32"] if device.type == "cpu" else []
     choices += ["bfloat16"] if dtype == torch.bfloat16 else []
     return {"device": device.type, "name": name, "torch": torch.__version__,
             "computing_in": str(dtype).removeprefix("torch."), "matrix_rate": rates, "choices": choices,

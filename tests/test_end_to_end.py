@@ -14,6 +14,7 @@ from conftest import ROOT, TINY_NETWORK, TINY_TRAINING, call_script, flags, read
 from dataloader import Dataset_Dance
 from engine.checkpoint import load_checkpoint
 from engine.evaluation import validate
+from engine.recorder import BEST_ROLLOUT
 from media.pixel_csv import read_pixels_csv
 from modules import VAE_Model
 
@@ -147,6 +148,17 @@ def test_best_rollout_is_kept_over_a_kill_and_not_generated_again(whole, interru
     call("Trainer", "--resume", "--save_root", "run")
     assert len(generated) == 1  # the validation of the last epoch
     assert (tmp_path / "run/best.gif").read_bytes() == (run / "best.gif").read_bytes()
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_rollout_of_another_model_is_not_shown_as_that_of_the_best(stale, whole, call, tmp_path, capsys):
+    """A run may be killed after it has written the rollout, and before its checkpoint."""
+    shutil.copytree(whole[1], tmp_path / "run")
+    if stale:
+        path = tmp_path / "run" / BEST_ROLLOUT
+        np.save(path, 255 - np.load(path))
+    call("Trainer", "--resume", "--save_root", "run")
+    assert ("this model" in capsys.readouterr().out) != stale
 
 
 def test_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(prolonged, call, tmp_path):

@@ -26,14 +26,14 @@ class Stopped(Exception):
 class StopSignals:
     """Note the first SIGINT, SIGTERM or SIGHUP, so that a step can be finished and saved; a second one quits at once.
 
-    A signal that is ignored, like SIGHUP under nohup, stays ignored.
+    SIGHUP, which a closed terminal sends, stays ignored under nohup.
     """
 
     def __init__(self):
         self.signal_number = None
-        names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP, which a closed terminal sends
-        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        self.numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+        self.numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Windows has none
+            self.numbers.append(signal.SIGHUP)
         for number in self.numbers:
             signal.signal(number, self._note)
 

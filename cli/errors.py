@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -46,12 +47,34 @@ class StopSignals:
         print("finishing this step; a second signal quits at once", file=sys.stderr, flush=True)
 
 
+class Terminal:
+    """A stream to a terminal that drops what is written once the terminal is closed."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self):
+        with suppress(OSError):
+            self.stream.flush()
+
+
 def run_script(main):
     """Call main() and end the process with the exit status that its exception asks for."""
     name = Path(sys.argv[0]).name
-    for stream in (sys.stdout, sys.stderr):
+    for output in ("stdout", "stderr"):
+        stream = getattr(sys, output)
         if hasattr(stream, "reconfigure"):  # a notebook's stream has not
             stream.reconfigure(line_buffering=True, errors="backslashreplace")  # a log file has each line at once
+        if stream.isatty():
+            setattr(sys, output, Terminal(stream))
     try:
         main()
     except UsageError as error:

@@ -1,7 +1,6 @@
 """How a script ends: 0 when done, 2 on a user's mistake, 1 on a failed run, 128 + n on signal n."""
 
 import errno
-import os
 import signal
 import sys
 from contextlib import suppress
@@ -42,8 +41,6 @@ class StopSignals:
         self.signal_number = number
         for other in self.numbers:
             signal.signal(other, signal.SIG_DFL)
-        if number == getattr(signal, "SIGHUP", None):  # the terminal is gone, and printing to it would fail
-            sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
         print("finishing this step; a second signal quits at once", file=sys.stderr, flush=True)
 
 

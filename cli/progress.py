@@ -25,9 +25,3 @@ class Progress(tqdm):
         if msg != "":  # what clears a bar
             print(msg or self)
         return True
-
-
-def log_line(text):
-    """Print a line, above a progress bar if there is one."""
-    tqdm.write(text)
-    sys.stdout.flush()

@@ -72,15 +72,19 @@ def baselines(train, first_frames, labels):
     yield "first frame", [frame.expand(label.shape) for frame, label in zip(first_frames, labels)]
 
 
+def images_at_once(images):
+    return max(1, NUMBERS_AT_ONCE // images[0].numel())
+
+
 def mean_image(images):
     """The mean of uint8 images [N, 3, H, W], in [0, 1]."""
-    chunk = max(1, NUMBERS_AT_ONCE // images[0].numel())
+    chunk = images_at_once(images)
     return sum(part.sum(0, dtype=torch.int64) for part in images.split(chunk)) / (255 * len(images))
 
 
 def nearest_images(queries, images):
     """For each uint8 query [Q, 3, H, W], the index of the image [N, 3, H, W] of least L2 distance."""
-    chunk = max(1, NUMBERS_AT_ONCE // images[0].numel())
+    chunk = images_at_once(images)
     return torch.cat([_nearest(part, images, chunk) for part in queries.split(chunk)])
 
 

@@ -3,14 +3,13 @@
 import io
 import math
 import time
-from contextlib import suppress
 
 import numpy as np
 import torch
 
 from cli.errors import RunError, Stopped, StopSignals
 from cli.files import write_bytes
-from cli.progress import log_line
+from cli.progress import Progress
 from media.gif import write_comparison_gif
 from modules.metrics import psnr
 
@@ -61,8 +60,6 @@ class RunRecorder:
                 write_psnr_per_frame(self.folder, per_frame.tolist())
                 write_best_rollout(self.folder, videos["prediction"])
         except RunError as error:  # the checkpoint is worth more
-            with suppress(OSError):
-                (self.folder / BEST_ROLLOUT).unlink(missing_ok=True)  # that of another model
             print(f"note: {error}; the figures and GIFs of this run will lack it")
 
     def after_epoch(self, row):
@@ -73,7 +70,7 @@ class RunRecorder:
             names.append("best.ckpt")
         if (epoch + 1) % self.per_save == 0:
             names.append(f"epoch={epoch}.ckpt")
-        before = float(self.state.rows[-1].get("seconds", 0)) if self.state.rows else 0.0
+        before = self.state.rows[-1].get("seconds", 0.0) if self.state.rows else 0.0
         self._count_seconds()
         self.state.rows.append({**row, "seconds": self.state.seconds})
         line = f"epoch {epoch:3d}/{self.num_epoch}  {shown_metrics(row)}"
@@ -81,7 +78,7 @@ class RunRecorder:
             line += f"  PSNR {row['val_psnr']:.2f} dB (best {self.state.best_psnr:.2f})"
         self.state.last_epoch, self.state.step, self.state.totals = epoch, 0, None
         self._save(names[::-1], row)  # last.ckpt last: a run resumed from it has the others
-        log_line(f"{line}  {self.state.seconds - before:.1f} s")
+        Progress.write(f"{line}  {self.state.seconds - before:.1f} s")  # above the bar, if there is one
         if rank() == 0:  # after the checkpoint, which holds the rows too
             write_epoch_logs(self.folder, self.state.rows)
         number, = all_reduce((self.stop.signal_number or 0,), "MAX", self.trainer.device)

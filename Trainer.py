@@ -15,7 +15,7 @@ from dataloader import Dataset_Dance, dataset_or_dancer
 from engine.batches import EpochBatches, place_on
 from engine.checkpoint import build_model
 from engine.devices import choose_device, choose_precision, telling_full_memory, tune_cpu
-from engine.evaluation import generate_sequences, score_all, score_table, validate
+from engine.evaluation import generate_sequences, measure_z, score_all, score_table, validate
 from engine.optimization import ClipTrainer
 from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
 from engine.recorder import RunRecorder, first_of_each, read_best_rollout
@@ -40,8 +40,8 @@ def main():
         torch.manual_seed(args.seed)
         model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
         announce(model, train_set, device, dtype)
-        roll_out = partial(generate_sequences, device=device, dtype=dtype, seed=args.seed,
-                           temperature=args.temperature, clamp=args.clamp_feedback)
+        how = {"device": device, "dtype": dtype, "seed": args.seed, "clamp": args.clamp_feedback}
+        roll_out = partial(generate_sequences, **how, temperature=args.temperature)
         if args.test:
             print_scores(validate(model, val_set, roll_out), train_set)
             return
@@ -64,6 +64,7 @@ def main():
                     videos = validate(model, val_set, roll_out)
                     scores = summarise(videos["prediction"], videos["truth"])
                     metrics |= {"val_psnr": scores["psnr"], "val_ssim": scores["ssim"]}
+                    metrics |= measure_z(model, val_set, **how)
                     recorder.after_validation(metrics, videos, write_gif=args.store_visualization)
                 recorder.after_epoch(metrics)
         if rank() == 0:

@@ -7,6 +7,7 @@ import torch
 from cli.errors import RunError
 from cli.progress import Progress
 from cli.tables import number, text_table
+from modules.latent import z_usage
 from modules.metrics import summarise
 from modules.pixels import to_uint8, to_unit
 from modules.rollout import generate
@@ -14,6 +15,7 @@ from modules.rollout import generate
 from .devices import autocast, is_full_memory
 
 NUMBERS_AT_ONCE = 2**22  # of images in a comparison: 32 MiB as float64
+Z_CLIPS, Z_FRAMES = 4, 16  # on which z is measured: few, so that it costs little beside the validation
 
 
 def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temperature, clamp):
@@ -59,6 +61,18 @@ def validate(model, val_set, roll_out):
     frames, labels = val_set.clips(val_set.starts())
     prediction = torch.stack(roll_out(model, frames[:, 0], labels))
     return {"label": labels, "prediction": prediction, "truth": frames}
+
+
+def measure_z(model, val_set, *, device, dtype, seed, clamp):
+    """Measure z on a few clips, spread evenly over the validation clips; columns of metrics.csv as a dict."""
+    videos = val_set.clips(val_set.starts())  # frames and labels
+    length = min(Z_FRAMES, val_set.video_len)
+    count = val_set.video_len // length  # in each validation clip
+    pieces = [video[:, :count * length].unflatten(1, (count, length)).flatten(0, 1) for video in videos]
+    chosen = torch.linspace(0, len(pieces[0]) - 1, min(Z_CLIPS, len(pieces[0]))).long()
+    frames, labels = (to_unit(piece[chosen].to(device)) for piece in pieces)  # [Z_CLIPS, Z_FRAMES, 3, H, W]
+    with autocast(device, dtype):
+        return {f"val_{name}": value for name, value in z_usage(model, frames, labels, seed, clamp).items()}
 
 
 def baselines(train, first_frames, labels):

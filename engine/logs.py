@@ -9,7 +9,9 @@ import numpy as np
 from cli.errors import UsageError
 from cli.files import read_json, write_text
 
-METRICS_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim")
+OLDEST_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim")
+METRICS_COLUMNS = (*OLDEST_COLUMNS, "val_kl", "val_active_units", "val_psnr_posterior", "val_psnr_prior",
+                   "val_psnr_zero", "val_spread")  # the latter from modules.latent.z_usage; older runs lack them
 TIMES_COLUMNS = ("epoch", "seconds")
 
 
@@ -51,7 +53,7 @@ def read_metrics(folder):
 
     val_* are NaN at epochs without a validation, `seconds` at epochs that times.csv lacks.
     """
-    metrics = read_columns(folder / "metrics.csv", METRICS_COLUMNS, lambda column: column.startswith("val_"))
+    metrics = read_columns(folder / "metrics.csv", OLDEST_COLUMNS, lambda column: column.startswith("val_"))
     times = read_columns(folder / "times.csv", TIMES_COLUMNS)
     if metrics and times:
         seconds = dict(zip(times["epoch"], times["seconds"]))

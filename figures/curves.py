@@ -1,4 +1,4 @@
-"""The curves of runs: loss, schedules, validation PSNR, PSNR per frame.
+"""The curves of runs: loss, schedules, validation PSNR, PSNR per frame, what z carries.
 
 Each draw function takes a list of Run and whether to draw them side by side; it returns a matplotlib Figure. Runs of
 one label differ in nothing but the seed: they are one curve, their mean, in a band from the least to the greatest.
@@ -12,18 +12,21 @@ import numpy as np
 from cli.flags import schedule_settings
 from engine.schedules import Schedules
 
-from .runs import Run, by_label, label_by_difference, read_runs
+from .runs import Run, by_label, differing_flags, label_by_difference, read_runs
 from .style import STYLES, log_scale, panels, save, with_legend
 
 SMOOTHED_FRAMES = 15
 
 
-def over_epochs(runs, column):
-    """The epochs at which some run has a value, [n], and the values [runs, n], NaN where a run has none."""
+def over_epochs(runs, column, minus=None):
+    """The epochs at which some run has a value, [n], and the values [runs, n], NaN where a run has none.
+
+    minus: another column, to take the difference of the two.
+    """
     epochs = np.unique(np.concatenate([run.metrics["epoch"] for run in runs]))
     values = np.full((len(runs), len(epochs)), np.nan)
     for row, run in zip(values, runs):
-        row[np.searchsorted(epochs, run.metrics["epoch"])] = run.metrics[column]
+        row[np.searchsorted(epochs, run.metrics["epoch"])] = run.metrics[column] - (run.metrics[minus] if minus else 0)
     there = ~np.isnan(values).all(axis=0)
     return epochs[there], values[:, there]
 
@@ -140,6 +143,55 @@ def mean_psnr(run):
     return np.mean([np.nanmean(psnr) for psnr in run.psnr.values()])
 
 
+def draw_z(runs, side_by_side):
+    """What z carries and is worth over the epochs, with beta below; see modules.latent.z_usage."""
+    rows = {"val_kl": "KL\n(nats per frame)", "val_active_units": "active units of z",
+            "worth": "PSNR over z = 0 (dB)\n(dashed: from prior)", "beta": "\u03b2 (factor on KL)"}
+    curves = by_label(runs)
+    figure, axes = panels(list(curves), side_by_side, "What z carries, and what it is worth", rows.values(), "epoch")
+    for (label, seeds), (kl, active, worth, beta), style in zip(curves.items(), axes, cycle(STYLES)):
+        plot_band(kl, *over_epochs(seeds, "val_kl"), label, **style)
+        plot_band(active, *over_epochs(seeds, "val_active_units"), label, **style)
+        plot_band(worth, *over_epochs(seeds, "val_psnr_posterior", minus="val_psnr_zero"), label, **style)
+        plot_band(worth, *over_epochs(seeds, "val_psnr_prior", minus="val_psnr_zero"), "",
+                  **style | {"linestyle": ":" if style["linestyle"] == "--" else "--"})
+        plot_band(beta, *over_epochs(seeds, "beta"), label, marked=False, **style)
+    for row in (0, 1):
+        log_scale([column[row] for column in axes])
+    return with_legend(figure, axes[0][0], list(curves))
+
+
+def draw_rate_distortion(runs, side_by_side):
+    """KL against the MSE with z from the posterior, both at the last validation: a curve through the KL weights.
+
+    The bars reach from the least to the greatest of the runs that differ in the seed alone.
+    """
+    flags, curves = differing_flags(runs), {}
+    for run in runs:
+        label = ", ".join(f"{flag}={value}" for flag, value in flags[run].items() if flag != "kl_weight")
+        curves.setdefault(label or "runs", {}).setdefault(run.arguments["kl_weight"], []).append(run)
+    figure, axes = panels(list(curves), side_by_side, "Rate and distortion, a point for each --kl_weight",
+                          ["MSE with z from the posterior"], "KL (nats per frame)")
+    for (label, weights), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
+        points = {weight: np.array([rate_and_distortion(run) for run in seeds]) for weight, seeds in weights.items()}
+        means = np.array([points[weight].mean(axis=0) for weight in sorted(points)])
+        ax.plot(*means.T, marker="o", label=label, **style)
+        for weight, mean in zip(sorted(points), means):
+            bars = np.abs([points[weight].min(axis=0) - mean, points[weight].max(axis=0) - mean]).T
+            ax.errorbar(*mean, xerr=bars[0][:, None], yerr=bars[1][:, None], color=style["color"], elinewidth=0.8)
+            ax.annotate(f"{weight:g}", mean, xytext=(4, 4), textcoords="offset points", fontsize=8,
+                        color=style["color"])
+        ax.set_xscale("symlog", linthresh=1e-2)
+        ax.set_yscale("log")
+    return with_legend(figure, axes[0][0], list(curves))
+
+
+def rate_and_distortion(run):
+    """KL in nats a frame, and MSE with z from the posterior, at the last validation of a run."""
+    last = np.flatnonzero(np.isfinite(run.metrics["val_kl"]))[-1]
+    return run.metrics["val_kl"][last], 10 ** (-run.metrics["val_psnr_posterior"][last] / 10)
+
+
 FIGURES = {  # mostly by the column or the file that each needs: name of the figure's file, function
     "loss": ("loss", draw_loss),
     "tfr": ("teacher_forcing_ratio",
@@ -149,13 +201,19 @@ FIGURES = {  # mostly by the column or the file that each needs: name of the fig
     "val_psnr": ("validation_psnr", draw_validation_psnr),
     "psnr_over_seconds": ("psnr_over_seconds", draw_psnr_over_seconds),
     "psnr_per_frame": ("psnr_per_frame", draw_psnr_per_frame),
+    "z": ("z", draw_z),
+    "rate_distortion": ("rate_distortion", draw_rate_distortion),
 }
+# the columns of metrics.csv that a figure needs; others need that of their name
+COLUMNS = {"psnr_over_seconds": ["seconds", "val_psnr"], "z": ["val_kl"], "rate_distortion": ["val_kl"]}
 
 
 def has_data(run, figure):
     if figure == "psnr_per_frame":
         return bool(run.psnr)
-    columns = ["seconds", "val_psnr"] if figure == "psnr_over_seconds" else [figure]
+    if figure == "rate_distortion" and not run.arguments:
+        return False
+    columns = COLUMNS.get(figure, [figure])
     return np.isfinite(sum(run.metrics.get(column, np.nan) for column in columns)).any()
 
 
@@ -168,6 +226,8 @@ def draw_runs(folders, *, figures=FIGURES, out=None, side_by_side=False, file_fo
     runs = read_runs(folders)
     out = out or (folders[0] if len(runs) == 1 else "figures")
     paths, missing = [], {}
+    if len({run.arguments.get("kl_weight") for run in runs} - {None}) < 2:  # a single point
+        figures = [figure for figure in figures if figure != "rate_distortion"]
     for figure in figures:
         drawable = [run for run in runs if has_data(run, figure)]
         for run in runs:

@@ -40,28 +40,40 @@ def label_by_difference(runs):
     Runs that differ in nothing but the seed have one label, which says how many they are. Flags about the machine and
     the run's folder do not count, as they do not shape the result.
     """
-    without_effect = flags_of(add_machine_flags, add_run_flags).keys()  # the seed is one of the machine's
-    defaults = vars(trainer_parser().parse_args([]))  # for a flag that is younger than a run
-    known = {run: {flag: shown(run.arguments.get(flag, default)) for flag, default in defaults.items()}
-             for run in runs if run.arguments}
-    differing = [flag for flag in defaults
-                 if flag not in without_effect and len({flags[flag] for flags in known.values()}) > 1]
-    for run in known:
-        run.label = ", ".join(f"{flag}={known[run][flag]}" for flag in differing)
+    flags = differing_flags(runs)
+    for run, values in flags.items():
+        run.label = ", ".join(f"{flag}={value}" for flag, value in values.items())
     for label, group in by_label(runs).items():
-        seeds = {known[run]["seed"] for run in group if run in known}
+        seeds = {seed(run) for run in group if run in flags}
         if 1 < len(group) == len(seeds):
             for run in group:
                 run.label = f"{label} ({len(group)} seeds)" if label else f"{len(group)} seeds"
             continue
         for run in group:
             if len(seeds) > 1:
-                run.label = ", ".join(filter(None, [label, f"seed={known[run]['seed']}"])) if run in known else ""
+                run.label = ", ".join(filter(None, [label, f"seed={seed(run)}"])) if run in flags else ""
         for same, others in by_label(group).items():
             for run in others:
                 if len(others) > 1 or not same:
                     run.label = f"{same} ({run.name})" if same else run.name
     return runs
+
+
+def differing_flags(runs):
+    """{run: {flag: its value as text}} of the flags that shape the result and in which the runs differ.
+
+    Runs whose flags are not known are left out.
+    """
+    without_effect = flags_of(add_machine_flags, add_run_flags).keys()  # the seed is one of the machine's
+    defaults = vars(trainer_parser().parse_args([]))  # for a flag that is younger than a run
+    known = {run: {flag: shown(run.arguments.get(flag, default)) for flag, default in defaults.items()
+                   if flag not in without_effect} for run in runs if run.arguments}
+    differing = [flag for flag in defaults if len({flags[flag] for flags in known.values() if flag in flags}) > 1]
+    return {run: {flag: flags[flag] for flag in differing} for run, flags in known.items()}
+
+
+def seed(run):
+    return run.arguments.get("seed", 0)
 
 
 def by_label(runs):

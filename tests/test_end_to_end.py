@@ -26,7 +26,7 @@ TRAINING = flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_size=2, pa
 
 
 FIGURES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png", "validation_psnr.png",
-           "psnr_over_seconds.png", "psnr_per_frame.png"}
+           "psnr_over_seconds.png", "psnr_per_frame.png", "z.png"}
 
 
 def run_script(script, *words, cwd):

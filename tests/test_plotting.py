@@ -21,7 +21,9 @@ from figures import curves  # noqa: E402
 from figures.runs import read_runs  # noqa: E402
 
 FILES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png", "validation_psnr.png",
-         "psnr_over_seconds.png", "psnr_per_frame.png"}
+         "psnr_over_seconds.png", "psnr_per_frame.png", "z.png"}
+Z_COLUMNS = {"val_kl": 5, "val_active_units": 3, "val_psnr_posterior": 25, "val_psnr_prior": 22, "val_psnr_zero": 23,
+             "val_spread": 2}
 
 
 def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, **changed):
@@ -38,7 +40,8 @@ def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, *
             writer.writerow({"epoch": epoch, "loss": mse + beta * kl, "mse": mse, "kl": kl, "beta": beta,
                              "tfr": 1 - epoch / 10, "lr": 0.001, "grad_norm": 1.0,
                              "val_psnr": 20 + epoch if validated else "",
-                             "val_ssim": 0.5 if validated else ""}
+                             "val_ssim": 0.5 if validated else "",
+                             **(Z_COLUMNS if validated else {})}
                             | changed)
     times = [f"{epoch},{10 * (epoch + 1)}" for epoch in range(epochs)]
     (folder / "times.csv").write_text("\n".join([",".join(TIMES_COLUMNS), *times]))
@@ -200,7 +203,7 @@ def test_odd_losses_do_not_break_log_axes(tmp_path, kl):
 def test_no_validation_yet(tmp_path, drawn, capsys):
     Plotting.main([write_run(tmp_path / "run", val_every=99, sequence_lengths=())])
     assert "validation_psnr" not in drawn and "loss" in drawn
-    notice = "left out, no data: val_psnr, psnr_over_seconds, psnr_per_frame of run"
+    notice = "left out, no data: val_psnr, psnr_over_seconds, psnr_per_frame, z of run"
     assert capsys.readouterr().out.splitlines() == [*drawn, notice]
 
 
@@ -266,7 +269,7 @@ def test_partial_folders(tmp_path, drawn, capsys):
     assert list(drawn) == ["psnr_per_frame"]
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "psnr_per_frame" and out.count("\n") == 2
-    assert "val_psnr, psnr_over_seconds of tester" in out and "psnr_per_frame of started" in out
+    assert "val_psnr, psnr_over_seconds, z of tester" in out and "psnr_per_frame, z of started" in out
     with pytest.raises(UsageError, match="started: .*give a run"):
         Plotting.main([started])
 
@@ -317,8 +320,8 @@ def test_mistakes_are_named(tmp_path, words, named):
 @pytest.mark.parametrize("file, old, new, named", [
     ("metrics.csv", "grad_norm", "gradient", "metrics.csv has no column 'grad_norm'"),
     ("metrics.csv", "\n1,", "\none,", "metrics.csv, line 3, column 'epoch': 'one'"),
-    ("metrics.csv", "\n1,", "\n", "metrics.csv, line 3: 9 cells"),
-    ("metrics.csv", "\n1,", "\n1,1,", "metrics.csv, line 3: 11 cells"),
+    ("metrics.csv", "\n1,", "\n", "metrics.csv, line 3: 15 cells"),
+    ("metrics.csv", "\n1,", "\n1,1,", "metrics.csv, line 3: 17 cells"),
     ("metrics.csv", "0.001", "", "metrics.csv, line 2, column 'lr': ''"),
     ("psnr_per_frame.csv", "frame", "index", "psnr_per_frame.csv has no column 'frame'"),
     ("psnr_per_frame.csv", "2,20", "2,high", "psnr_per_frame.csv, line 3, column 'seq0': 'high'"),

@@ -1,0 +1,147 @@
+"""What is measured of z: on models whose z is known, and in the log and the figures of a run."""
+
+import math
+
+import pytest
+import torch
+
+import Plotting
+from conftest import read_csv, tiny_model
+from engine.logs import read_metrics
+from modules.latent import z_usage
+from modules.metrics import psnr
+from modules.model import Step
+from test_plotting import Z_COLUMNS, drawn, write_run  # noqa: F401
+
+CLIPS, LENGTH, SIZE, Z = 2, 5, (4, 6), (3, 2, 3)
+
+
+class KnownModel(torch.nn.Module):
+    """Draw z's first number on a grey frame, `gain` times; the posterior is that of `mu` and `logvar`."""
+
+    posterior = "previous"
+
+    def __init__(self, gain, mu, logvar):
+        super().__init__()
+        self.gain, self.posterior_of_step, self.calls = gain, (mu, logvar), 0
+
+    def z_shape(self, height, width):
+        return Z
+
+    def encode_labels(self, labels):
+        return labels
+
+    def step(self, frame, pose, epsilon, current=None, temperature=None):
+        mu, logvar = (value.expand(len(frame), *Z) for value in self.posterior_of_step)
+        if temperature is None:
+            mu = mu * (-1) ** self.calls
+            self.calls += 1
+            z = mu + torch.exp(logvar / 2) * epsilon
+        else:
+            z, mu, logvar = temperature * epsilon, None, None
+        return Step(torch.full_like(frame, 0.5) + self.gain * z[:, :1, :1, :1], mu, logvar)
+
+
+def clips():
+    return torch.full((2, CLIPS, LENGTH, 3, *SIZE), 0.5)
+
+
+def test_a_dead_z_carries_nothing_and_is_worth_nothing():
+    usage = z_usage(KnownModel(0.0, torch.zeros(1), torch.zeros(1)), *clips(), seed=0)
+    assert usage["kl"] == usage["active_units"] == usage["spread"] == 0
+    assert usage["psnr_posterior"] == usage["psnr_prior"] == usage["psnr_zero"] == 100
+
+
+def test_nats_active_units_and_what_a_z_that_harms_costs():
+    mu, logvar = torch.zeros(Z), torch.full(Z, math.log(0.25))
+    mu[0], mu[1] = 2.0, 0.09  # alternating in sign, so their variances over the frames are 4 and 0.0081
+    usage = z_usage(KnownModel(0.05, mu, logvar), *clips(), seed=0)
+    gaussian = torch.distributions.Normal(mu, torch.exp(logvar / 2))
+    nats = torch.distributions.kl_divergence(gaussian, torch.distributions.Normal(0.0, 1.0)).sum().item()
+    assert usage["kl"] == pytest.approx(nats, rel=1e-5)
+    assert usage["active_units"] == mu[0].numel()
+    assert usage["psnr_zero"] == 100 > usage["psnr_prior"] > usage["psnr_posterior"]  # the truth is grey
+    assert 0.3 * 0.05 * 255 < usage["spread"] < 2 * 0.05 * 255  # of 2 x 8 draws
+
+
+@pytest.mark.parametrize("posterior", ["previous", "current"])
+def test_a_networks_z_is_measured_without_a_trace(posterior):
+    model = tiny_model(posterior).float().train()
+    frames, labels = torch.rand(2, CLIPS, LENGTH, 3, 8, 16)
+    before, state = torch.get_rng_state(), {name: value.clone() for name, value in model.state_dict().items()}
+    usage = z_usage(model, frames, labels, seed=3)
+    assert model.training and torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert usage == z_usage(model, frames, labels, seed=3) != z_usage(model, frames, labels, seed=4)
+
+
+def test_z_follows_the_frame_to_predict_with_the_posterior_current():
+    """The truth of frame t, not of another, reaches the posterior of step t."""
+    model, (frames, labels) = tiny_model("current").float(), torch.rand(2, CLIPS, LENGTH, 3, 8, 16)
+    seen = []
+    model.frame_transformation.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    z_usage(model, frames, labels, seed=0)
+    for t in range(1, LENGTH):
+        assert torch.equal(seen[2 * t - 1], frames[:, t])
+
+
+def test_a_run_logs_z_and_draws_it(call, dancer, tmp_path):
+    call("Trainer", "--DR", dancer, "--save_root", "run", *"--network pyramid --F_dim 13 --L_dim 2 --N_dim 4 "
+         "--D_out_dim 8 --train_vi_len 4 --val_vi_len 20 --num_epoch 2 --val_every 2".split(), draw=True)
+    first, second = read_csv(tmp_path / "run/metrics.csv")
+    columns = [name for name in second if name.startswith("val_")]
+    assert {"val_kl", "val_active_units", "val_psnr_posterior", "val_psnr_prior", "val_psnr_zero",
+            "val_spread"} < set(columns)
+    assert all(first[name] == "" and math.isfinite(float(second[name])) for name in columns)
+    assert (tmp_path / "run/z.png").is_file()
+
+
+def test_the_log_of_an_older_run_is_read(tmp_path):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "metrics.csv").write_text("epoch,loss,mse,kl,beta,tfr,lr,grad_norm,val_psnr,val_ssim\n"
+                                        "0,1,1,1,1,1,1,1,20,0.5\n")
+    assert read_metrics(folder)["val_psnr"] == [20]
+    assert not any(path.endswith("z.png") for path in draw([folder], tmp_path / "out"))
+
+
+def draw(runs, out):
+    Plotting.main([*map(str, runs), "--out", str(out)])
+    return [path.name for path in out.iterdir()]
+
+
+def test_rate_and_distortion_of_runs_with_several_weights_and_seeds(drawn, tmp_path):  # noqa: F811
+    runs = [write_run(tmp_path / f"{kind}{weight}{seed}", f"--kl_anneal_type {kind} --kl_weight {weight} --seed {seed}",
+                      **Z_COLUMNS | {"val_kl": (seed + 1) / weight, "val_psnr_posterior": 20})
+            for kind in ("None", "Monotonic") for weight in (1, 0.1) for seed in (0, 1)]
+    Plotting.main(runs)
+    lines = [line for line in drawn["rate_distortion"].axes[0].lines if len(line.get_xdata()) == 2]
+    assert {line.get_label() for line in lines} == {"kl_anneal_type=None", "kl_anneal_type=Monotonic"}
+    for line in lines:
+        assert sorted(line.get_xdata()) == pytest.approx([1.5, 15]) and line.get_ydata() == pytest.approx([0.01, 0.01])
+    drawn.clear()
+    Plotting.main(runs[:2])  # one weight
+    assert "rate_distortion" not in drawn and "z" in drawn
+
+
+def test_what_z_is_worth_stands_over_z_at_0(drawn, tmp_path):  # noqa: F811
+    run = write_run(tmp_path / "run", **Z_COLUMNS)
+    Plotting.main([run, "--figures", "z"])
+    worth = [line.get_ydata() for line in drawn["z"].axes[2].lines]
+    assert [list(values) for values in worth] == [[2] * 6, [-1] * 6]
+
+
+def test_a_rollout_that_broke_off_leaves_the_others_to_draw(drawn, tmp_path):  # noqa: F811
+    run = write_run(tmp_path / "run", **Z_COLUMNS | {"val_psnr_prior": "nan"})
+    Plotting.main([run, "--figures", "z"])
+    assert [len(line.get_ydata()) for line in drawn["z"].axes[2].lines] == [6, 0]
+
+
+def test_psnr_of_the_rollouts_is_that_of_generation():
+    """z at 0 is `generate` with temperature 0."""
+    from modules.rollout import generate
+
+    model, (frames, labels) = tiny_model().float(), torch.rand(2, CLIPS, LENGTH, 3, 8, 16)
+    video = generate(model, frames[:, 0], labels, seed=0, temperature=0.0)
+    usage = z_usage(model, frames, labels, seed=0)
+    assert usage["psnr_zero"] == pytest.approx(psnr(video[:, 1:], frames[:, 1:]).mean().item(), abs=0.01)

@@ -18,8 +18,10 @@ from engine.checkpoint import build_model
 from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
 from engine.evaluation import generate_sequences, score_all, score_table
-from engine.logs import write_psnr_per_frame
+from engine.logs import write_columns, write_psnr_per_frame
+from engine.perceptual import load_lpips
 from engine.resume import tester_flags
+from engine.samples import METRICS, samples_over_frames, score_samples, spread, summarise_samples
 from media.gif import write_comparison_gif, write_gif
 from modules.metrics import in_chunks, psnr, summarise
 
@@ -28,6 +30,7 @@ def main():
     args, checkpoint = tester_flags()
     tune_cpu()
     device = choose_device(args.device, args.gpu)
+    metrics = METRICS | ({"lpips": load_lpips(device)} if args.lpips else {})
     dtype = choose_precision(args.amp, device)
     root = dataset_or_dancer(args.DR)
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
@@ -48,11 +51,14 @@ def main():
         write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
     if args.make_gif:
         write_gifs(folder, names, labels, predictions, truth)
+    of_samples = {}
     if args.samples:
-        write_samples(folder / f"samples_seq{names[0]}.gif", roll_out, frames[0][0], labels[0], args.samples)
+        samples = ((name, torch.stack(roll_out([frame[0]] * args.samples, [label] * args.samples)))
+                   for name, frame, label in zip(names, frames, labels))
+        of_samples = write_samples(folder, samples, labels[0], truth, metrics, write_gif=args.make_gif)
     if truth is not None:
         train_set = Dataset_Dance(root, None, "train", 1, **options) if (root / "train").is_dir() else None
-        write_scores(folder, predictions, truth, labels, train_set, public)
+        write_scores(folder, predictions, truth, labels, train_set, public, metrics, of_samples)
     print(f"written to {folder}")
 
 
@@ -83,21 +89,47 @@ def write_gifs(folder, names, labels, predictions, truth):
         list(pool.map(write, range(len(names))))
 
 
-def write_samples(path, roll_out, first_frame, labels, number):
-    """Write the futures that several draws of z give one sequence, side by side; print how much they differ."""
-    samples = roll_out([first_frame] * number, [labels] * number)
-    write_comparison_gif(path, {"label": labels, **{f"z {i}": video for i, video in enumerate(samples, start=1)}})
-    spreads = [torch.stack(frames).float().std(dim=0, correction=0).mean() for frames in zip(*samples)]
-    spread = torch.stack(spreads[1:]).mean().item()  # frame 0 is given
-    print(f"{path.name}: {number} samples, standard deviation {spread:.3f} of 255, mean over the pixels")
+def write_samples(folder, samples, first_labels, truth, metrics, write_gif):
+    """Print how much the samples of the sequences differ; with a truth, write and return their scores.
+
+    samples: name of each sequence and its samples, uint8 [K, T, 3, H, W], one sequence in memory at a time.
+    first_labels: of the first sequence, whose samples are written side by side into samples_seq{s}.gif.
+    Returns {"mean of K samples": {metric: number}, "best of K samples": ...}; {} without a truth.
+    """
+    scored, spreads = [], []
+    for number, (name, videos) in enumerate(samples):
+        if number == 0 and write_gif:
+            columns = {"label": first_labels} | {f"z {i}": video for i, video in enumerate(videos, start=1)}
+            write_comparison_gif(folder / f"samples_seq{name}.gif", columns)
+        spreads.append(spread(videos))
+        if truth is not None:
+            scored.append(score_samples(videos, truth[number], metrics))
+    print(f"{len(videos)} samples of each sequence: standard deviation {sum(spreads) / len(spreads):.3f} of 255, mean "
+          "over the pixels")
+    if truth is None:
+        return {}
+    write_columns(folder / "samples_per_frame.csv", {
+        name: [f"{value:.6g}" for value in values] for name, values in samples_over_frames(scored).items()})
+    return summarise_samples(scored)
 
 
-def write_scores(folder, predictions, truth, labels, train_set, public):
-    """Write and print PSNR per frame and the scores of the model and, with a training set, of the baselines."""
+def write_scores(folder, predictions, truth, labels, train_set, public, metrics, of_samples):
+    """Write and print PSNR per frame and the scores of the model and, with a training set, of the baselines.
+
+    of_samples: further rows of the table, see write_samples.
+    """
     write_psnr_per_frame(folder, [in_chunks(psnr, prediction[1:], true[1:]).tolist()
                                   for prediction, true in zip(predictions, truth)])
-    scores = score_all(predictions, truth, labels, train_set,
-                       lambda videos, true: summarise(videos, true) | course_score(videos, true, public))
+
+    def score(videos, true):
+        scores = summarise(videos, true)
+        for name in [name for name in metrics if name not in scores]:
+            of_each = [in_chunks(metrics[name], video[1:], clip[1:]).mean() for video, clip in zip(videos, true)]
+            scores[name] = torch.stack(of_each).mean().item()
+        return scores | course_score(videos, true, public)
+
+    scores = score_all(predictions, truth, labels, train_set, score)
+    scores = {"this model": scores.pop("this model"), **of_samples, **scores}
     write_json(folder / "scores.json", scores)
     print(score_table(scores))
 

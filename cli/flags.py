@@ -163,7 +163,10 @@ def tester_parser():
     group.add_argument("--gt", metavar="FILE", help="ground truth in the submission's format, to score against")
     group.add_argument("--make_gif", action=BooleanOptionalAction, default=True, help="write the GIFs")
     group.add_argument("--samples", type=natural_int, default=0, metavar="K",
-                       help="draw K futures of the first sequence, side by side in one GIF: what z does")
+                       help="draw K futures of every sequence and score their mean and the best of them; those of the "
+                            "first are shown side by side in a GIF: what z does")
+    group.add_argument("--lpips", action="store_true",
+                       help="score LPIPS, too; needs the package lpips (requirements-lpips.txt)")
     group.add_argument("--no_sanity", action="store_true", help="do not read the submission back to check it")
     return parser
 

@@ -126,6 +126,7 @@ def score_all(predictions, truth, labels, train, score=summarise):
 
 
 def score_table(scores):
-    """The scores of `score_all` as a text table."""
-    return text_table([{"predictor": name} | {measure: number(value, 3 if measure == "ssim" else 2)
-                                               for measure, value in row.items()} for name, row in scores.items()])
+    """The scores of `score_all` as a text table; a score that a later row lacks is a dash."""
+    measures = scores["this model"]
+    return text_table([{"predictor": name} | {measure: number(row.get(measure), 3 if measure in ("ssim", "lpips") else 2)
+                                               for measure in measures} for name, row in scores.items()])

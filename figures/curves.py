@@ -143,6 +143,18 @@ def mean_psnr(run):
     return np.mean([np.nanmean(psnr) for psnr in run.psnr.values()])
 
 
+def draw_samples(runs, side_by_side):
+    """PSNR of each frame over several samples: their mean, in a band that holds 95 % of them, and the best (dotted)."""
+    figure, axes = panels([run.label for run in runs], side_by_side, "Samples: mean, 95 % of them, and the best (dotted)",
+                          ["PSNR (dB)"], "frame")
+    for run, (ax,), style in zip(runs, axes, cycle(STYLES)):
+        curves = {end: running_mean(run.samples[f"psnr_{end}"]) for end in ("mean", "low", "high", "best")}
+        ax.plot(run.samples["frame"], curves["mean"], label=run.label, **style)
+        ax.fill_between(run.samples["frame"], curves["low"], curves["high"], color=style["color"], alpha=0.2, linewidth=0)
+        ax.plot(run.samples["frame"], curves["best"], label="", **style | {"linestyle": ":", "linewidth": 1})
+    return with_legend(figure, axes[0][0], [run.label for run in runs])
+
+
 def draw_z(runs, side_by_side):
     """What z carries and is worth over the epochs, with beta below; see modules.latent.z_usage."""
     rows = {"val_kl": "KL\n(nats per frame)", "val_active_units": "active units of z",
@@ -201,6 +213,7 @@ FIGURES = {  # mostly by the column or the file that each needs: name of the fig
     "val_psnr": ("validation_psnr", draw_validation_psnr),
     "psnr_over_seconds": ("psnr_over_seconds", draw_psnr_over_seconds),
     "psnr_per_frame": ("psnr_per_frame", draw_psnr_per_frame),
+    "samples": ("samples", draw_samples),
     "z": ("z", draw_z),
     "rate_distortion": ("rate_distortion", draw_rate_distortion),
 }
@@ -211,6 +224,8 @@ COLUMNS = {"psnr_over_seconds": ["seconds", "val_psnr"], "z": ["val_kl"], "rate_
 def has_data(run, figure):
     if figure == "psnr_per_frame":
         return bool(run.psnr)
+    if figure == "samples":
+        return bool(run.samples)
     if figure == "rate_distortion" and not run.arguments:
         return False
     columns = COLUMNS.get(figure, [figure])
@@ -228,6 +243,8 @@ def draw_runs(folders, *, figures=FIGURES, out=None, side_by_side=False, file_fo
     paths, missing = [], {}
     if len({run.arguments.get("kl_weight") for run in runs} - {None}) < 2:  # a single point
         figures = [figure for figure in figures if figure != "rate_distortion"]
+    if not any(run.samples for run in runs):  # few runs have them
+        figures = [figure for figure in figures if figure != "samples"]
     for figure in figures:
         drawable = [run for run in runs if has_data(run, figure)]
         for run in runs:

@@ -5,17 +5,21 @@ from pathlib import Path
 
 from cli.errors import UsageError
 from cli.flags import add_machine_flags, add_run_flags, flags_of, trainer_parser
-from engine.logs import read_arguments, read_metrics, read_psnr_per_frame
+from engine.logs import read_arguments, read_columns, read_metrics, read_psnr_per_frame
 
 
 @dataclass(eq=False)
 class Run:
-    """What a run has logged: `metrics` are arrays over its epochs, `psnr` arrays of dB at frames 1, 2, ..."""
+    """What a run has logged: `metrics` are arrays over its epochs, `psnr` arrays of dB at frames 1, 2, ...
+
+    samples: columns of samples_per_frame.csv, arrays over the frames; see engine.samples.samples_over_frames.
+    """
 
     name: str
     arguments: dict = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
     psnr: dict = field(default_factory=dict)
+    samples: dict = field(default_factory=dict)
     label: str = ""
 
 
@@ -27,7 +31,8 @@ def read_runs(folders):
     paths = [Path(folder).resolve() for folder in folders]
     unique = len({path.name for path in paths}) == len(paths)
     return label_by_difference([Run(path.name if unique else folder, read_arguments(path), read_metrics(path),
-                                    read_psnr_per_frame(path)) for path, folder in zip(paths, folders)])
+                                    read_psnr_per_frame(path), read_columns(path / "samples_per_frame.csv", ["frame"]))
+                                for path, folder in zip(paths, folders)])
 
 
 def shown(value):

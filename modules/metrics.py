@@ -13,6 +13,19 @@ def psnr(prediction, target):
     The prediction is clamped to [0, 1] first. The PSNR is capped at 100 dB, so that a perfect frame is not infinite.
     """
     error = (to_unit(prediction).clamp(0, 1) - to_unit(target)).square().mean(dim=(-3, -2, -1))
+    return _decibel(error)
+
+
+def channel_psnr(prediction, target):
+    """The mean over the three channels of the PSNR of each, in dB: [..., 3, H, W] -> [...]; see `psnr`.
+
+    This is what SVG (Denton & Fergus 2018) and SRVP (Franceschi et al. 2020, arXiv:2002.09219) report.
+    """
+    error = (to_unit(prediction).clamp(0, 1) - to_unit(target)).square().mean(dim=(-2, -1))
+    return _decibel(error).mean(dim=-1)
+
+
+def _decibel(error):
     return -10 * torch.log10(error.clamp(min=10 ** (-PERFECT_PSNR / 10)))
 
 

@@ -1,0 +1,145 @@
+"""Several futures of a sequence: their scores, the file and the figure of them, and LPIPS."""
+
+import json
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import Plotting
+from conftest import call_script, flags, read_csv
+from engine.samples import METRICS, samples_over_frames, score_samples, spread, summarise_samples
+from modules.metrics import channel_psnr, psnr
+
+NETWORK = "--network pyramid --F_dim 13 --L_dim 2 --N_dim 4 --D_out_dim 8".split()
+
+
+@pytest.fixture(scope="module")
+def trained(dancer, tmp_path_factory):
+    """A run of an epoch on frames of the size of the dancer's ground truth."""
+    folder = tmp_path_factory.mktemp("samples")
+    call_script(folder, "Trainer", "--DR", dancer, *NETWORK, *flags(save_root="run", num_epoch=1, train_vi_len=6,
+                                                                    val_vi_len=20, kl_weight=0, kl_anneal_type="None"))
+    return folder / "run"
+
+
+def test_psnr_of_the_channels_is_the_mean_of_three_psnrs():
+    prediction, target = torch.rand(2, 5, 3, 8, 16)
+    alone = [psnr(prediction[:, [channel]], target[:, [channel]]) for channel in range(3)]
+    torch.testing.assert_close(channel_psnr(prediction, target), torch.stack(alone).mean(dim=0))
+    assert (channel_psnr(prediction, target) >= psnr(prediction, target)).all()  # by Jensen's inequality
+
+
+def scores_of(seed, samples=4, frames=7):
+    random = np.random.default_rng(seed)
+    return {name: random.random((samples, frames)) for name in ("psnr", "lpips")}
+
+
+def test_best_is_chosen_for_each_sequence_and_metric():
+    scored = [scores_of(0), scores_of(1, frames=5)]
+    rows = summarise_samples(scored)
+    means = {name: [scores[name].mean(axis=1) for scores in scored] for name in ("psnr", "lpips")}
+    assert list(rows) == ["mean of 4 samples", "best of 4 samples"]
+    assert rows["best of 4 samples"]["psnr"] == pytest.approx(np.mean([values.max() for values in means["psnr"]]))
+    assert rows["best of 4 samples"]["lpips"] == pytest.approx(np.mean([values.min() for values in means["lpips"]]))
+    for name in means:
+        assert rows["mean of 4 samples"][name] == pytest.approx(np.mean([values.mean() for values in means[name]]))
+
+
+def test_band_over_the_frames_holds_95_percent_of_the_samples():
+    scored = [scores_of(seed, samples=40) for seed in (0, 1)]
+    columns = samples_over_frames(scored)
+    samples = np.mean([scores["psnr"] for scores in scored], axis=0)  # [K, T-1]
+    inside = (samples >= columns["psnr_low"]) & (samples <= columns["psnr_high"])
+    assert (inside.sum(axis=0) == 38).all()
+    assert columns["psnr_mean"] == pytest.approx(samples.mean(axis=0))
+    assert columns["lpips_best"].mean() == pytest.approx(summarise_samples(scored)["best of 40 samples"]["lpips"])
+
+
+def test_a_shorter_sequence_counts_as_long_as_it_lasts():
+    longer, shorter = scores_of(0), scores_of(1, frames=3)
+    columns = samples_over_frames([longer, shorter])
+    assert len(columns["frame"]) == 7
+    assert columns["psnr_mean"][3:] == pytest.approx(longer["psnr"].mean(axis=0)[3:])
+    assert columns["psnr_mean"][:3] == pytest.approx((longer["psnr"][:, :3] + shorter["psnr"]).mean(axis=0) / 2)
+
+
+def test_spread_is_a_standard_deviation_of_pixels():
+    samples = torch.zeros(2, 5, 3, 4, 4, dtype=torch.uint8)
+    samples[1, 1:] = 10
+    samples[1, 0] = 200  # the given frame does not count
+    assert spread(samples) == pytest.approx(5)
+
+
+def test_tester_scores_samples_of_every_sequence(trained, dancer, call, capsys, tmp_path):
+    words = "--ckpt_path", trained / "best.ckpt", "--gt", dancer / "test/gt.csv", "--no-make_gif"
+    call("Tester", *words, "--samples", 3, "--save_root", "drawn")
+    scores = json.loads((tmp_path / "drawn/scores.json").read_text())
+    assert list(scores)[:3] == ["this model", "mean of 3 samples", "best of 3 samples"]
+    for name in METRICS:
+        assert scores["best of 3 samples"][name] >= scores["mean of 3 samples"][name]
+    assert "best of 3 samples" in capsys.readouterr().out
+    rows = read_csv(tmp_path / "drawn/samples_per_frame.csv")
+    assert [row["frame"] for row in rows] == [str(frame) for frame in range(1, 12)]
+    assert np.mean([float(row["psnr_mean"]) for row in rows]) == pytest.approx(scores["mean of 3 samples"]["psnr"], 1e-4)
+
+    call("Tester", *words, "--samples", 2, "--save_root", "zero", "--temperature", 0)
+    scores = json.loads((tmp_path / "zero/scores.json").read_text())
+    for name in METRICS:  # all samples are alike
+        for row in ("mean of 2 samples", "best of 2 samples"):
+            assert scores[row][name] == pytest.approx(scores["this model"][name], rel=1e-4)
+
+    Plotting.main(["drawn", "zero", "--figures", "samples", "--out", "figures"])
+    assert (tmp_path / "figures/samples.png").is_file()
+
+
+def test_samples_without_a_truth_are_shown_alone(trained, call, capsys, tmp_path):
+    call("Tester", "--ckpt_path", trained / "best.ckpt", "--samples", 2, "--save_root", "shown")
+    assert "2 samples of each sequence: standard deviation" in capsys.readouterr().out
+    assert (tmp_path / "shown/samples_seq0.gif").is_file()
+    assert not (tmp_path / "shown/samples_seq1.gif").exists() and not (tmp_path / "shown/scores.json").exists()
+
+
+def test_a_sample_is_scored_as_the_video_that_it_is():
+    samples, truth = torch.randint(0, 256, (4, 6, 3, 8, 16), dtype=torch.uint8).split([3, 1])
+    truth = truth[0]
+    scores = score_samples(samples, truth, METRICS)
+    assert scores["psnr"].shape == (3, 5)
+    assert scores["psnr"][2] == pytest.approx(psnr(samples[2, 1:], truth[1:]).numpy())
+
+
+@pytest.fixture
+def lpips(monkeypatch):
+    """A package `lpips` whose distance is the mean absolute difference, of images that must be in [0, 1]."""
+    def distance(prediction, target, normalize):
+        assert normalize and 0 <= prediction.min() and prediction.max() <= 1
+        return (prediction - target).abs().mean(dim=(1, 2, 3), keepdim=True)
+
+    network = SimpleNamespace(eval=lambda: SimpleNamespace(to=lambda device: distance))
+    package = ModuleType("lpips")
+    package.LPIPS = lambda net, verbose: network
+    monkeypatch.setitem(sys.modules, "lpips", package)
+    return package
+
+
+def test_lpips_is_scored_where_its_package_is(trained, dancer, call, lpips, tmp_path):
+    call("Tester", "--ckpt_path", trained / "best.ckpt", "--gt", dancer / "test/gt.csv", "--no-make_gif", "--samples", 2,
+         "--lpips", "--save_root", "out")
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    assert all("lpips" in row for row in scores.values())
+    assert scores["best of 2 samples"]["lpips"] <= scores["mean of 2 samples"]["lpips"]
+
+
+def test_what_lpips_lacks_is_said_in_one_line(trained, call, lpips, monkeypatch, capsys):
+    def without_weights(net, verbose):
+        raise OSError("no network")
+
+    for package, wanted in ((lpips, "alexnet-owt-7be5be79.pth"), (None, "pip install -r requirements-lpips.txt")):
+        lpips.LPIPS = without_weights
+        monkeypatch.setitem(sys.modules, "lpips", package)
+        with pytest.raises(SystemExit) as ended:
+            call("Tester", "--ckpt_path", trained / "best.ckpt", "--lpips")
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and wanted in error and "--lpips" in error and error.count("\n") == 1

@@ -27,6 +27,8 @@ from figures.curves import draw_runs
 from media.gif import write_comparison_gif
 from modules.metrics import summarise
 
+MEASURED_LABELS = 256
+
 
 def main():
     silence_other_processes()
@@ -39,6 +41,8 @@ def main():
         train_set, val_set = open_datasets(args)
         torch.manual_seed(args.seed)
         model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
+        if args.label_norm == "fixed" and checkpoint is None:
+            fix_label_norm(model, train_set)
         announce(model, train_set, device, dtype)
         how = {"device": device, "dtype": dtype, "seed": args.seed, "clamp": args.clamp_feedback}
         roll_out = partial(generate_sequences, **how, temperature=args.temperature)
@@ -83,6 +87,12 @@ def open_datasets(args):
     return train_set, val_set
 
 
+def fix_label_norm(model, train_set):
+    """Measure the mean and variance of --label_norm fixed on labels from all over the training set."""
+    chosen = torch.linspace(0, len(train_set.labels) - 1, min(MEASURED_LABELS, len(train_set.labels))).long()
+    model.fix_label_norm(train_set.labels[chosen].to(next(model.parameters()).device))
+
+
 def announce(model, train_set, device, dtype):
     """Print what is trained, and where."""
     processes = f" in each of {world_size()} processes" if world_size() > 1 else ""
@@ -93,7 +103,7 @@ def announce(model, train_set, device, dtype):
 def build_trainer(args, model, device, dtype):
     return ClipTrainer(model, device, dtype, optim=args.optim, lr=args.lr, reconstruction=args.reconstruction,
                        bptt=args.bptt, clamp_feedback=args.clamp_feedback, input_noise=args.input_noise,
-                       checkpoint_frames=args.checkpoint_frames)
+                       label_norm=args.label_norm, checkpoint_frames=args.checkpoint_frames)
 
 
 def batch_settings(args, epoch):

@@ -29,14 +29,15 @@ from modules.metrics import summarise
 from modules.noise import Noise
 from modules.pixels import to_uint8, to_unit
 
+COURSE = Path(__file__).resolve().parent.parent / "recipes" / "course.txt"
 BETA = 1e-4  # at which both terms of an untrained network's loss count
 LARGEST_MATRIX = 8192
 LONG_ENOUGH = 0.2  # seconds, for a matrix product
 
 
 def flags(**values):
-    """Trainer.py's flags at their defaults, but for `values`."""
-    args = trainer_parser().parse_args([])
+    """Trainer.py's flags as recipes/course.txt has them, which is what the plain side does, but for `values`."""
+    args = trainer_parser().parse_args([f"@{COURSE}"])
     vars(args).update(values)
     return args
 
@@ -117,8 +118,9 @@ class Ours:
         layout = torch.contiguous_format if without == "channels_last" else torch.channels_last
         self.model = make_model(args).to(self.device, memory_format=layout)
         self.trainer = optimization.ClipTrainer(
-            self.model, self.device, self.dtype, optim=args.optim, lr=args.lr, bptt=args.bptt,
-            clamp_feedback=args.clamp_feedback, input_noise=args.input_noise)
+            self.model, self.device, self.dtype, optim=args.optim, lr=args.lr, reconstruction=args.reconstruction,
+            bptt=args.bptt, clamp_feedback=args.clamp_feedback, input_noise=args.input_noise,
+            label_norm=args.label_norm, checkpoint_frames=args.checkpoint_frames)
         if without == "fused_Adam":
             self.trainer.optimizer = torch.optim.Adam(self.model.parameters(), args.lr)
 

@@ -6,6 +6,7 @@ from .errors import UsageError
 from .parser import Parser, at_least, fraction, natural_float, natural_int, positive_float, positive_int, probability
 
 LEAST_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # no layer is left without channels
+BEFORE_THE_FLAG = {"reconstruction": "mse", "label_norm": "batch"}  # what a run did that is older than these flags
 PYRAMID_LEAST = 13  # --F_dim of the pyramid, whose first 12 channels are the frame's pixels
 
 
@@ -44,6 +45,10 @@ def add_network_flags(parser):
                                 ("N_dim", 12, "channels of the latent z"),
                                 ("D_out_dim", 192, "channels between fusion and generator")):
         group.add_argument(f"--{name}", type=at_least(LEAST_DIMENSIONS[name]), default=default, help=what)
+    group.add_argument("--label_norm", choices=["fixed", "batch"], default="fixed",
+                       help="what the template's BatchNorm of label features takes in training: the mean and "
+                            "variance of the training labels, measured once before the first step; or those of each "
+                            "batch, as the course does")
     group.add_argument("--posterior", choices=["previous", "current"], default="previous",
                        help="the frame that the Gaussian predictor sees in training: the input, or the one to predict")
 
@@ -92,12 +97,13 @@ def add_training_flags(parser):
 
 def add_feedback_flags(parser):
     group = parser.add_argument_group("feedback (against drift over a long rollout)")
-    group.add_argument("--clamp_feedback", action=BooleanOptionalAction, default=False,
+    group.add_argument("--clamp_feedback", action=BooleanOptionalAction, default=True,
                        help="clamp a predicted frame to [0, 1] before it is the next input, in training and test")
-    group.add_argument("--bptt", type=natural_int, default=0, metavar="FRAMES",
+    group.add_argument("--bptt", type=natural_int, default=1, metavar="FRAMES",
                        help="predicted frames per optimizer step: a longer clip continues from its last prediction, "
-                            "without gradient to earlier frames (truncated backpropagation); 0: whole clips")
-    group.add_argument("--input_noise", type=natural_float, default=0.0,
+                            "without gradient to earlier frames (truncated backpropagation); 0: whole clips, as the "
+                            "course does")
+    group.add_argument("--input_noise", type=natural_float, default=0.1,
                        help="Gaussian noise on every input frame in training; its standard deviation is drawn from 0 "
                             "to this")
 
@@ -107,7 +113,7 @@ def add_schedule_flags(parser):
     group.add_argument("--num_epoch", type=positive_int, default=70, help="epochs in all")
     group = parser.add_argument_group("learning rate")
     group.add_argument("--lr", type=positive_float, default=0.001, help="learning rate")
-    group.add_argument("--lr_schedule", choices=["MultiStep", "Cosine", "Constant"], default="MultiStep",
+    group.add_argument("--lr_schedule", choices=["MultiStep", "Cosine", "Constant"], default="Cosine",
                        help="learning rate over the epochs")
     group.add_argument("--milestones", type=natural_int, nargs="*", default=[2, 5], metavar="EPOCH",
                        help="epochs at which MultiStep lowers the learning rate")
@@ -127,7 +133,8 @@ def add_schedule_flags(parser):
     group.add_argument("--kl_anneal_cycle", type=positive_int, default=10, help="periods of Cyclical")
     group.add_argument("--kl_anneal_ratio", type=natural_float, default=1.0,
                        help="Cyclical: part of a period in which beta rises; Monotonic: rise per epoch")
-    group.add_argument("--kl_weight", type=natural_float, default=1.0, help="factor on beta")
+    group.add_argument("--kl_weight", type=natural_float, default=1e-4,
+                       help="factor on beta; the KL is a sum over the elements of z, the MSE a mean over pixels")
 
 
 def add_run_flags(parser):

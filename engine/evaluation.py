@@ -127,6 +127,6 @@ def score_all(predictions, truth, labels, train, score=summarise):
 
 def score_table(scores):
     """The scores of `score_all` as a text table; a score that a later row lacks is a dash."""
-    measures = scores["this model"]
-    return text_table([{"predictor": name} | {measure: number(row.get(measure), 3 if measure in ("ssim", "lpips") else 2)
-                                               for measure in measures} for name, row in scores.items()])
+    digits = {measure: 3 if measure in ("ssim", "lpips") else 2 for measure in scores["this model"]}
+    return text_table([{"predictor": name} | {measure: number(row.get(measure), digits[measure]) for measure in digits}
+                       for name, row in scores.items()])

@@ -16,15 +16,20 @@ class ClipTrainer:
     dtype: what the networks compute in. The other parameters are the flags of the same names.
     """
 
-    def __init__(self, model, device, dtype, *, optim="Adam", lr=1e-3, reconstruction="mse", bptt=0,
-                 clamp_feedback=False, input_noise=0.0, checkpoint_frames=False):
-        self.model, self.device, self.dtype, self.bptt = model, device, dtype, bptt
+    def __init__(self, model, device, dtype, *, optim, lr, reconstruction, bptt, clamp_feedback, input_noise,
+                 label_norm, checkpoint_frames):
+        self.model, self.device, self.dtype, self.bptt, self.label_norm = model, device, dtype, bptt, label_norm
         self.loss_settings = {"reconstruction": reconstruction, "clamp": clamp_feedback, "input_noise": input_noise,
                               "recompute": checkpoint_frames,
                               "images_at_once": IMAGES_AT_ONCE.get(device.type, 10**9)}
         self.parallel_model = data_parallel(model, device)
         self.optimizer = getattr(torch.optim, optim)(model.parameters(), lr, fused=device.type != "mps")
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+
+    def training_mode(self):
+        """Put the model into training mode; with the label norm `fixed` all of it but the label encoder."""
+        self.model.train()
+        self.model.label_transformation.train(self.label_norm == "batch")
 
     def train_on(self, parts, total, beta):
         """Take one optimizer step on a batch, or with --bptt one for every `bptt` predicted frames.

@@ -19,7 +19,7 @@ def load_lpips(device):
     try:
         network = lpips.LPIPS(net="alex", verbose=False).eval().to(device)
     except OSError as error:  # no network, and not downloaded before
-        raise UsageError(f"--lpips: the weights of AlexNet cannot be downloaded ({error}); put {WEIGHTS} of torchvision "
+        raise UsageError(f"--lpips: the weights of AlexNet cannot be downloaded ({error}); put torchvision's {WEIGHTS} "
                          f"into {torch.hub.get_dir()}/checkpoints, or leave --lpips out") from None
 
     @torch.inference_mode()

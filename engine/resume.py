@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.flags import tester_parser, trainer_parser
+from cli.flags import BEFORE_THE_FLAG, tester_parser, trainer_parser
 
 from .checkpoint import load_checkpoint, load_optimizer, network_dimensions
 from .logs import rows_before
@@ -16,7 +16,7 @@ from .training import RunState
 # step are shared out, by --batch_size, --accumulate and processes, is free: see check_step.
 FIXED_IN_A_RUN = ("train_vi_len", "val_vi_len", "partial", "fast_train", "fast_partial",
                   "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "network", "F_dim", "L_dim",
-                  "N_dim", "D_out_dim", "posterior", "reconstruction", "optim", "bptt", "seed")
+                  "N_dim", "D_out_dim", "posterior", "label_norm", "reconstruction", "optim", "bptt", "seed")
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root", "ckpt_path")
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}
@@ -119,7 +119,7 @@ def newest_checkpoint(folder):
 def check_resumable(checkpoint, parser, path):
     """Raise UsageError unless the flags and the state in a checkpoint can be those of a run of this program."""
     parser.check_saved(checkpoint["arguments"], path)
-    checkpoint["arguments"].setdefault("reconstruction", "mse")  # for a run older than the flag
+    checkpoint["arguments"] = BEFORE_THE_FLAG | checkpoint["arguments"]
     missing = [name for name in (*FIXED_IN_A_RUN, "batch_size", "accumulate") if name not in checkpoint["arguments"]]
     if missing:
         raise UsageError(f"--resume: {path} does not hold its --{missing[0]}; start from its weights with --ckpt_path")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cli.errors import RunError, Stopped, StopSignals, UsageError
 from cli.files import read_json, write_json, writing
-from cli.flags import trainer_parser
+from cli.flags import BEFORE_THE_FLAG, trainer_parser
 from cli.parser import typed_command
 from media.pixel_csv import pixels_of_a_frame
 
@@ -53,8 +53,8 @@ class Run:
     def check_unchanged(self):
         """Raise UsageError if the folder holds a run with other flags."""
         wanted, saved = vars(trainer_parser().parse_args(self.words)), read_arguments(self.folder)
-        if saved:  # a run older than a flag has its default
-            saved = vars(trainer_parser().parse_args([])) | saved
+        if saved:
+            saved = vars(trainer_parser().parse_args([])) | BEFORE_THE_FLAG | saved
         for name in wanted.keys() & saved.keys() - NOT_OF_THE_RECIPE:
             if wanted[name] != saved[name]:
                 raise UsageError(f"{self.folder} is a run with --{name} {saved[name]}, not {wanted[name]}; "

@@ -36,7 +36,7 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
 
     recorder: a RunRecorder; it may save, or stop the run, after any look at the losses.
     """
-    trainer.model.train()
+    trainer.training_mode()
     beta = schedules.beta(epoch)
     state.totals = state.totals or dict.fromkeys(("clips", *TERMS), 0.0)  # over all processes
     unread, clips = [], 0  # TERMS of the steps since the last look, on the device, and the clips in these

@@ -145,14 +145,16 @@ def mean_psnr(run):
 
 def draw_samples(runs, side_by_side):
     """PSNR of each frame over several samples: their mean, in a band that holds 95 % of them, and the best (dotted)."""
-    figure, axes = panels([run.label for run in runs], side_by_side, "Samples: mean, 95 % of them, and the best (dotted)",
-                          ["PSNR (dB)"], "frame")
+    labels = [run.label for run in runs]
+    figure, axes = panels(labels, side_by_side, "Samples: mean, 95 % of them, and the best (dotted)", ["PSNR (dB)"],
+                          "frame")
     for run, (ax,), style in zip(runs, axes, cycle(STYLES)):
         curves = {end: running_mean(run.samples[f"psnr_{end}"]) for end in ("mean", "low", "high", "best")}
-        ax.plot(run.samples["frame"], curves["mean"], label=run.label, **style)
-        ax.fill_between(run.samples["frame"], curves["low"], curves["high"], color=style["color"], alpha=0.2, linewidth=0)
-        ax.plot(run.samples["frame"], curves["best"], label="", **style | {"linestyle": ":", "linewidth": 1})
-    return with_legend(figure, axes[0][0], [run.label for run in runs])
+        frames = run.samples["frame"]
+        ax.plot(frames, curves["mean"], label=run.label, **style)
+        ax.fill_between(frames, curves["low"], curves["high"], color=style["color"], alpha=0.2, linewidth=0)
+        ax.plot(frames, curves["best"], label="", **style | {"linestyle": ":", "linewidth": 1})
+    return with_legend(figure, axes[0][0], labels)
 
 
 def draw_z(runs, side_by_side):

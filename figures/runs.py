@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.flags import add_machine_flags, add_run_flags, flags_of, trainer_parser
+from cli.flags import BEFORE_THE_FLAG, add_machine_flags, add_run_flags, flags_of, trainer_parser
 from engine.logs import read_arguments, read_columns, read_metrics, read_psnr_per_frame
 
 
@@ -70,7 +70,7 @@ def differing_flags(runs):
     Runs whose flags are not known are left out.
     """
     without_effect = flags_of(add_machine_flags, add_run_flags).keys()  # the seed is one of the machine's
-    defaults = vars(trainer_parser().parse_args([]))  # for a flag that is younger than a run
+    defaults = vars(trainer_parser().parse_args([])) | BEFORE_THE_FLAG  # for a flag that is younger than a run
     known = {run: {flag: shown(run.arguments.get(flag, default)) for flag, default in defaults.items()
                    if flag not in without_effect} for run in runs if run.arguments}
     differing = [flag for flag in defaults if len({flags[flag] for flags in known.values() if flag in flags}) > 1]

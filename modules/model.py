@@ -58,6 +58,25 @@ class VAE_Model(nn.Module):
             features = self.label_transformation(to_unit(labels).flatten(0, -4))
         return features.unflatten(0, labels.shape[:-3])
 
+    @torch.no_grad()
+    def fix_label_norm(self, labels):
+        """Give the label encoder's BatchNorm the mean and variance that it sees over these labels, uint8 [N, 3, H, W].
+
+        In eval mode it is an affine map with these, whatever else is in the batch: the same in training as in a
+        rollout. A network without BatchNorm stays as it is.
+        """
+        encoder = self.label_transformation
+        norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        was_training = encoder.training
+        encoder.train()
+        for norm in norms:
+            norm.momentum = 1.0  # the running averages become those of this batch
+        self.encode_labels(labels)
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+        encoder.train(was_training)
+
     def step(self, frame, label_features, epsilon, current=None, temperature=None):
         """Predict frame t from frame t-1 and label t.
 

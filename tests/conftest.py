@@ -76,7 +76,8 @@ def flags(**values):
 # In float32, also on a GPU with bfloat16: many tests compare to rounding.
 TINY_CLIPS = flags(frame_H=8, frame_W=16, batch_size=4, train_vi_len=6, val_vi_len=10, num_workers=1,
                    device="cpu", amp="off")
-TINY_TRAINING = flags(**TINY_NETWORK) + TINY_CLIPS
+# A step for each batch, and a learning rate that does not depend on the last epoch, which tests move.
+TINY_TRAINING = flags(**TINY_NETWORK, bptt=0, lr_schedule="MultiStep") + TINY_CLIPS
 
 
 def read_csv(path):

@@ -10,12 +10,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import bench, measure, plain
 from conftest import ROOT, TINY_NETWORK
 from dataloader import Dataset_Dance
+from engine import optimization
 from modules.noise import Noise
 from modules.pixels import to_unit
 from modules.rollout import rollout
 
 TINY = {**TINY_NETWORK, "frame_H": 8, "frame_W": 16, "train_vi_len": 5, "val_vi_len": 10, "num_epoch": 1,
         "num_workers": 0, "device": "cpu", "amp": "off"}
+
+
+@pytest.fixture(autouse=True)
+def choices_kept(monkeypatch):
+    """A side without a choice changes it in its own process; here it would stay for the tests to come."""
+    monkeypatch.setattr(optimization, "IMAGES_AT_ONCE", optimization.IMAGES_AT_ONCE)
 
 
 @pytest.mark.parametrize("posterior", ["previous", "current"])

@@ -210,6 +210,7 @@ def test_run_whose_terminal_is_closed_is_saved(train, tmp_path):
     command = [sys.executable, str(ROOT / "Trainer.py"), *train(save_root=tmp_path / "run", num_epoch=10_000)]
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
         os.execv(sys.executable, command)
     while not (tmp_path / "run/last.ckpt").exists():
         os.read(terminal, 1024)

@@ -278,7 +278,7 @@ def test_partial_folders(tmp_path, drawn, capsys):
 def test_schedule_curves_equal_the_schedules(drawn, schedule):
     Plotting.main(["--schedule", schedule, "--num_epoch", "20", "--tfr_sde", "3", "--kl_anneal_cycle", "4",
                    "--kl_weight", "0.5",
-                   "--versus", "--tfr 0.5 --kl_anneal_type Monotonic --lr_schedule Cosine"])
+                   "--versus", "--tfr 0.5 --kl_anneal_type Monotonic --lr_schedule MultiStep"])
     epochs, name = range(20), curves.FIGURES[schedule][0]
     expected = {
         "tfr": [[schedules.teacher_forcing_ratio(epoch, start, 3, 0.1) for epoch in epochs]
@@ -286,12 +286,12 @@ def test_schedule_curves_equal_the_schedules(drawn, schedule):
         "beta": [[0.5 * schedules.kl_beta(epoch, kind, 20, 4, 1) for epoch in epochs]
                  for kind in ("Cyclical", "Monotonic")],
         "lr": [[schedules.learning_rate(epoch, 0.001, kind, 20, [2, 5], 0.1, 0) for epoch in epochs]
-               for kind in ("MultiStep", "Cosine")],
+               for kind in ("Cosine", "MultiStep")],
     }[schedule]
     for line, values in zip(drawn[name].axes[0].lines, expected, strict=True):
         assert_curve(line, epochs, values)
-    assert legend(drawn[name]) == ["lr_schedule=MultiStep, tfr=1, kl_anneal_type=Cyclical",
-                                   "lr_schedule=Cosine, tfr=0.5, kl_anneal_type=Monotonic"]
+    assert legend(drawn[name]) == ["lr_schedule=Cosine, tfr=1, kl_anneal_type=Cyclical",
+                                   "lr_schedule=MultiStep, tfr=0.5, kl_anneal_type=Monotonic"]
 
 
 def test_versus_may_change_the_number_of_epochs(drawn):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import TINY_CLIPS, TINY_NETWORK, flags, read_csv
+from conftest import TINY_CLIPS, TINY_NETWORK, TINY_TRAINING, flags, read_csv
 from modules import VAE_Model
 from modules.noise import GivenNoise, Noise
 from modules.pixels import to_unit
@@ -121,7 +121,7 @@ def test_its_work_is_at_most_a_quarter_of_the_template_s(dimensions):
 
 
 def test_it_is_trained_resumed_and_tested_like_the_template(dancer, call, capsys, tmp_path):
-    words = ["--DR", dancer, "--network", "pyramid", *flags(**TINY_NETWORK), *TINY_CLIPS]
+    words = ["--DR", dancer, "--network", "pyramid", *TINY_TRAINING]
     for name, epochs in (("whole", 2), ("parts", 1)):
         call("Trainer", *words, *flags(num_epoch=epochs, save_root=name, kl_anneal_type="None"))
     call("Trainer", "--resume", "--save_root", "parts", *flags(num_epoch=2))

@@ -149,4 +149,4 @@ def test_schedules_of_a_run_take_its_flags():
     for epoch in range(30):
         assert run.beta(epoch) == pytest.approx(0.5 * min(0.2 * epoch, 1))
         assert run.tfr(epoch) == teacher_forcing_ratio(epoch, 0.7, 10, 0.1)
-        assert run.lr(epoch) == learning_rate(epoch, 0.01, "MultiStep", 30, [2, 5], 0.1, 0)
+        assert run.lr(epoch) == learning_rate(epoch, 0.01, "Cosine", 30, [2, 5], 0.1, 0)

@@ -12,6 +12,7 @@ from engine.checkpoint import load_checkpoint
 from engine.devices import autocast, choose_precision
 from engine.evaluation import generate_sequences
 from engine.optimization import ClipTrainer
+from modules import VAE_Model
 from modules.metrics import psnr
 from modules.noise import Noise
 from modules.pixels import to_unit
@@ -28,7 +29,8 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 def settings(**changed):
     """Parameters of ClipTrainer; SGD, because Adam enlarges the rounding of a gradient near 0."""
-    return {"optim": "SGD", "lr": 0.1, "clamp_feedback": True, "input_noise": 0.1, **changed}
+    return {"optim": "SGD", "lr": 0.1, "reconstruction": "mse", "bptt": 0, "clamp_feedback": True, "input_noise": 0.1,
+            "label_norm": "batch", "checkpoint_frames": False, **changed}
 
 
 @pytest.fixture
@@ -202,3 +204,41 @@ def test_every_place_in_training_has_a_random_stream_of_its_own():
     assert len({tuple(values) for values in drawn}) == len(drawn)
     again = torch.rand(4, generator=random_stream(1, *places[-1])).tolist()
     assert again == drawn[-1]
+
+
+def test_fixed_label_norm_is_the_same_map_in_training_and_generation(dancer, call, tmp_path):
+    """It has the mean and variance of the training labels, and no step of the optimizer moves them."""
+    call("Trainer", "--DR", dancer, *flags(**TINY_NETWORK), *TINY_CLIPS, *flags(num_epoch=1, save_root="run"))
+    train_set = Dataset_Dance(dancer, None, "train", 6, frame_size=(8, 16))
+    torch.manual_seed(0)
+    fresh = VAE_Model(**TINY_NETWORK)
+    pad, conv, *_ = fresh.label_transformation
+    with torch.no_grad():
+        features = conv(pad(to_unit(train_set.labels)))
+    weights = load_checkpoint(tmp_path / "run/last.ckpt")["state_dict"]
+    norm = {name: weights[f"label_transformation.2.running_{name}"] for name in ("mean", "var")}
+    torch.testing.assert_close(norm["mean"], features.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(norm["var"], features.var(dim=(0, 2, 3)), rtol=1e-4, atol=1e-8)
+    assert not torch.equal(weights["label_transformation.2.weight"], fresh.label_transformation[2].weight)
+
+
+@pytest.mark.parametrize("label_norm, same", [("fixed", True), ("batch", False)])
+def test_a_label_counts_for_itself_only_with_the_fixed_norm(label_norm, same):
+    model = tiny_model()
+    trainer = ClipTrainer(model, CPU, torch.float32, **settings(label_norm=label_norm))
+    frames, labels = map(to_unit, pixels())
+    model.fix_label_norm(labels.flatten(0, 1))
+    trainer.training_mode()
+    assert model.training
+    together, alone = model.encode_labels(labels)[:1], model.encode_labels(labels[:1])
+    assert torch.allclose(together, alone, atol=1e-5) == same
+
+
+def test_fixing_the_label_norm_leaves_no_other_trace():
+    model = tiny_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.fix_label_norm(pixels()[1].flatten(0, 1))
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {f"label_transformation.2.{name}" for name in ("running_mean", "running_var",
+                                                                     "num_batches_tracked")}
+    assert model.label_transformation[2].momentum == 0.1 and model.label_transformation.training

@@ -1,0 +1,103 @@
+"""Print the tables of docs/report.md from the logs of its runs: python docs/report/statements.py STUDY.
+
+STUDY is the folder of the study, with `<recipe>/seed=<n>/` in it. Nothing is trained.
+"""
+
+import sys
+from itertools import combinations, product
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from cli.files import read_json  # noqa: E402
+from cli.tables import markdown_table  # noqa: E402
+from engine.logs import read_arguments, read_metrics  # noqa: E402
+
+ANNEALINGS = {"Monotonic": ("Monotonic", 10, 1.0), "Cyclical 10, 1": ("Cyclical", 10, 1.0),
+              "Cyclical 5, 0.5": ("Cyclical", 5, 0.5), "None": ("None", 10, 1.0)}
+FORCINGS = {"on": 1.0, "off": 0.0}
+CALM_EPOCH = 15  # after which, the report says, annealing smooths the loss
+
+
+def main():
+    runs = {}
+    for path in sorted(Path(sys.argv[1]).glob("*/seed=*/metrics.csv")):
+        flags = read_arguments(path.parent)
+        annealing = flags["kl_anneal_type"], flags["kl_anneal_cycle"], flags["kl_anneal_ratio"]
+        for name, forcing in product(ANNEALINGS, FORCINGS):
+            if annealing == ANNEALINGS[name] and flags["tfr"] == FORCINGS[forcing]:
+                runs.setdefault((name, forcing), []).append(path.parent)
+    for title, measure, pairs in (
+            ("1. No teacher forcing is better: best validation PSNR (dB)", best_psnr, "forcing"),
+            ("1. Test PSNR (dB)", test_psnr, "forcing"),
+            ("2. and 3. Restlessness of the loss after epoch 15", restlessness, "annealing"),
+            ("2. and 3. Restlessness of the MSE after epoch 15", lambda run: restlessness(run, "mse"), "annealing"),
+            ("4. PSNR of the last 100 test frames less the first 100, over the nearest label's (dB)", drift, "")):
+        values = {cell: [measure(run) for run in folders] for cell, folders in runs.items()}
+        print(f"\n{title}\n\n{markdown_table(table(values))}")
+        for one, other in compared(values, pairs):
+            difference = np.mean(values[one]) - np.mean(values[other])
+            print(f"\n{' '.join(one)} - {' '.join(other)}: {difference:+.3f}, p = {p_value(values[one], values[other]):.3f}")
+
+
+def table(values):
+    """A row for each annealing: the mean over the seeds, and the least and the greatest."""
+    return [{"annealing": name} | {f"forcing {forcing}": spread(values.get((name, forcing), [])) for forcing in FORCINGS}
+            for name in ANNEALINGS]
+
+
+def spread(numbers):
+    if not numbers:
+        return "-"
+    return f"{np.mean(numbers):.2f} ({min(numbers):.2f}..{max(numbers):.2f}), {len(numbers)} seeds"
+
+
+def compared(values, pairs):
+    """The pairs of cells of the table to compare."""
+    if pairs == "forcing":
+        candidates = [((name, "off"), (name, "on")) for name in ANNEALINGS]
+    elif pairs == "annealing":
+        candidates = [((name, forcing), ("None", forcing)) for forcing in FORCINGS for name in ANNEALINGS if name != "None"]
+    else:
+        candidates = []
+    return [pair for pair in candidates if all(values.get(cell) for cell in pair)]
+
+
+def p_value(ours, theirs):
+    """Exact permutation test: the part of all ways to share out the runs that differ in the mean by as much."""
+    pooled, count = np.array([*ours, *theirs]), len(ours)
+    differences = []
+    for chosen in combinations(range(len(pooled)), count):
+        mask = np.isin(np.arange(len(pooled)), chosen)
+        differences.append(abs(pooled[mask].mean() - pooled[~mask].mean()))
+    observed = abs(np.mean(ours) - np.mean(theirs))
+    return np.mean(np.array(differences) >= observed - 1e-12)
+
+
+def best_psnr(run):
+    return float(np.nanmax(read_metrics(run)["val_psnr"]))
+
+
+def test_psnr(run):
+    return read_json(run / "result.json")["scores"]["test"]["this model"]["psnr"]
+
+
+def restlessness(run, column="loss"):
+    """The median factor by which a column changes from one epoch to the next, after CALM_EPOCH."""
+    values = read_metrics(run)[column][CALM_EPOCH:]
+    return float(np.exp(np.median(np.abs(np.diff(np.log(values))))))
+
+
+def drift(run):
+    """How much better the last 100 test frames are than the first 100, less the same of the nearest label."""
+    scores = read_json(run / "result.json")["scores"]["test"]
+    ours, theirs = (scores[name]["psnr_last_100"] - scores[name]["psnr_first_100"]
+                    for name in ("this model", "nearest label"))
+    return ours - theirs
+
+
+if __name__ == "__main__":
+    main()

@@ -172,6 +172,8 @@ def draw_z(runs, side_by_side):
         plot_band(beta, *over_epochs(seeds, "beta"), label, marked=False, **style)
     for row in (0, 1):
         log_scale([column[row] for column in axes])
+    highest = max(run.metrics["beta"].max() for run in runs)
+    axes[0][3].set_ylim(0, 1.05 * highest or 1)
     return with_legend(figure, axes[0][0], list(curves))
 
 

@@ -16,7 +16,7 @@ from engine.batches import epoch_starts
 from media import decoded
 from media.images import read_image, resize_image
 from modules.pixels import to_unit
-from torchvision_import import transforms
+from engine.torchvision_import import transforms
 
 SIZE = (8, 16)
 

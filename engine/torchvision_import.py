@@ -1,4 +1,4 @@
-"""torchvision.transforms, imported also beside a CPU-only torch.
+"""Import torchvision, also beside a CPU-only torch: for its transforms, and for lpips.
 
 torchvision from PyPI is a CUDA build. Beside a CPU build of torch its import fails while it registers the gradients of
 `nms` and `qnms`. Its transforms need no compiled operator, so declaring those two lets the import succeed. Declared

@@ -100,7 +100,13 @@ def set_epochs(recipes, root, epochs, minutes, scripts, for_each):
 
 
 def draw_frames(out, runs, root, truth):
-    """Draw frames of the first test sequence: label, truth, and the prediction of the first run of each recipe."""
+    """Draw frames of the first test sequence: label, truth, and the prediction of the first run of each recipe.
+
+    Nothing is drawn of runs whose submission.csv is gone, say because only their logs were kept.
+    """
+    runs = [run for run in runs if submission(run).is_file()]
+    if not runs:
+        return
     from dataloader import list_test_sequences
     from media.images import read_image
 
@@ -117,8 +123,12 @@ def draw_frames(out, runs, root, truth):
     if scored:
         rows["truth"] = frames(truth, "--gt", scored)
     for run in first_of_each_recipe(runs):
-        rows[run.recipe.name] = frames(run.folder / "test" / "submission.csv", "submission", run)
+        rows[run.recipe.name] = frames(submission(run), "submission", run)
     draw_sheet(out, rows, times)
+
+
+def submission(run):
+    return run.folder / "test" / "submission.csv"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A study of tiny recipes: what it writes, what it does not do twice, and what it survives."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,23 @@ def test_started_again_it_runs_nothing(done):
     assert call_study(folder, *words) == []
     assert files_and_times(folder / "study") == before
     assert (folder / "study/study.csv").read_bytes() == table
+
+
+def test_what_git_keeps_of_a_study_draws_it_again(done, tmp_path):
+    """The patterns of .gitignore leave the logs in docs/runs; from these nothing is trained, and all but frames drawn."""
+    folder, words = done
+    copy = tmp_path / "docs/runs/study"
+    shutil.copytree(folder / "study", copy)
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "clean", "-q", "-fdX"], cwd=tmp_path, check=True)  # removes what is ignored
+    assert not [path for path in copy.glob("**/*") if path.suffix in (".ckpt", ".png", ".npy")]
+    copy.rename(tmp_path / "study")
+    shutil.copy(folder / "tiny.txt", tmp_path)
+    assert call_study(tmp_path, *words) == []
+    assert {path.name for path in (tmp_path / "study").glob("*.png")} == PNGS - {"sheet.png"}
+    old, new = ((parent / "study/study.csv").read_bytes() for parent in (folder, tmp_path))
+    assert old == new
 
 
 def test_figures_show_every_recipe_as_a_curve_over_its_seeds(done, tmp_path, monkeypatch):

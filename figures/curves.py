@@ -16,6 +16,7 @@ from .runs import Run, by_label, differing_flags, label_by_difference, read_runs
 from .style import STYLES, log_scale, panels, save, with_legend
 
 SMOOTHED_FRAMES = 15
+SAMPLES_TITLE = f"Samples: mean, 95 % of them, and the best (dotted); means of {SMOOTHED_FRAMES} frames"
 
 
 def over_epochs(runs, column, minus=None):
@@ -146,8 +147,7 @@ def mean_psnr(run):
 def draw_samples(runs, side_by_side):
     """PSNR of each frame over several samples: their mean, in a band that holds 95 % of them, and the best (dotted)."""
     labels = [run.label for run in runs]
-    figure, axes = panels(labels, side_by_side, "Samples: mean, 95 % of them, and the best (dotted)", ["PSNR (dB)"],
-                          "frame")
+    figure, axes = panels(labels, side_by_side, SAMPLES_TITLE, ["PSNR (dB)"], "frame")
     for run, (ax,), style in zip(runs, axes, cycle(STYLES)):
         curves = {end: running_mean(run.samples[f"psnr_{end}"]) for end in ("mean", "low", "high", "best")}
         frames = run.samples["frame"]
@@ -172,6 +172,8 @@ def draw_z(runs, side_by_side):
         plot_band(beta, *over_epochs(seeds, "beta"), label, marked=False, **style)
     for row in (0, 1):
         log_scale([column[row] for column in axes])
+    if axes[0][1].get_yscale() == "linear":  # none is active
+        axes[0][1].set_ylim(0, 1)
     highest = max(run.metrics["beta"].max() for run in runs)
     axes[0][3].set_ylim(0, 1.05 * highest or 1)
     return with_legend(figure, axes[0][0], list(curves))

@@ -19,7 +19,7 @@ from media.pixel_csv import read_pixels_csv
 from pretend_device import pretend
 
 CLIPS = flags(frame_H=8, frame_W=16, batch_size=2, train_vi_len=4, val_vi_len=4, num_workers=1, seed=3)
-TRAINING = [*flags(**TINY_NETWORK, num_epoch=1, save_root="run", lr=1e-3, kl_weight=1e-3, partial=0.29), *CLIPS]
+TRAINING = [*flags(**TINY_NETWORK, num_epoch=1, save_root="run", lr=1e-3, kl_weight=1e-3, partial=0.29, bptt=0), *CLIPS]
 WAYS = {
     "template": [],
     "pyramid": flags(network="pyramid", reconstruction="log_mse", input_noise=0.05),

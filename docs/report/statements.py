@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 from cli.files import read_json  # noqa: E402
 from cli.tables import markdown_table  # noqa: E402
 from engine.logs import read_arguments, read_metrics  # noqa: E402
+from figures.curves import spread  # noqa: E402
 
 ANNEALINGS = {"Monotonic": ("Monotonic", 10, 1.0), "Cyclical 10, 1": ("Cyclical", 10, 1.0),
               "Cyclical 5, 0.5": ("Cyclical", 5, 0.5), "None": ("None", 10, 1.0)}
@@ -40,19 +41,18 @@ def main():
         print(f"\n{title}\n\n{markdown_table(table(values))}")
         for one, other in compared(values, pairs):
             difference = np.mean(values[one]) - np.mean(values[other])
-            print(f"\n{' '.join(one)} - {' '.join(other)}: {difference:+.3f}, p = {p_value(values[one], values[other]):.3f}")
+            p = p_value(values[one], values[other])
+            print(f"\n{' '.join(one)} - {' '.join(other)}: {difference:+.3f}, p = {p:.3f}")
 
 
 def table(values):
     """A row for each annealing: the mean over the seeds, and the least and the greatest."""
-    return [{"annealing": name} | {f"forcing {forcing}": spread(values.get((name, forcing), [])) for forcing in FORCINGS}
+    def text(name, forcing):
+        numbers = values.get((name, forcing))
+        return f"{spread(numbers)}, seeds: {len(numbers)}" if numbers else "-"
+
+    return [{"annealing": name} | {f"forcing {forcing}": text(name, forcing) for forcing in FORCINGS}
             for name in ANNEALINGS]
-
-
-def spread(numbers):
-    if not numbers:
-        return "-"
-    return f"{np.mean(numbers):.2f} ({min(numbers):.2f}..{max(numbers):.2f}), {len(numbers)} seeds"
 
 
 def compared(values, pairs):
@@ -60,7 +60,8 @@ def compared(values, pairs):
     if pairs == "forcing":
         candidates = [((name, "off"), (name, "on")) for name in ANNEALINGS]
     elif pairs == "annealing":
-        candidates = [((name, forcing), ("None", forcing)) for forcing in FORCINGS for name in ANNEALINGS if name != "None"]
+        candidates = [((name, forcing), ("None", forcing)) for forcing in FORCINGS for name in ANNEALINGS
+                      if name != "None"]
     else:
         candidates = []
     return [pair for pair in candidates if all(values.get(cell) for cell in pair)]

@@ -21,7 +21,7 @@ from engine.evaluation import generate_sequences, score_all, score_table
 from engine.logs import write_columns, write_psnr_per_frame
 from engine.perceptual import load_lpips
 from engine.resume import tester_flags
-from engine.samples import METRICS, samples_over_frames, score_samples, spread, summarise_samples
+from engine.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
 from media.gif import write_comparison_gif, write_gif
 from modules.metrics import in_chunks, psnr, summarise
 
@@ -120,15 +120,9 @@ def write_scores(folder, predictions, truth, labels, train_set, public, metrics,
     """
     write_psnr_per_frame(folder, [in_chunks(psnr, prediction[1:], true[1:]).tolist()
                                   for prediction, true in zip(predictions, truth)])
-
-    def score(videos, true):
-        scores = summarise(videos, true)
-        for name in [name for name in metrics if name not in scores]:
-            of_each = [in_chunks(metrics[name], video[1:], clip[1:]).mean() for video, clip in zip(videos, true)]
-            scores[name] = torch.stack(of_each).mean().item()
-        return scores | course_score(videos, true, public)
-
-    scores = score_all(predictions, truth, labels, train_set, score)
+    further = {name: metric for name, metric in metrics.items() if name not in ("psnr", "ssim")}  # of `summarise`
+    scores = score_all(predictions, truth, labels, train_set, lambda videos, true: (
+        summarise(videos, true) | mean_scores(videos, true, further) | course_score(videos, true, public)))
     scores = {"this model": scores.pop("this model"), **of_samples, **scores}
     write_json(folder / "scores.json", scores)
     print(score_table(scores))

@@ -15,7 +15,8 @@ from dataloader import Dataset_Dance, dataset_or_dancer
 from engine.batches import EpochBatches, place_on
 from engine.checkpoint import build_model
 from engine.devices import choose_device, choose_precision, telling_full_memory, tune_cpu
-from engine.evaluation import generate_sequences, measure_z, score_all, score_table, validate
+from engine.evaluation import (evenly_spread, generate_sequences, measure_z, score_all, score_table, validate,
+                               validation_metrics)
 from engine.optimization import ClipTrainer
 from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
 from engine.recorder import RunRecorder, first_of_each, read_best_rollout
@@ -27,7 +28,7 @@ from figures.curves import draw_runs
 from media.gif import write_comparison_gif
 from modules.metrics import summarise
 
-MEASURED_LABELS = 256
+MEASURED_LABELS = 256  # whose mean and variance --label_norm fixed takes
 
 
 def main():
@@ -39,10 +40,7 @@ def main():
     dtype = choose_precision(args.amp, device)
     with joined_processes(device):
         train_set, val_set = open_datasets(args)
-        torch.manual_seed(args.seed)
-        model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
-        if args.label_norm == "fixed" and checkpoint is None:
-            fix_label_norm(model, train_set)
+        model = first_model(args, train_set, device, dtype, checkpoint)
         announce(model, train_set, device, dtype)
         how = {"device": device, "dtype": dtype, "seed": args.seed, "clamp": args.clamp_feedback}
         roll_out = partial(generate_sequences, **how, temperature=args.temperature)
@@ -66,9 +64,7 @@ def main():
                 metrics = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
                 if rank() == 0 and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
                     videos = validate(model, val_set, roll_out)
-                    scores = summarise(videos["prediction"], videos["truth"])
-                    metrics |= {"val_psnr": scores["psnr"], "val_ssim": scores["ssim"]}
-                    metrics |= measure_z(model, val_set, **how)
+                    metrics |= validation_metrics(videos) | measure_z(model, val_set, **how)
                     recorder.after_validation(metrics, videos, write_gif=args.store_visualization)
                 recorder.after_epoch(metrics)
         if rank() == 0:
@@ -87,10 +83,14 @@ def open_datasets(args):
     return train_set, val_set
 
 
-def fix_label_norm(model, train_set):
-    """Measure the mean and variance of --label_norm fixed on labels from all over the training set."""
-    chosen = torch.linspace(0, len(train_set.labels) - 1, min(MEASURED_LABELS, len(train_set.labels))).long()
-    model.fix_label_norm(train_set.labels[chosen].to(next(model.parameters()).device))
+def first_model(args, train_set, device, dtype, checkpoint):
+    """The model that the run starts from: with the weights of the checkpoint, or fresh ones."""
+    torch.manual_seed(args.seed)
+    model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
+    if args.label_norm == "fixed" and checkpoint is None:
+        chosen = train_set.labels[evenly_spread(len(train_set.labels), MEASURED_LABELS)]
+        model.fix_label_norm(chosen.to(device))
+    return model
 
 
 def announce(model, train_set, device, dtype):

@@ -63,13 +63,24 @@ def validate(model, val_set, roll_out):
     return {"label": labels, "prediction": prediction, "truth": frames}
 
 
+def validation_metrics(videos):
+    """The scores of the rollout of a validation, as columns of metrics.csv; videos: see `validate`."""
+    scores = summarise(videos["prediction"], videos["truth"])
+    return {"val_psnr": scores["psnr"], "val_ssim": scores["ssim"]}
+
+
+def evenly_spread(count, at_most):
+    """Indices of at most `at_most` of `count` things, evenly spread from the first to the last."""
+    return torch.linspace(0, count - 1, min(at_most, count)).long()
+
+
 def measure_z(model, val_set, *, device, dtype, seed, clamp):
     """Measure z on a few clips, spread evenly over the validation clips; columns of metrics.csv as a dict."""
     videos = val_set.clips(val_set.starts())  # frames and labels
     length = min(Z_FRAMES, val_set.video_len)
     count = val_set.video_len // length  # in each validation clip
     pieces = [video[:, :count * length].unflatten(1, (count, length)).flatten(0, 1) for video in videos]
-    chosen = torch.linspace(0, len(pieces[0]) - 1, min(Z_CLIPS, len(pieces[0]))).long()
+    chosen = evenly_spread(len(pieces[0]), Z_CLIPS)
     frames, labels = (to_unit(piece[chosen].to(device)) for piece in pieces)  # [Z_CLIPS, Z_FRAMES, 3, H, W]
     with autocast(device, dtype):
         return {f"val_{name}": value for name, value in z_usage(model, frames, labels, seed, clamp).items()}

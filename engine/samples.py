@@ -22,6 +22,15 @@ def score_samples(samples, truth, metrics):
             for name, metric in metrics.items()}
 
 
+def mean_scores(videos, truth, metrics):
+    """Score generated videos, one a sequence: {metric: mean over the frames, then over the sequences}.
+
+    videos, truth: uint8 [T, 3, H, W] each. metrics: see `score_samples`.
+    """
+    return {name: torch.stack([in_chunks(metric, video[1:], true[1:]).mean() for video, true in zip(videos, truth)])
+            .mean().item() for name, metric in metrics.items()}
+
+
 def best_sample(name, values):
     """The index of the best of the samples of a sequence by a metric, the mean over its frames; values: [K, T-1]."""
     means = values.mean(axis=1)

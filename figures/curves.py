@@ -238,6 +238,13 @@ def has_data(run, figure):
     return np.isfinite(sum(run.metrics.get(column, np.nan) for column in columns)).any()
 
 
+def applies(figure, runs):
+    """Whether a figure is of any use for these runs; if not, it is not missed."""
+    if figure == "rate_distortion":
+        return len({run.arguments["kl_weight"] for run in runs if "kl_weight" in run.arguments}) > 1
+    return figure != "samples" or any(run.samples for run in runs)
+
+
 def draw_runs(folders, *, figures=FIGURES, out=None, side_by_side=False, file_format="png"):
     """Draw figures of one or more runs.
 
@@ -247,11 +254,7 @@ def draw_runs(folders, *, figures=FIGURES, out=None, side_by_side=False, file_fo
     runs = read_runs(folders)
     out = out or (folders[0] if len(runs) == 1 else "figures")
     paths, missing = [], {}
-    if len({run.arguments.get("kl_weight") for run in runs} - {None}) < 2:  # a single point
-        figures = [figure for figure in figures if figure != "rate_distortion"]
-    if not any(run.samples for run in runs):  # few runs have them
-        figures = [figure for figure in figures if figure != "samples"]
-    for figure in figures:
+    for figure in (figure for figure in figures if applies(figure, runs)):
         drawable = [run for run in runs if has_data(run, figure)]
         for run in runs:
             if run not in drawable:

@@ -71,9 +71,10 @@ def differing_flags(runs):
     """
     without_effect = flags_of(add_machine_flags, add_run_flags).keys()  # the seed is one of the machine's
     defaults = vars(trainer_parser().parse_args([])) | BEFORE_THE_FLAG  # for a flag that is younger than a run
-    known = {run: {flag: shown(run.arguments.get(flag, default)) for flag, default in defaults.items()
-                   if flag not in without_effect} for run in runs if run.arguments}
-    differing = [flag for flag in defaults if len({flags[flag] for flags in known.values() if flag in flags}) > 1]
+    defaults = {flag: default for flag, default in defaults.items() if flag not in without_effect}
+    known = {run: {flag: shown(run.arguments.get(flag, default)) for flag, default in defaults.items()}
+             for run in runs if run.arguments}
+    differing = [flag for flag in defaults if len({flags[flag] for flags in known.values()}) > 1]
     return {run: {flag: flags[flag] for flag in differing} for run, flags in known.items()}
 
 

@@ -7,10 +7,10 @@ from torch.utils.data import DataLoader
 
 from conftest import TINY_NETWORK, call_script, flags
 from dataloader import Dataset_Dance
+from engine.torchvision_import import transforms
 from modules import Decoder_Fusion, Gaussian_Predictor, Generator, Label_Encoder, RGB_Encoder
 from modules.model import VAE_Model as OurModel
 from modules.noise import GivenNoise
-from engine.torchvision_import import transforms
 
 F, L, N, D = TINY_NETWORK.values()
 HEIGHT, WIDTH, LENGTH = 8, 16, 6

@@ -13,10 +13,10 @@ from PIL import Image
 from cli.errors import UsageError
 from dataloader import Dataset_Dance, describe_dataset
 from engine.batches import epoch_starts
+from engine.torchvision_import import transforms
 from media import decoded
 from media.images import read_image, resize_image
 from modules.pixels import to_unit
-from engine.torchvision_import import transforms
 
 SIZE = (8, 16)
 

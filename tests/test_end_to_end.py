@@ -22,8 +22,8 @@ from modules import VAE_Model
 # so that a run can be prolonged.
 TRAINING = flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_size=2, partial=0.4, num_workers=1,
                  kl_anneal_type="Monotonic", kl_anneal_ratio=0.4, lr_schedule="MultiStep", milestones=1, bptt=0,
-                 kl_weight=1,
-                 tfr_sde=1, tfr_d_step=0.5, tfr_per="frame", per_save=2, store_visualization=True, device="cpu")
+                 kl_weight=1, tfr_sde=1, tfr_d_step=0.5, tfr_per="frame", per_save=2, store_visualization=True,
+                 device="cpu")
 
 
 FIGURES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png", "validation_psnr.png",

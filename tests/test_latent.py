@@ -11,6 +11,7 @@ from engine.logs import read_metrics
 from modules.latent import z_usage
 from modules.metrics import psnr
 from modules.model import Step
+from modules.rollout import generate
 from test_plotting import Z_COLUMNS, drawn, write_run  # noqa: F401
 
 CLIPS, LENGTH, SIZE, Z = 2, 5, (4, 6), (3, 2, 3)
@@ -139,8 +140,6 @@ def test_a_rollout_that_broke_off_leaves_the_others_to_draw(drawn, tmp_path):  #
 
 def test_psnr_of_the_rollouts_is_that_of_generation():
     """z at 0 is `generate` with temperature 0."""
-    from modules.rollout import generate
-
     model, (frames, labels) = tiny_model().float(), torch.rand(2, CLIPS, LENGTH, 3, 8, 16)
     video = generate(model, frames[:, 0], labels, seed=0, temperature=0.0)
     usage = z_usage(model, frames, labels, seed=0)

@@ -116,7 +116,7 @@ def test_started_again_it_runs_nothing(done):
 
 
 def test_what_git_keeps_of_a_study_draws_it_again(done, tmp_path):
-    """The patterns of .gitignore leave the logs in docs/runs; from these nothing is trained, and all but frames drawn."""
+    """The patterns of .gitignore leave the logs in docs/runs: nothing is trained again, and all but frames drawn."""
     folder, words = done
     copy = tmp_path / "docs/runs/study"
     shutil.copytree(folder / "study", copy)

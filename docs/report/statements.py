@@ -1,6 +1,7 @@
 """Print the tables of docs/report.md from the logs of its runs: python docs/report/statements.py STUDY.
 
-STUDY is the folder of the study, with `<recipe>/seed=<n>/` in it. Nothing is trained.
+STUDY is the folder of the study, with `<recipe>/seed=<n>/` in it; runs that have not come to their end are left out.
+Nothing is trained.
 """
 
 import sys
@@ -24,8 +25,10 @@ CALM_EPOCH = 15  # after which, the report says, annealing smooths the loss
 
 
 def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     runs = {}
-    for path in sorted(Path(sys.argv[1]).glob("*/seed=*/metrics.csv")):
+    for path in sorted(Path(sys.argv[1]).glob("*/seed=*/result.json")):  # which a run has at its end
         flags = read_arguments(path.parent)
         annealing = flags["kl_anneal_type"], flags["kl_anneal_cycle"], flags["kl_anneal_ratio"]
         for name, forcing in product(ANNEALINGS, FORCINGS):

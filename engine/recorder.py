@@ -10,7 +10,7 @@ import torch
 from cli.errors import RunError, Stopped, StopSignals
 from cli.files import write_bytes
 from cli.progress import Progress
-from media.gif import write_comparison_gif
+from media.video import write_comparison
 from modules.metrics import psnr
 
 from .checkpoint import save_checkpoint
@@ -47,20 +47,20 @@ class RunRecorder:
             self._save(["last.ckpt"], row)
         self._stop_after(number)
 
-    def after_validation(self, row, videos, write_gif=False):
+    def after_validation(self, row, videos, video_format=None):
         """Keep the rollout of a validation and its PSNR per frame, if it is the best so far; before after_epoch.
 
-        videos: see engine.evaluation.validate. write_gif: write epoch=N.gif of the first video, the best or not.
+        videos: see engine.evaluation.validate. video_format: write the first of them, the best or not, as epoch=N.
         """
         try:
-            if write_gif:
-                write_comparison_gif(self.folder / f"epoch={row['epoch']}.gif", first_of_each(videos))
+            if video_format:
+                write_comparison(self.folder / f"epoch={row['epoch']}", first_of_each(videos), video_format)
             if row["val_psnr"] > self.state.best_psnr:
                 per_frame = psnr(videos["prediction"][:, 1:], videos["truth"][:, 1:])
                 write_psnr_per_frame(self.folder, per_frame.tolist())
                 write_best_rollout(self.folder, videos["prediction"])
         except RunError as error:  # the checkpoint is worth more
-            print(f"note: {error}; the figures and GIFs of this run will lack it")
+            print(f"note: {error}; the figures and videos of this run will lack it")
 
     def after_epoch(self, row):
         """Log the epoch and save its checkpoints, and stop if a signal has come."""

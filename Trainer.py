@@ -17,6 +17,7 @@ from engine.checkpoint import build_model
 from engine.devices import choose_device, choose_precision, telling_full_memory, tune_cpu
 from engine.evaluation import (evenly_spread, generate_sequences, measure_z, score_all, score_table, validate,
                                validation_metrics)
+from engine.event_files import check_tensorboard
 from engine.optimization import ClipTrainer
 from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
 from engine.recorder import RunRecorder, first_of_each, read_best_rollout
@@ -35,7 +36,7 @@ def main():
     silence_other_processes()
     args, checkpoint = trainer_flags()
     schedules = Schedules(**schedule_settings(args))
-    check_video_format(args.video_format)
+    check_packages(args)
     tune_cpu()
     device = choose_device(args.device, args.gpu)
     dtype = choose_precision(args.amp, device)
@@ -59,7 +60,7 @@ def main():
                 drawn_at_its_end(folder, val_set, state, device, args.video_format):
             recorder = RunRecorder(folder, trainer, state, arguments=vars(args), num_epoch=args.num_epoch,
                                    sequence_lengths=train_set.sequence_lengths, save_minutes=args.save_minutes,
-                                   per_save=args.per_save)
+                                   per_save=args.per_save, tensorboard=args.tensorboard)
             for epoch in range(state.last_epoch + 1, args.num_epoch):
                 batches = EpochBatches(clips, epoch, device, tfr=schedules.tfr(epoch), **batch_settings(args, epoch))
                 metrics = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
@@ -70,6 +71,13 @@ def main():
                 recorder.after_epoch(metrics)
         if rank() == 0:
             show_best(folder, val_set, train_set, state)
+
+
+def check_packages(args):
+    """Raise UsageError if a flag needs a package that is missing."""
+    check_video_format(args.video_format)
+    if args.tensorboard:
+        check_tensorboard()
 
 
 def open_datasets(args):

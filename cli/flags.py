@@ -148,6 +148,9 @@ def add_run_flags(parser):
     group.add_argument("--video_format", choices=["gif", "mp4", "both"], default="gif",
                        help="of every video; mp4 (H.264) has true colours, and needs the package imageio-ffmpeg "
                             "(requirements-video.txt)")
+    group.add_argument("--tensorboard", action=BooleanOptionalAction, default=False,
+                       help="write the numbers of metrics.csv for TensorBoard, too; needs the package tensorboard "
+                            "(requirements-tensorboard.txt)")
     group.add_argument("--test", action="store_true", help="only validate the checkpoint of --ckpt_path")
     group.add_argument("--resume", action="store_true", help="continue the run in --save_root")
     group.add_argument("--overwrite", action="store_true", help="replace the run in --save_root")

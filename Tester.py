@@ -19,6 +19,7 @@ from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
 from engine.evaluation import generate_sequences, score_all, score_table
 from engine.logs import write_columns, write_psnr_per_frame
+from engine.onnx_export import write_onnx
 from engine.perceptual import load_lpips
 from engine.resume import tester_flags
 from engine.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
@@ -31,6 +32,10 @@ def main():
     video_format = args.video_format if args.make_gif else None
     check_video_format(video_format)
     tune_cpu()
+    if args.onnx:
+        model = build_model(network_settings(args), torch.device("cpu"), torch.float32, checkpoint, args.ckpt_path)
+        write_onnx(args.onnx, model, (args.frame_H, args.frame_W), clamp=args.clamp_feedback)
+        return
     device = choose_device(args.device, args.gpu)
     metrics = METRICS | ({"lpips": load_lpips(device)} if args.lpips else {})
     dtype = choose_precision(args.amp, device)

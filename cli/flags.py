@@ -180,6 +180,9 @@ def tester_parser():
                             "first are shown side by side in a video: what z does")
     group.add_argument("--lpips", action="store_true",
                        help="score LPIPS, too; needs the package lpips (requirements-lpips.txt)")
+    group.add_argument("--onnx", metavar="FILE",
+                       help="only write a time step of the model as ONNX; needs the package onnx "
+                            "(requirements-onnx.txt)")
     group.add_argument("--no_sanity", action="store_true", help="do not read the submission back to check it")
     return parser
 

@@ -1,4 +1,4 @@
-"""Generate the test (or validation) sequences with a trained model: submission, GIFs and scores."""
+"""Generate the test (or validation) sequences with a trained model: submission, videos and scores."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,16 +19,23 @@ from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
 from engine.evaluation import generate_sequences, score_all, score_table
 from engine.logs import write_columns, write_psnr_per_frame
+from engine.onnx_export import write_onnx
 from engine.perceptual import load_lpips
 from engine.resume import tester_flags
 from engine.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
-from media.gif import write_comparison_gif, write_gif
+from media.video import check_video_format, write_comparison, write_video
 from modules.metrics import in_chunks, psnr, summarise
 
 
 def main():
     args, checkpoint = tester_flags()
+    video_format = args.video_format if args.make_gif else None
+    check_video_format(video_format)
     tune_cpu()
+    if args.onnx:
+        model = build_model(network_settings(args), torch.device("cpu"), torch.float32, checkpoint, args.ckpt_path)
+        write_onnx(args.onnx, model, (args.frame_H, args.frame_W), clamp=args.clamp_feedback)
+        return
     device = choose_device(args.device, args.gpu)
     metrics = METRICS | ({"lpips": load_lpips(device)} if args.lpips else {})
     dtype = choose_precision(args.amp, device)
@@ -49,13 +56,13 @@ def main():
           f"on {device}")
     if args.split == "test":
         write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
-    if args.make_gif:
-        write_gifs(folder, names, labels, predictions, truth)
+    if video_format:
+        write_videos(folder, names, labels, predictions, truth, video_format)
     of_samples = {}
     if args.samples:
         samples = ((name, torch.stack(roll_out([frame[0]] * args.samples, [label] * args.samples)))
                    for name, frame, label in zip(names, frames, labels))
-        of_samples = write_samples(folder, samples, labels[0], truth, metrics, write_gif=args.make_gif)
+        of_samples = write_samples(folder, samples, labels[0], truth, metrics, video_format)
     if truth is not None:
         train_set = Dataset_Dance(root, None, "train", 1, **options) if (root / "train").is_dir() else None
         write_scores(folder, predictions, truth, labels, train_set, public, metrics, of_samples)
@@ -72,35 +79,36 @@ def open_sequences(root, split, val_vi_len, options):
     return names, [sequences.frames[clip] for clip in clips], [sequences.labels[clip] for clip in clips]
 
 
-def write_gifs(folder, names, labels, predictions, truth):
-    """Write pred_seq{s}.gif, and compare_seq{s}.gif with the label and any truth beside it, in two threads.
+def write_videos(folder, names, labels, predictions, truth, video_format):
+    """Write pred_seq{s}, and compare_seq{s} with the label and any truth beside it, in two threads.
 
-    Each thread holds all frames of its GIF, in a byte a pixel.
+    Each thread holds all frames of its GIF, in a byte a pixel. video_format: see media.video.write_video.
     """
 
     def write(number):
         videos = {"label": labels[number], "prediction": predictions[number]}
         if truth is not None:
             videos["truth"] = truth[number]
-        write_gif(folder / f"pred_seq{names[number]}.gif", predictions[number])
-        write_comparison_gif(folder / f"compare_seq{names[number]}.gif", videos)
+        write_video(folder / f"pred_seq{names[number]}", predictions[number], video_format)
+        write_comparison(folder / f"compare_seq{names[number]}", videos, video_format)
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         list(pool.map(write, range(len(names))))
 
 
-def write_samples(folder, samples, first_labels, truth, metrics, write_gif):
+def write_samples(folder, samples, first_labels, truth, metrics, video_format):
     """Print how much the samples of the sequences differ; with a truth, write and return their scores.
 
     samples: name of each sequence and its samples, uint8 [K, T, 3, H, W], one sequence in memory at a time.
-    first_labels: of the first sequence, whose samples are written side by side into samples_seq{s}.gif.
+    first_labels: of the first sequence, whose samples are written side by side into samples_seq{s}.
+    video_format: see media.video.write_video; None writes no video.
     Returns {"mean of K samples": {metric: number}, "best of K samples": ...}; {} without a truth.
     """
     scored, spreads = [], []
     for number, (name, videos) in enumerate(samples):
-        if number == 0 and write_gif:
+        if number == 0 and video_format:
             columns = {"label": first_labels} | {f"z {i}": video for i, video in enumerate(videos, start=1)}
-            write_comparison_gif(folder / f"samples_seq{name}.gif", columns)
+            write_comparison(folder / f"samples_seq{name}", columns, video_format)
         spreads.append(spread(videos))
         if truth is not None:
             scored.append(score_samples(videos, truth[number], metrics))

@@ -17,6 +17,7 @@ from engine.checkpoint import build_model
 from engine.devices import choose_device, choose_precision, telling_full_memory, tune_cpu
 from engine.evaluation import (evenly_spread, generate_sequences, measure_z, score_all, score_table, validate,
                                validation_metrics)
+from engine.event_files import check_tensorboard
 from engine.optimization import ClipTrainer
 from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
 from engine.recorder import RunRecorder, first_of_each, read_best_rollout
@@ -25,7 +26,7 @@ from engine.run_folder import open_run
 from engine.schedules import Schedules
 from engine.training import RunState, train_one_epoch
 from figures.curves import draw_runs
-from media.gif import write_comparison_gif
+from media.video import check_video_format, write_comparison
 from modules.metrics import summarise
 
 MEASURED_LABELS = 256  # whose mean and variance --label_norm fixed takes
@@ -35,6 +36,7 @@ def main():
     silence_other_processes()
     args, checkpoint = trainer_flags()
     schedules = Schedules(**schedule_settings(args))
+    check_packages(args)
     tune_cpu()
     device = choose_device(args.device, args.gpu)
     dtype = choose_precision(args.amp, device)
@@ -55,20 +57,27 @@ def main():
         clips = place_on(train_set, device, args.data_device)
         with open_run(args.save_root, model, arguments=vars(args), resume=args.resume, overwrite=args.overwrite,
                       num_epoch=args.num_epoch, per_save=args.per_save) as folder, \
-                drawn_at_its_end(folder, val_set, state, device):
+                drawn_at_its_end(folder, val_set, state, device, args.video_format):
             recorder = RunRecorder(folder, trainer, state, arguments=vars(args), num_epoch=args.num_epoch,
                                    sequence_lengths=train_set.sequence_lengths, save_minutes=args.save_minutes,
-                                   per_save=args.per_save)
+                                   per_save=args.per_save, tensorboard=args.tensorboard)
             for epoch in range(state.last_epoch + 1, args.num_epoch):
                 batches = EpochBatches(clips, epoch, device, tfr=schedules.tfr(epoch), **batch_settings(args, epoch))
                 metrics = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
                 if rank() == 0 and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
                     videos = validate(model, val_set, roll_out)
                     metrics |= validation_metrics(videos) | measure_z(model, val_set, **how)
-                    recorder.after_validation(metrics, videos, write_gif=args.store_visualization)
+                    recorder.after_validation(metrics, videos, args.video_format if args.store_visualization else None)
                 recorder.after_epoch(metrics)
         if rank() == 0:
             show_best(folder, val_set, train_set, state)
+
+
+def check_packages(args):
+    """Raise UsageError if a flag needs a package that is missing."""
+    check_video_format(args.video_format)
+    if args.tensorboard:
+        check_tensorboard()
 
 
 def open_datasets(args):
@@ -115,8 +124,8 @@ def batch_settings(args, epoch):
 
 
 @contextmanager
-def drawn_at_its_end(folder, val_set, state, device):
-    """Draw the figures and the best GIF of a run when it ends, also when it is stopped or fails."""
+def drawn_at_its_end(folder, val_set, state, device, video_format):
+    """Draw the figures and the best video of a run when it ends, also when it is stopped or fails."""
     remedy = (f"what was saved in {folder} is intact: continue with --resume and --checkpoint_frames, or a lower "
               "--batch_size and an --accumulate higher by as much; or train anew with --bptt or a lower --train_vi_len")
     try:
@@ -124,21 +133,21 @@ def drawn_at_its_end(folder, val_set, state, device):
             yield
     except (RunError, Stopped) as error:
         with suppress(RunError, UsageError):  # the first error is the one to report
-            draw(folder, val_set, state)
+            draw(folder, val_set, state, video_format)
             if isinstance(error, Stopped):
                 barrier()  # torchrun ends all processes as soon as one has ended
         raise
-    draw(folder, val_set, state)
+    draw(folder, val_set, state, video_format)
 
 
-def draw(folder, val_set, state):
-    """Draw what the run in the folder has logged, and write best.gif, the best rollout beside label and truth."""
+def draw(folder, val_set, state, video_format):
+    """Draw what the run in the folder has logged, and write its best rollout beside label and truth as a video."""
     if rank() > 0:
         return
     draw_runs([folder])
     videos = best_rollout(folder, val_set, state)
     if videos:
-        write_comparison_gif(folder / "best.gif", first_of_each(videos))
+        write_comparison(folder / "best", first_of_each(videos), video_format)
 
 
 def best_rollout(folder, val_set, state):

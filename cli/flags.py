@@ -144,7 +144,13 @@ def add_run_flags(parser):
     group.add_argument("--save_minutes", type=positive_float, default=10.0,
                        help="minutes after which last.ckpt is written within an epoch as well")
     group.add_argument("--val_every", type=positive_int, default=1, help="epochs between validations")
-    group.add_argument("--store_visualization", action="store_true", help="write a GIF at every validation")
+    group.add_argument("--store_visualization", action="store_true", help="write a video at every validation")
+    group.add_argument("--video_format", choices=["gif", "mp4", "both"], default="gif",
+                       help="of every video; mp4 (H.264) has true colours, and needs the package imageio-ffmpeg "
+                            "(requirements-video.txt)")
+    group.add_argument("--tensorboard", action=BooleanOptionalAction, default=False,
+                       help="write the numbers of metrics.csv for TensorBoard, too; needs the package tensorboard "
+                            "(requirements-tensorboard.txt)")
     group.add_argument("--test", action="store_true", help="only validate the checkpoint of --ckpt_path")
     group.add_argument("--resume", action="store_true", help="continue the run in --save_root")
     group.add_argument("--overwrite", action="store_true", help="replace the run in --save_root")
@@ -164,16 +170,19 @@ def tester_parser():
     Those that only shape training have no effect; those that the checkpoint answers need not be given.
     """
     parser = trainer_parser()
-    parser.description = "Generate the test sequences with a trained model: submission, GIFs and scores."
+    parser.description = "Generate the test sequences with a trained model: submission, videos and scores."
     group = parser.add_argument_group("test")
     group.add_argument("--split", choices=["test", "val"], default="test", help="sequences to generate")
     group.add_argument("--gt", metavar="FILE", help="ground truth in the submission's format, to score against")
-    group.add_argument("--make_gif", action=BooleanOptionalAction, default=True, help="write the GIFs")
+    group.add_argument("--make_gif", action=BooleanOptionalAction, default=True, help="write the videos")
     group.add_argument("--samples", type=natural_int, default=0, metavar="K",
                        help="draw K futures of every sequence and score their mean and the best of them; those of the "
-                            "first are shown side by side in a GIF: what z does")
+                            "first are shown side by side in a video: what z does")
     group.add_argument("--lpips", action="store_true",
                        help="score LPIPS, too; needs the package lpips (requirements-lpips.txt)")
+    group.add_argument("--onnx", metavar="FILE",
+                       help="only write a time step of the model as ONNX; needs the package onnx "
+                            "(requirements-onnx.txt)")
     group.add_argument("--no_sanity", action="store_true", help="do not read the submission back to check it")
     return parser
 

@@ -10,10 +10,11 @@ import torch
 from cli.errors import RunError, Stopped, StopSignals
 from cli.files import write_bytes
 from cli.progress import Progress
-from media.gif import write_comparison_gif
+from media.video import write_comparison
 from modules.metrics import psnr
 
 from .checkpoint import save_checkpoint
+from .event_files import EventFiles
 from .logs import write_epoch_logs, write_psnr_per_frame
 from .processes import all_reduce, launcher, rank, world_size
 from .training import shown_metrics
@@ -29,15 +30,16 @@ class RunRecorder:
     flag, as a dict. sequence_lengths: of the training set. The others: see the flags of the same names.
     """
 
-    def __init__(self, folder, trainer, state, *, arguments, sequence_lengths, num_epoch, save_minutes, per_save):
+    def __init__(self, folder, trainer, state, *, arguments, sequence_lengths, num_epoch, save_minutes, per_save,
+                 tensorboard=False):
         self.folder, self.trainer, self.state, self.num_epoch = folder, trainer, state, num_epoch
         self.same_in_all_checkpoints = {"arguments": arguments, "sequence_lengths": sequence_lengths,
                                          "world_size": world_size()}
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
         self.saved_at = self.counted_at = time.monotonic()
-        if rank() == 0:
-            write_epoch_logs(folder, state.rows)
+        self.event_files = EventFiles(folder) if tensorboard else None
+        self._write_logs()
 
     def after_steps(self, row):
         """Save within an epoch if it is time, and stop if a signal has come."""
@@ -47,20 +49,20 @@ class RunRecorder:
             self._save(["last.ckpt"], row)
         self._stop_after(number)
 
-    def after_validation(self, row, videos, write_gif=False):
+    def after_validation(self, row, videos, video_format=None):
         """Keep the rollout of a validation and its PSNR per frame, if it is the best so far; before after_epoch.
 
-        videos: see engine.evaluation.validate. write_gif: write epoch=N.gif of the first video, the best or not.
+        videos: see engine.evaluation.validate. video_format: write the first of them, the best or not, as epoch=N.
         """
         try:
-            if write_gif:
-                write_comparison_gif(self.folder / f"epoch={row['epoch']}.gif", first_of_each(videos))
+            if video_format:
+                write_comparison(self.folder / f"epoch={row['epoch']}", first_of_each(videos), video_format)
             if row["val_psnr"] > self.state.best_psnr:
                 per_frame = psnr(videos["prediction"][:, 1:], videos["truth"][:, 1:])
                 write_psnr_per_frame(self.folder, per_frame.tolist())
                 write_best_rollout(self.folder, videos["prediction"])
         except RunError as error:  # the checkpoint is worth more
-            print(f"note: {error}; the figures and GIFs of this run will lack it")
+            print(f"note: {error}; the figures and videos of this run will lack it")
 
     def after_epoch(self, row):
         """Log the epoch and save its checkpoints, and stop if a signal has come."""
@@ -79,10 +81,15 @@ class RunRecorder:
         self.state.last_epoch, self.state.step, self.state.totals = epoch, 0, None
         self._save(names[::-1], row)  # last.ckpt last: a run resumed from it has the others
         Progress.write(f"{line}  {self.state.seconds - before:.1f} s")  # above the bar, if there is one
-        if rank() == 0:  # after the checkpoint, which holds the rows too
-            write_epoch_logs(self.folder, self.state.rows)
+        self._write_logs()  # after the checkpoint, which holds the rows too
         number, = all_reduce((self.stop.signal_number or 0,), "MAX", self.trainer.device)
         self._stop_after(number)
+
+    def _write_logs(self):
+        if rank() == 0:
+            write_epoch_logs(self.folder, self.state.rows)
+            if self.event_files:
+                self.event_files.write(self.state.rows)
 
     def _count_seconds(self):
         now = time.monotonic()

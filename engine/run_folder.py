@@ -14,6 +14,7 @@ from cli.errors import UsageError
 from cli.files import locked, patiently, usable, write_json
 from cli.parser import typed_command
 
+from .event_files import EVENT_FILES
 from .processes import rank, world_size
 from .recorder import BEST_ROLLOUT
 
@@ -56,7 +57,7 @@ def clear_run(folder, overwrite):
         raise UsageError(f"--save_root {folder} holds another run; give --resume to continue it, --overwrite to "
                          "replace it, or another folder")
     with usable("--save_root", folder):
-        for pattern in ("*.ckpt", "*.gif", "*.csv", "*.json", "*.png", BEST_ROLLOUT):
+        for pattern in ("*.ckpt", "*.gif", "*.mp4", "*.csv", "*.json", "*.png", BEST_ROLLOUT, EVENT_FILES):
             for path in folder.glob(pattern):
                 patiently(path.unlink)
 

@@ -14,8 +14,8 @@ from cli.files import atomic_write, write_json
 from conftest import read_csv
 from engine.course import read_truth, write_submission
 from engine.logs import METRICS_COLUMNS, rows_before, write_epoch_logs, write_psnr_per_frame
-from media.gif import write_comparison_gif, write_gif
 from media.pixel_csv import pixels_of_a_frame, read_pixels_csv, write_pixels_csv
+from media.video import write_comparison, write_video
 
 FRAME_MILLISECONDS = 20
 
@@ -151,7 +151,7 @@ def test_a_csv_that_is_none_is_refused_with_its_line(tmp_path, text, line):
 def test_gif_lasts_20_ms_a_frame_and_shows_the_video(tmp_path, levels):
     """A frame equal to the one before is no new frame in a GIF, but a longer duration."""
     video = plain_frames(levels)
-    write_gif(tmp_path / "a.gif", video)
+    write_video(tmp_path / "a", video, "gif")
     shown = read_gif(tmp_path / "a.gif")
     np.testing.assert_allclose(shown, video.permute(0, 2, 3, 1).numpy(), atol=8)
 
@@ -159,7 +159,7 @@ def test_gif_lasts_20_ms_a_frame_and_shows_the_video(tmp_path, levels):
 def test_gif_of_a_moving_picture_shows_it(tmp_path):
     ramp = torch.linspace(0, 255, 64).expand(3, 32, 64)
     video = torch.stack([ramp.roll(2 * step, dims=2) for step in range(40)]).to(torch.uint8)
-    write_gif(tmp_path / "a.gif", video)
+    write_video(tmp_path / "a", video, "gif")
     shown = read_gif(tmp_path / "a.gif")
     assert shown.shape == (40, 32, 64, 3)
     assert np.abs(shown.astype(int) - video.permute(0, 2, 3, 1).numpy()).mean() < 4
@@ -171,7 +171,7 @@ def test_comparison_shows_the_videos_enlarged_side_by_side_below_their_names(tmp
     height, width = 32, 64
     videos = {name: plain_frames([60 * place, 60 * place + 20, 60 * place + 40], height, width)
               for place, name in enumerate(names)}
-    write_comparison_gif(tmp_path / "a.gif", videos, scale)
+    write_comparison(tmp_path / "a", videos, "gif", scale)
     shown = read_gif(tmp_path / "a.gif").astype(int)
     assert len(shown) == 3
     rows, columns = shown.shape[1:3]
@@ -187,7 +187,7 @@ def test_comparison_shows_the_videos_enlarged_side_by_side_below_their_names(tmp
 
 @pytest.mark.parametrize("height, scale", [(8, 3), (32, 3), (95, 3), (96, 1), (128, 1)])
 def test_comparison_enlarges_small_frames_alone(tmp_path, height, scale):
-    write_comparison_gif(tmp_path / "a.gif", {"label": plain_frames([30], height, 2 * height)})
+    write_comparison(tmp_path / "a", {"label": plain_frames([30], height, 2 * height)}, "gif")
     rows, columns = read_gif(tmp_path / "a.gif").shape[1:3]
     assert columns == 2 * height * scale and height * scale < rows < height * scale + 40
 
@@ -203,8 +203,8 @@ def test_frames_of_a_gif_are_composed_one_at_a_time(tmp_path, monkeypatch):
         return picture
 
     monkeypatch.setattr("media.gif.Image.fromarray", make_and_count)
-    for write in (lambda: write_comparison_gif(tmp_path / "a.gif", {"label": video, "prediction": video}),
-                  lambda: write_gif(tmp_path / "a.gif", video)):
+    for write in (lambda: write_comparison(tmp_path / "a", {"label": video, "prediction": video}, "gif"),
+                  lambda: write_video(tmp_path / "a", video, "gif")):
         assert peak(write) < video.numel() / 2  # the arrays
     assert len(counts) == 80 and max(counts) <= 4  # the pictures
 

@@ -1,0 +1,78 @@
+"""Videos as files: alone, or several side by side; as GIF, MP4 or both."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .gif import write_gif
+from .mp4 import find_ffmpeg, write_mp4
+
+CAPTION_HEIGHT = 24  # pixels
+GAP = 4  # pixels between two videos
+LARGE_HEIGHT = 96  # pixels; smaller frames are enlarged
+
+
+def check_video_format(video_format):
+    """Raise UsageError if videos cannot be written in this format, for lack of a package."""
+    if video_format in ("mp4", "both"):
+        find_ffmpeg()
+
+
+def write_video(path, video, video_format):
+    """Write a video, a uint8 tensor [T, 3, H, W], with 20 ms a frame.
+
+    path: without its suffix. video_format: gif, mp4, or both. Small frames are enlarged in an MP4 alone, which has one
+    colour for four pixels, and which some phones do not play below 96 pixels.
+    """
+    scale = _scale(video.shape[-2])
+    _write(path, video_format, gif=(_enlarged(frame, 1) for frame in video),
+           mp4=(_enlarged(frame, scale) for frame in video))
+
+
+def write_comparison(path, videos, video_format, scale=None):
+    """Write videos side by side, each under its name.
+
+    videos: name -> uint8 tensor [T, 3, H, W]; all of one size. scale: factor on the frames' height and width; None is 3
+    for small frames and 1 for large ones. path, video_format: see `write_video`.
+    """
+    height, width = next(iter(videos.values())).shape[-2:]
+    scale = scale or _scale(height)
+    captions = [_caption(name, scale * width) for name in videos]
+
+    def composed():
+        return (_side_by_side(captions, frames, scale) for frames in zip(*videos.values(), strict=True))
+
+    _write(path, video_format, gif=composed(), mp4=composed())
+
+
+def _write(path, video_format, gif, mp4):
+    """Write the frames of the formats that are wanted, generators of arrays [H, W, 3]: few are in memory at a time."""
+    if video_format in ("gif", "both"):
+        write_gif(path.with_name(f"{path.name}.gif"), gif)
+    if video_format in ("mp4", "both"):
+        write_mp4(path.with_name(f"{path.name}.mp4"), mp4)
+
+
+def _scale(height):
+    """The factor on frames of this height that makes them large enough to look at."""
+    return 1 if height >= LARGE_HEIGHT else 3
+
+
+def _enlarged(frame, scale):
+    """A tensor [3, H, W] as an array [scale H, scale W, 3]."""
+    return frame.permute(1, 2, 0).numpy().repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _side_by_side(captions, frames, scale):
+    """Join tensors [3, H, W] to one picture, an array [H', W', 3], each enlarged under its caption."""
+    parts = []
+    for caption, frame in zip(captions, frames):
+        column = np.concatenate([caption, _enlarged(frame, scale)])
+        parts += [column, np.full((len(column), GAP, 3), 255, np.uint8)]
+    return np.concatenate(parts[:-1], axis=1)
+
+
+def _caption(text, width):
+    """Black text on white, uint8 [CAPTION_HEIGHT, width, 3]."""
+    image = Image.new("RGB", (width, CAPTION_HEIGHT), "white")
+    ImageDraw.Draw(image).text((width / 2, CAPTION_HEIGHT / 2), text, "black", ImageFont.load_default(14), anchor="mm")
+    return np.asarray(image)

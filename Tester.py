@@ -17,13 +17,17 @@ from dataloader import Dataset_Dance, dataset_or_dancer
 from engine.checkpoint import build_model
 from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
+from engine.driving import nearest_start, open_drive
 from engine.evaluation import generate_sequences, score_all, score_table
 from engine.logs import write_columns, write_psnr_per_frame
 from engine.perceptual import load_lpips
 from engine.resume import tester_flags
 from engine.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
-from media.gif import write_comparison_gif, write_gif
+from media.gif import compare, write_comparison_gif, write_gif
+from media.video import check_writable, write_video
 from modules.metrics import in_chunks, psnr, summarise
+
+DRIVEN_HEIGHT = 128  # pixels; smaller frames are enlarged in driven.mp4
 
 
 def main():
@@ -36,14 +40,19 @@ def main():
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
     model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
 
+    roll_out = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
+                       temperature=args.temperature, clamp=args.clamp_feedback)
+    if args.drive:
+        folder = Path(args.save_root or Path(args.ckpt_path).parent / "drive")
+        dance_anew(args.drive, args.poses, folder, root, roll_out, options)
+        return
+
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, options)
     truth, public = (frames, None) if args.split == "val" else (None, None)
     if args.gt:
         truth, public = read_truth(args.gt, labels, frames)
     folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / args.split)
 
-    roll_out = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
-                       temperature=args.temperature, clamp=args.clamp_feedback)
     predictions = roll_out([frame[0] for frame in frames], labels)
     print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} generated frames "
           f"on {device}")
@@ -60,6 +69,20 @@ def main():
         train_set = Dataset_Dance(root, None, "train", 1, **options) if (root / "train").is_dir() else None
         write_scores(folder, predictions, truth, labels, train_set, public, metrics, of_samples)
     print(f"written to {folder}")
+
+
+def dance_anew(path, poses_file, folder, root, roll_out, options):
+    """Generate the dance of --drive, from the training frame nearest to its first label: driven.mp4 and driven.gif."""
+    check_writable(folder / "driven.mp4", "--save_root")
+    drive = open_drive(path, poses_file, root, **options)
+    train_set = Dataset_Dance(root, None, "train", 1, **options)
+    [prediction] = roll_out([nearest_start(train_set, drive.labels[0])], [drive.labels])
+    videos = {"driven by": drive.video, "label": drive.labels, "prediction": prediction}
+    videos = {name: video for name, video in videos.items() if video is not None}
+    scale = max(1, DRIVEN_HEIGHT // prediction.shape[-2])
+    write_video(folder / "driven.mp4", compare(videos, scale), drive.fps, "--save_root")
+    write_comparison_gif(folder / "driven.gif", videos, milliseconds=round(1000 / drive.fps))
+    print(f"{len(prediction) - 1} frames generated; driven.mp4 and driven.gif are in {folder}")
 
 
 def open_sequences(root, split, val_vi_len, options):

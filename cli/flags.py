@@ -174,6 +174,12 @@ def tester_parser():
                             "first are shown side by side in a GIF: what z does")
     group.add_argument("--lpips", action="store_true",
                        help="score LPIPS, too; needs the package lpips (requirements-lpips.txt)")
+    group.add_argument("--drive", metavar="PATH",
+                       help="generate a new dance in place of the split: that of the person in this video, moved to "
+                            "the size and place of the trained one, or a folder of labels; needs the packages of "
+                            "requirements-video.txt")
+    group.add_argument("--poses", metavar="FILE",
+                       help="poses in the video of --drive as a CSV file (see Preparer.py), in place of an estimator's")
     group.add_argument("--no_sanity", action="store_true", help="do not read the submission back to check it")
     return parser
 

@@ -18,8 +18,13 @@ def write_gif(path, video):
     _save(path, video)
 
 
-def write_comparison_gif(path, videos, scale=None):
-    """Write videos side by side, each under its name.
+def write_comparison_gif(path, videos, scale=None, milliseconds=FRAME_MILLISECONDS):
+    """Write videos side by side, each under its name, see `compare`; milliseconds: of a frame."""
+    _save(path, compare(videos, scale), milliseconds)
+
+
+def compare(videos, scale=None):
+    """Yield the frames of videos side by side, each under its name: arrays [H', W', 3].
 
     videos: name -> uint8 tensor [T, 3, H, W]; all of one size. scale: factor on the frames' height and width; None is 3
     for small frames and 1 for large ones.
@@ -27,14 +32,15 @@ def write_comparison_gif(path, videos, scale=None):
     height, width = next(iter(videos.values())).shape[-2:]
     scale = scale or (1 if height >= LARGE_HEIGHT else 3)
     captions = [_caption(name, scale * width) for name in videos]
-    _save(path, (_side_by_side(captions, frames, scale) for frames in zip(*videos.values(), strict=True)))
+    for frames in zip(*videos.values(), strict=True):
+        yield _side_by_side(captions, frames, scale)
 
 
-def _save(path, frames):
+def _save(path, frames, milliseconds=FRAME_MILLISECONDS):
     """Write frames, arrays [H, W, 3], as a GIF; each is made only when it is written, so that few are in memory."""
     pictures = map(Image.fromarray, frames)
     with atomic_write(path) as file:
-        next(pictures).save(file, "GIF", save_all=True, append_images=pictures, duration=FRAME_MILLISECONDS, loop=0)
+        next(pictures).save(file, "GIF", save_all=True, append_images=pictures, duration=milliseconds, loop=0)
 
 
 def _side_by_side(captions, frames, scale):

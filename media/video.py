@@ -30,8 +30,8 @@ def load_ffmpeg(flag):
 def read_video(path, fps, flag):
     """Yield the frames of a video as uint8 [H, W, 3], as a player shows them, sampled at `fps` frames a second.
 
-    ffmpeg turns them as the file says, makes their pixels square, and repeats or leaves out frames of a video of another
-    or of a variable rate. Raises UsageError naming `flag` and the file unless it holds a frame.
+    ffmpeg turns them as the file says, makes their pixels square, and repeats or leaves out frames where the video has
+    another or a variable rate. Raises UsageError naming `flag` and the file unless it holds a frame.
     """
     filters = f"fps={fps:.12g},scale=iw*sar:ih,setsar=1"
     frames = 0

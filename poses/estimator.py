@@ -21,8 +21,8 @@ assert len(NUMBERS) == len(JOINTS)
 def pose_estimator():
     """Yield estimate(image), which finds a pose in each of the successive frames of a video.
 
-    It takes an image, uint8 [H, W, 3], and returns a pose in its pixels, float [17, 3] as in keypoints.py, or None where
-    it finds nobody. mediapipe's Pose (BlazePose, Bazarevsky et al. 2020, arXiv:2006.10204) finds one person, and
+    It takes an image, uint8 [H, W, 3], and returns a pose in its pixels, float [17, 3] as in keypoints.py, or None
+    where it finds nobody. mediapipe's Pose (BlazePose, Bazarevsky et al. 2020, arXiv:2006.10204) finds one person, and
     looks for that one near where it was in the frame before. Raises UsageError if mediapipe is missing.
     """
     try:
@@ -33,6 +33,7 @@ def pose_estimator():
 
     with _silent_stderr():
         tracker = Pose(static_image_mode=False, smooth_landmarks=False)  # tracks.py smooths without delay
+        tracker.process(np.zeros((LONGEST_SIDE, LONGEST_SIDE, 3), np.uint8))  # its threads report at the first image
     with tracker:
         def estimate(image):
             height, width = image.shape[:2]
@@ -40,8 +41,8 @@ def pose_estimator():
                 found = tracker.process(_enlarged(image)).pose_landmarks
             if found is None:
                 return None
-            landmarks = [found.landmark[number] for number in NUMBERS]
-            return without_doubtful(np.array([(mark.x * width, mark.y * height, mark.visibility) for mark in landmarks]))
+            marks = [found.landmark[number] for number in NUMBERS]
+            return without_doubtful(np.array([(mark.x * width, mark.y * height, mark.visibility) for mark in marks]))
 
         yield estimate
 

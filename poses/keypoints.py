@@ -1,11 +1,12 @@
 """The joints of a pose, and the CSV files that hold the poses of a video.
 
-Poses of T frames are float [T, 17, 3]: for each of COCO's 17 joints the column and the row in pixels, from the upper left
-corner, and a confidence from 0 to 1. A joint that is not seen is (NaN, NaN, 0); a frame without anybody has no other.
+Poses of T frames are float [T, 17, 3]: for each of COCO's 17 joints the column and the row in pixels, from the upper
+left corner, and a confidence from 0 to 1. A joint that is not seen is (NaN, NaN, 0); a frame without anybody has no
+other.
 
-A file has a line for each person in each frame: the number of the frame, counted from 0, then column, row and confidence
-of each joint, in the order of JOINTS. A frame without a line shows nobody. Empty cells are joints that are not seen. The
-first line may name the columns.
+A file has a line for each person in each frame: the number of the frame, counted from 0, then column, row and
+confidence of each joint, in the order of JOINTS. A frame without a line shows nobody. Empty cells are joints that are
+not seen. The first line may name the columns.
 """
 
 import csv
@@ -18,7 +19,7 @@ from cli.files import atomic_write
 JOINTS = ("nose", *[f"{side}_{name}" for name in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
                     for side in ("left", "right")])
 INDEX = {name: index for index, name in enumerate(JOINTS)}
-LEAST_CONFIDENCE = 0.2  # below it a joint is not seen
+LEAST_CONFIDENCE = 0.1  # below it a joint is not seen
 COLUMNS = 1 + 3 * len(JOINTS)
 
 
@@ -48,7 +49,8 @@ def without_doubtful(poses):
 def write_poses(path, poses):
     """Write poses [T, 17, 3] as a file with a line for each frame that shows somebody."""
     with atomic_write(path, "w", newline="") as file:
-        file.write(",".join(["frame", *[f"{name}_{part}" for name in JOINTS for part in ("x", "y", "confidence")]]) + "\n")
+        names = [f"{name}_{part}" for name in JOINTS for part in ("x", "y", "confidence")]
+        file.write(",".join(["frame", *names]) + "\n")
         for frame in np.flatnonzero(present(poses)):
             numbers = [f"{number:.2f}" if np.isfinite(number) else "" for number in poses[frame].flatten()]
             file.write(",".join([str(frame), *numbers]) + "\n")
@@ -73,7 +75,7 @@ def read_people(path, flag, frames):
                 if present(pose):
                     people[frame].append(pose)
     except (OSError, UnicodeError, csv.Error) as error:
-        raise UsageError(f"{flag} {path} cannot be read ({error.__class__.__name__}); give a CSV file of poses") from None
+        raise UsageError(f"{flag} {path} cannot be read ({error.__class__.__name__}); give a CSV file") from None
     return [np.array(poses).reshape(-1, len(JOINTS), 3) for poses in people]
 
 

@@ -1,6 +1,6 @@
 """Film the stage dancer: her training frames, drawn large, as a video, with the true pose of each in a CSV file.
 
-So the whole way from a video to a trained model can be gone without anyone's face, and a pose estimator can be measured.
+It tests the whole way from a video to a trained model without anyone's face, and measures a pose estimator.
 """
 
 from contextlib import closing
@@ -42,7 +42,7 @@ def make_film(path, frames, seed, num_workers=None):
 
 
 def true_poses(points, zoom):
-    """Return the poses of points [T, P, 3], drawn at `zoom`, as in poses/keypoints.py; off the picture nothing is seen."""
+    """Return the poses, see poses/keypoints.py, of points [T, P, 3] at `zoom`; off the picture nothing is seen."""
     joints = {name: points[:, INDEX[name]] for name in JOINTS if name in INDEX}
     left, right, mouth, head = (points[:, INDEX[name]] for name in ("left_eye", "right_eye", "mouth", "head"))
     aside = HALF_HEAD * (left - right) / np.linalg.norm(left - right, axis=1, keepdims=True)

@@ -86,8 +86,8 @@ _SHADOW_SLANT = 0.35, -0.30  # metres that the shadow moves in x and z per metre
 class Stage:
     """Prepare the empty lit stage; made once, drawn on for every frame.
 
-    picture: float32 [3, H, W] in 0 ... 1. floor_row: first row of the floor. floor_x, floor_z: the place on the floor in
-    metres at each pixel from that row on, float32 [rows, W].
+    picture: float32 [3, H, W] in 0 ... 1. floor_row: first row of the floor. floor_x, floor_z: the place on the floor
+    in metres at each pixel from that row on, float32 [rows, W].
     """
 
     def __init__(self, zoom=1):

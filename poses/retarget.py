@@ -8,6 +8,7 @@ where the other one would have the ankles, and how tall that person would be the
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from .keypoints import INDEX, present, seen
 
@@ -23,15 +24,18 @@ STEP = 0.5  # seconds in which a foot touches the floor again
 class Stance(NamedTuple):
     """Where a person stands and how tall the person is, far from the camera and near to it, in pixels."""
 
-    far: float  # row of the floor
+    far: float  # row of the floor; equal to near for a person who hardly moves in depth
     near: float
+    usual: float  # its median
     height_far: float
     height_near: float
     middle: float  # column
 
-    @property
-    def height(self):
-        return (self.height_far + self.height_near) / 2
+    def nearness(self, floor):
+        """How near a person is who stands at this row: 0 far, 1 near."""
+        if self.near == self.far:
+            return np.zeros_like(floor)
+        return ((floor - self.far) / (self.near - self.far)).clip(*KNOWN)
 
 
 def retarget(poses, trained, fps):
@@ -47,9 +51,9 @@ def retarget(poses, trained, fps):
     known = np.flatnonzero(np.isfinite(floor))
     floor = np.interp(np.arange(len(poses)), known, floor[known])[:, None]  # [T, 1]
     if source.near > source.far:
-        nearness = ((floor - source.far) / (source.near - source.far)).clip(*KNOWN)
+        nearness = source.nearness(floor)
     else:
-        nearness = np.full_like(floor, 0.5)
+        nearness = target.nearness(np.full_like(floor, target.usual))
     scale = (mix(target.height_far, target.height_near, nearness)
              / mix(source.height_far, source.height_near, nearness))
     moved = poses.copy()
@@ -72,25 +76,23 @@ def measure_stance(poses, fps):
     middle = np.nanmedian(poses[present(poses)][..., 0])
     far, near = np.quantile(floor, (FAR, NEAR))
     if near - far < LEAST_RANGE * np.quantile(height, STANDING):
-        return Stance(np.median(floor), np.median(floor), *[np.quantile(height, STANDING)] * 2, middle)
-    third = (near - far) / 3
-    return Stance(far, near, np.quantile(height[floor <= far + third], STANDING),
-                  np.quantile(height[floor >= near - third], STANDING), middle)
+        return Stance(*[np.median(floor)] * 3, *[np.quantile(height, STANDING)] * 2, middle)
+    close = (near - far) / 10
+    return Stance(far, near, np.median(floor), np.quantile(height[floor <= far + close], STANDING),
+                  np.quantile(height[floor >= near - close], STANDING), middle)
 
 
 def floor_line(poses, fps):
     """Return the row of the floor under a person in each frame, [T]: the lowest that an ankle is within STEP.
 
-    It is smoothed, and NaN where no ankle is seen.
+    It is averaged over as long, and NaN where no ankle is seen.
     """
     rows = np.where(seen(poses)[:, ANKLES], poses[:, ANKLES, 1], -np.inf).max(axis=1)
     reach = max(round(STEP * fps / 2), 1)
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(rows, 2 * reach, constant_values=-np.inf), 2 * reach + 1)
-    lowest = around.max(axis=1)  # [T + 2 reach]
-    lowest = np.where(np.isfinite(lowest), lowest, np.nan)
-    smoothed = np.lib.stride_tricks.sliding_window_view(lowest, 2 * reach + 1)  # [T, 2 reach + 1]
-    counts = np.isfinite(smoothed).sum(axis=1)
-    mean = np.nansum(smoothed, axis=1) / np.maximum(counts, 1)
+    lowest = sliding_window_view(np.pad(rows, 2 * reach, constant_values=-np.inf), 2 * reach + 1).max(axis=1)
+    around = sliding_window_view(lowest, 2 * reach + 1)  # [T, 2 reach + 1]
+    known = np.isfinite(around)
+    mean = np.where(known, around, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     return np.where(np.isfinite(rows), mean, np.nan)
 
 

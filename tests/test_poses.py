@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cli.errors import UsageError
-from conftest import call_script
+from conftest import call_script, flags
 from media.images import read_image, resize_image
 from media.pixel_csv import read_pixels_csv
 from poses import dataset
@@ -259,7 +259,7 @@ def test_frames_are_sampled_and_cut_as_asked(video, tmp_path):
     poses = walk(240)[::2]
     words = video("a", walk(240), fps=60)[:2]
     write_poses(tmp_path / "half.csv", poses)
-    call_script(tmp_path, "Preparer", *words, "--poses", "half.csv", "--dataset", "me", "--frame_H", 64, "--frame_W", 48)
+    call_script(tmp_path, "Preparer", *words, "--poses", "half.csv", "--dataset", "me", *flags(frame_H=64, frame_W=48))
     assert (tmp_path / "me/train/sequences.txt").read_text() == f"{120 - 24 - 12}\n"
     assert read_image(tmp_path / "me/train/train_img/0.png").shape == (3, 64, 48)
 
@@ -270,7 +270,7 @@ def test_parts_do_not_touch_and_begin_with_somebody(frames):
     shown[-frames // 10:-frames // 10 + 3] = False
     parts = dataset.split(shown, 30)
     assert parts["train"].stop < parts["val"].start < parts["val"].stop < parts["test"].start < parts["test"].stop
-    assert parts["test"].stop == frames and shown[parts["test"].start] and parts["test"].start == frames - frames // 10 + 3
+    assert parts["test"] == slice(frames - frames // 10 + 3, frames) and shown[parts["test"].start]
     assert parts["train"].stop > 0.6 * frames
 
 

@@ -12,7 +12,7 @@ from imageio_ffmpeg import get_ffmpeg_exe  # noqa: E402
 from cli.errors import RunError, UsageError  # noqa: E402
 from conftest import ROOT, call_script  # noqa: E402
 from media.video import read_video, video_seconds, write_video  # noqa: E402
-from poses.keypoints import nobody, read_poses, seen  # noqa: E402
+from poses.keypoints import INDEX, nobody, read_poses, seen  # noqa: E402
 from poses.labels import draw_label as draw_pose_label  # noqa: E402
 from stage_dancer import film  # noqa: E402
 from stage_dancer.dataset import compose  # noqa: E402
@@ -142,6 +142,9 @@ def test_true_poses_draw_the_label_of_the_dancer():
             ours, true = ((label < 250).any(axis=2)
                           for label in (draw_pose_label(pose, (HEIGHT, WIDTH)), draw_label(frame)))
             assert (ours & true).sum() > 0.8 * max(ours.sum(), true.sum())
+    eyes, ears = (poses[:, INDEX[f"left_{name}"], :2] - poses[:, INDEX[f"right_{name}"], :2] for name in ("eye", "ear"))
+    along = (eyes * ears).sum(axis=1)
+    assert (along[np.isfinite(along)] >= 0).all()
     absent = [frame for frame, pose in zip(points, poses) if not seen(pose).any()]
     assert absent and not any((draw_label(frame) < 250).sum() > 300 for frame in absent)
 

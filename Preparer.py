@@ -1,15 +1,24 @@
-"""Make the built-in dataset (--dancer), or check a dataset that is already there (--check)."""
+"""Make the built-in dataset (--dancer), make one from videos (--video), or check one that is there (--check)."""
 
 from cli.errors import UsageError, run_script
-from cli.parser import Parser, natural_int, positive_int
-from stage_dancer.dataset import dancer_settings, make_dancer
+from cli.parser import Parser, at_least, natural_int, positive_float, positive_int
+from stage_dancer.dataset import dancer_settings, is_dancer, make_dancer
 
 
 def build_parser():
-    parser = Parser("Make the stage dancer, a dataset of the LAB4 layout, or check a dataset of that layout.")
+    parser = Parser("Make a dataset of the LAB4 layout, of the stage dancer or from videos of yours, or check one.")
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--dancer", metavar="FOLDER", help="make the stage dancer in this new folder")
+    task.add_argument("--video", metavar="FILE", nargs="+",
+                      help="make a dataset from videos of one person; needs the packages of requirements-poses.txt")
     task.add_argument("--check", metavar="FOLDER", help="check the dataset in this folder, say what it holds")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same kind in the folder")
+    add_dancer_flags(parser)
+    add_video_flags(parser)
+    return parser
+
+
+def add_dancer_flags(parser):
     group = parser.add_argument_group("stage dancer")
     default = dancer_settings()
     group.add_argument("--frames", type=positive_int, default=default["frames"], help="training frames")
@@ -20,8 +29,20 @@ def build_parser():
     group.add_argument("--seed", type=natural_int, default=default["seed"], help="seed of the choreography")
     group.add_argument("--num_workers", type=positive_int,
                        help="processes that draw; left out, one a processor and at most 8")
-    group.add_argument("--overwrite", action="store_true", help="replace a stage dancer in the folder")
-    return parser
+    group.add_argument("--film", metavar="FILE",
+                       help="write the training frames as a video too, drawn large, and their true poses beside it as "
+                            "a .csv; needs the package imageio-ffmpeg (requirements-video.txt)")
+
+
+def add_video_flags(parser):
+    group = parser.add_argument_group("your own video")
+    group.add_argument("--dataset", metavar="FOLDER", help="new folder of the dataset made from --video")
+    group.add_argument("--fps", type=positive_float, default=30.0, help="frames a second to take from the videos")
+    group.add_argument("--frame_H", type=at_least(16), default=128, help="height of the dataset's frames, in pixels")
+    group.add_argument("--frame_W", type=at_least(16), default=256, help="width of the dataset's frames, in pixels")
+    group.add_argument("--poses", metavar="FILE", nargs="+",
+                       help="poses of each video as a CSV file, in place of an estimator's: number of the frame, then "
+                            "x, y and confidence of COCO's 17 joints, in pixels")
 
 
 def check(root):
@@ -34,15 +55,44 @@ def check(root):
     print("\n".join(facts))
 
 
-def main():
-    args = vars(build_parser().parse_args())
-    folder = args.pop("check")
-    if folder is not None:
-        check(folder)
-        return
-    root = args.pop("dancer")
-    make_dancer(root, **args)
+def draw(root, film, num_workers, overwrite, **settings):
+    """Make the stage dancer in `root` and, with a `film`, her film; settings: see dancer_settings."""
+    if film is None:
+        make_dancer(root, num_workers, overwrite, **settings)
+    else:
+        from media.ffmpeg import check_mp4
+        from stage_dancer.film import make_film
+
+        check_mp4(film, "--film")
+        if not is_dancer(root, **settings):
+            make_dancer(root, num_workers, overwrite, **settings)
+        make_film(film, settings["frames"], settings["seed"], num_workers)
+        print(f"{film} shows her training frames, and {film} with .csv for its suffix holds their poses")
     print(f"{root} holds the stage dancer; train on it with --DR {root}")
+
+
+def convert(videos, root, poses_files, fps, frame_size, overwrite):
+    """Make a dataset from videos in `root`."""
+    from poses.dataset import make_video_dataset
+
+    if root is None:
+        raise UsageError("--video needs --dataset, the folder of the dataset to make")
+    if poses_files and len(poses_files) != len(videos):
+        raise UsageError(f"--poses names {len(poses_files)} file(s) for {len(videos)} video(s); give one for each")
+    shortest = make_video_dataset(root, videos, poses_files, fps=fps, frame_size=frame_size, overwrite=overwrite)
+    print(f"{root} holds the dataset; look at {root}/preview.gif, and train on it with --DR {root} "
+          f"--val_vi_len {min(shortest, 630)}")
+
+
+def main():
+    args = build_parser().parse_args()
+    if args.check is not None:
+        check(args.check)
+    elif args.video is not None:
+        convert(args.video, args.dataset, args.poses, args.fps, (args.frame_H, args.frame_W), args.overwrite)
+    else:
+        draw(args.dancer, args.film, args.num_workers, args.overwrite, frames=args.frames, val_frames=args.val_frames,
+             test_sequences=args.test_sequences, test_frames=args.test_frames, seed=args.seed)
 
 
 if __name__ == "__main__":

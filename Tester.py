@@ -17,6 +17,7 @@ from dataloader import Dataset_Dance, dataset_or_dancer
 from engine.checkpoint import build_model
 from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
+from engine.driving import nearest_start, open_drive
 from engine.evaluation import generate_sequences, score_all, score_table
 from engine.logs import write_columns, write_psnr_per_frame
 from engine.onnx_export import write_onnx
@@ -33,8 +34,7 @@ def main():
     check_video_format(video_format)
     tune_cpu()
     if args.onnx:
-        model = build_model(network_settings(args), torch.device("cpu"), torch.float32, checkpoint, args.ckpt_path)
-        write_onnx(args.onnx, model, (args.frame_H, args.frame_W), clamp=args.clamp_feedback)
+        export(args, checkpoint)
         return
     device = choose_device(args.device, args.gpu)
     metrics = METRICS | ({"lpips": load_lpips(device)} if args.lpips else {})
@@ -42,6 +42,12 @@ def main():
     root = dataset_or_dancer(args.DR)
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
     model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
+    roll_out = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
+                       temperature=args.temperature, clamp=args.clamp_feedback)
+    if args.drive:
+        drive = open_drive(args.drive, args.poses, root, **options)
+        dance_anew(drive, args.save_root or Path(args.ckpt_path).parent / "drive", root, roll_out, options, video_format)
+        return
 
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, options)
     truth, public = (frames, None) if args.split == "val" else (None, None)
@@ -49,8 +55,6 @@ def main():
         truth, public = read_truth(args.gt, labels, frames)
     folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / args.split)
 
-    roll_out = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
-                       temperature=args.temperature, clamp=args.clamp_feedback)
     predictions = roll_out([frame[0] for frame in frames], labels)
     print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} generated frames "
           f"on {device}")
@@ -67,6 +71,27 @@ def main():
         train_set = Dataset_Dance(root, None, "train", 1, **options) if (root / "train").is_dir() else None
         write_scores(folder, predictions, truth, labels, train_set, public, metrics, of_samples)
     print(f"written to {folder}")
+
+
+def export(args, checkpoint):
+    """Write a time step of the checkpoint's model as ONNX."""
+    model = build_model(network_settings(args), torch.device("cpu"), torch.float32, checkpoint, args.ckpt_path)
+    write_onnx(args.onnx, model, (args.frame_H, args.frame_W), clamp=args.clamp_feedback)
+
+
+def dance_anew(drive, folder, root, roll_out, options, video_format):
+    """Generate the dance of --drive from the training frame nearest to its first label, and write it as `driven`.
+
+    A video that drives is shown beside it, and the result is written as GIF and as MP4.
+    """
+    folder = make_folder("--save_root", folder)
+    train_set = Dataset_Dance(root, None, "train", 1, **options)
+    [prediction] = roll_out([nearest_start(train_set, drive.labels[0])], [drive.labels])
+    videos = {"label": drive.labels, "prediction": prediction}
+    if drive.video is not None:
+        videos, video_format = {"driven by": drive.video, **videos}, "both"
+    write_comparison(folder / "driven", videos, video_format or "gif", fps=drive.fps)
+    print(f"{len(prediction) - 1} frames generated; the dance is in {folder}")
 
 
 def open_sequences(root, split, val_vi_len, options):

@@ -129,8 +129,8 @@ def dataset_or_dancer(root):
 
 def list_frames_and_labels(root, mode):
     """List the paths of the frames and of the labels of "train" or "val", in order; raises UsageError."""
-    frames = _list_images(root / mode / f"{mode}_img")
-    labels = _list_images(root / mode / f"{mode}_label")
+    frames = list_images(root / mode / f"{mode}_img")
+    labels = list_images(root / mode / f"{mode}_label")
     lone = [f"label missing for frame {number} in {root / mode / f'{mode}_label'}" for number in frames.keys() - labels]
     lone += [f"frame missing for label {number} in {root / mode / f'{mode}_img'}" for number in labels.keys() - frames]
     if lone:
@@ -148,7 +148,7 @@ def list_test_sequences(root):
     names.sort(key=int)
     first_frames, labels = [], []
     for name in names:
-        frames, numbered_labels = _list_images(images / name), _list_images(folder / name)
+        frames, numbered_labels = list_images(images / name), list_images(folder / name)
         first = min(numbered_labels)  # frame t is generated from label t, so another first frame would shift all labels
         if first not in frames:
             raise UsageError(f"{images / name} has no frame {first}, the number of the first label in "
@@ -172,7 +172,7 @@ def read_sequence_lengths(path, frames):
     return lengths
 
 
-def _list_images(folder):
+def list_images(folder):
     """List the images of a folder in order, {number: path}; raises UsageError."""
     if not folder.is_dir():
         _refuse_dead_link(folder)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import socket
 import time
 from contextlib import contextmanager, suppress
@@ -82,6 +83,14 @@ def read_json(path):
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def read_json_or_none(path):
+    """Read a JSON file; None if there is none, or another content."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
+
+
 def write_json(path, content):
     write_text(path, json.dumps(content, indent=2) + "\n")
 
@@ -124,6 +133,39 @@ def make_folder(flag, folder):
     with usable(flag, folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
     return Path(folder)
+
+
+@contextmanager
+def whole_folder(flag, folder, kind, marker, ours, overwrite):
+    """Yield a new folder to fill, which becomes `folder` once it is complete and replaces one of its kind there.
+
+    kind: what such a folder holds, for the messages. marker: a JSON file in every folder of this kind. ours: names of
+    all entries that it may have. Raises UsageError if `folder` holds anything that must stay, or cannot be written.
+    """
+    folder = Path(folder).resolve()
+    unfinished, replaced = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        with usable(flag, folder):
+            check_replaceable(flag, folder, kind, marker, ours, overwrite)
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            if folder.exists():
+                folder.rename(replaced)
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def check_replaceable(flag, folder, kind, marker, ours, overwrite):
+    """Raise UsageError if a folder holds anything that must stay; see `whole_folder`."""
+    folder = Path(folder)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if read_json_or_none(folder / marker) is None or {entry.name for entry in folder.iterdir()} - {marker, *ours}:
+        raise UsageError(f"{flag} {folder} exists and is not a {kind} made here; name a new folder")
+    if not overwrite:
+        raise UsageError(f"{flag} {folder} holds a {kind} already; name a new folder or add --overwrite")
 
 
 @contextmanager

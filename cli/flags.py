@@ -183,6 +183,12 @@ def tester_parser():
     group.add_argument("--onnx", metavar="FILE",
                        help="only write a time step of the model as ONNX; needs the package onnx "
                             "(requirements-onnx.txt)")
+    group.add_argument("--drive", metavar="PATH",
+                       help="generate a new dance in place of the split: that of the person in this video, moved to "
+                            "the size and place of the trained one, or a folder of labels; a video needs the "
+                            "packages of requirements-poses.txt")
+    group.add_argument("--poses", metavar="FILE",
+                       help="poses in the video of --drive as a CSV file (see Preparer.py), in place of an estimator's")
     group.add_argument("--no_sanity", action="store_true", help="do not read the submission back to check it")
     return parser
 

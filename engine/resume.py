@@ -181,6 +181,10 @@ def tester_flags():
         raise UsageError("--ckpt_path is missing: the checkpoint to test")
     if args.gt and args.split != "test":
         raise UsageError("--gt goes with --split test; the validation sequence brings its own truth")
+    if args.gt and args.drive:
+        raise UsageError("--gt goes with the test sequences; nobody knows the truth of --drive")
+    if args.poses and not args.drive:
+        raise UsageError("--poses goes with --drive, the video that they are of")
     return args, tested_checkpoint(parser, args, typed)
 
 

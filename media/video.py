@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .gif import write_gif
-from .mp4 import find_ffmpeg, write_mp4
+from .ffmpeg import load_ffmpeg, write_mp4
+from .gif import FRAMES_PER_SECOND, write_gif
 
 CAPTION_HEIGHT = 24  # pixels
 GAP = 4  # pixels between two videos
@@ -14,7 +14,7 @@ LARGE_HEIGHT = 96  # pixels; smaller frames are enlarged
 def check_video_format(video_format):
     """Raise UsageError if videos cannot be written in this format, for lack of a package."""
     if video_format in ("mp4", "both"):
-        find_ffmpeg()
+        load_ffmpeg("--video_format mp4")
 
 
 def write_video(path, video, video_format):
@@ -28,11 +28,11 @@ def write_video(path, video, video_format):
            mp4=(_enlarged(frame, scale) for frame in video))
 
 
-def write_comparison(path, videos, video_format, scale=None):
+def write_comparison(path, videos, video_format, scale=None, fps=FRAMES_PER_SECOND):
     """Write videos side by side, each under its name.
 
     videos: name -> uint8 tensor [T, 3, H, W]; all of one size. scale: factor on the frames' height and width; None is 3
-    for small frames and 1 for large ones. path, video_format: see `write_video`.
+    for small frames and 1 for large ones. fps: frames a second. path, video_format: see `write_video`.
     """
     height, width = next(iter(videos.values())).shape[-2:]
     scale = scale or _scale(height)
@@ -41,15 +41,15 @@ def write_comparison(path, videos, video_format, scale=None):
     def composed():
         return (_side_by_side(captions, frames, scale) for frames in zip(*videos.values(), strict=True))
 
-    _write(path, video_format, gif=composed(), mp4=composed())
+    _write(path, video_format, composed(), composed(), fps)
 
 
-def _write(path, video_format, gif, mp4):
+def _write(path, video_format, gif, mp4, fps=FRAMES_PER_SECOND):
     """Write the frames of the formats that are wanted, generators of arrays [H, W, 3]: few are in memory at a time."""
     if video_format in ("gif", "both"):
-        write_gif(path.with_name(f"{path.name}.gif"), gif)
+        write_gif(path.with_name(f"{path.name}.gif"), gif, fps)
     if video_format in ("mp4", "both"):
-        write_mp4(path.with_name(f"{path.name}.mp4"), mp4)
+        write_mp4(path.with_name(f"{path.name}.mp4"), mp4, fps)
 
 
 def _scale(height):

@@ -7,7 +7,6 @@ in dancer.json.
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
@@ -17,8 +16,7 @@ from typing import NamedTuple
 import imageio.v3 as iio
 import numpy as np
 
-from cli.errors import UsageError
-from cli.files import usable
+from cli.files import read_json_or_none, whole_folder
 from cli.progress import Progress
 from media.pixel_csv import PUBLIC_SEQUENCES, write_pixels_csv
 
@@ -42,6 +40,12 @@ def compose(seed, split, sequence, frames):
     return points, 1 + EXPOSURE_RANGE * np.tanh(noise(rng, frames, 1, 45.0)[:, 0])
 
 
+def training_dances(frames, seed):
+    """Yield the dances of the training split, see `compose`: sequences of SEQUENCE_FRAMES, the last one shorter."""
+    for sequence, start in enumerate(range(0, frames, SEQUENCE_FRAMES)):
+        yield compose(seed, 0, sequence, min(SEQUENCE_FRAMES, frames - start))
+
+
 def dancer_settings(frames=2520, val_frames=630, test_sequences=5, test_frames=630, seed=0):
     """Return the settings that determine every byte of a dancer, as in dancer.json; test_frames is per sequence."""
     return {"version": VERSION, "frames": frames, "val_frames": val_frames,
@@ -55,44 +59,15 @@ def make_dancer(root, num_workers=None, overwrite=False, **settings):
     1 draws in this process, None takes one per processor, at most 8. overwrite: replace a dancer in `root`.
     Raises UsageError if `root` holds anything else or cannot be written.
     """
-    root = Path(root).resolve()
     settings = dancer_settings(**settings)
-    unfinished, replaced = (root.with_name(f".{root.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    try:
-        with usable("--dancer", root):
-            _check_free(root, overwrite)
-            unfinished.mkdir(parents=True)
-            _write_dataset(unfinished, settings, num_workers or min(os.cpu_count(), 8))
-            if root.exists():
-                root.rename(replaced)
-            unfinished.rename(root)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+    with whole_folder("--dancer", root, "dancer", "dancer.json", ("train", "val", "test", ".decoded"),
+                      overwrite) as unfinished:
+        _write_dataset(unfinished, settings, num_workers or default_workers())
 
 
 def is_dancer(root, **settings):
     """Tell whether `root` holds the complete dataset that make_dancer writes with these settings."""
-    return _read_settings(root) == dancer_settings(**settings)
-
-
-def _read_settings(root):
-    """Return the settings of the dancer in `root`, or None without one."""
-    try:
-        return json.loads((Path(root) / "dancer.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _check_free(root, overwrite):
-    """Raise UsageError if `root` holds anything that must stay."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return
-    ours = {"train", "val", "test", "dancer.json", ".decoded"}
-    if _read_settings(root) is None or {entry.name for entry in root.iterdir()} - ours:
-        raise UsageError(f"--dancer {root} exists and is not a dancer made here; name a new folder")
-    if not overwrite:
-        raise UsageError(f"--dancer {root} holds a dancer already; name a new folder or add --overwrite")
+    return read_json_or_none(Path(root) / "dancer.json") == dancer_settings(**settings)
 
 
 class _Job(NamedTuple):
@@ -107,19 +82,19 @@ class _Job(NamedTuple):
 
 
 def _write_dataset(root, settings, num_workers):
-    seed, total, tests = settings["seed"], settings["frames"], settings["test_sequences"]
-    lengths = [min(SEQUENCE_FRAMES, total - start) for start in range(0, total, SEQUENCE_FRAMES)]
-    jobs = []
-    for sequence, length in enumerate(lengths):
-        jobs += _jobs(root / "train", compose(seed, 0, sequence, length), first=sequence * SEQUENCE_FRAMES)
+    seed, tests = settings["seed"], settings["test_sequences"]
+    jobs, lengths = [], []
+    for dance in training_dances(settings["frames"], seed):
+        jobs += _jobs(root / "train", dance, first=sum(lengths))
+        lengths.append(len(dance[0]))
     jobs += _jobs(root / "val", compose(seed, 1, 0, settings["val_frames"]))
     for sequence in range(tests):
         jobs += _jobs(root / "test", compose(seed, 2, sequence, settings["test_frames"]), test_sequence=sequence)
     (root / "train" / "sequences.txt").write_text("".join(f"{length}\n" for length in lengths), encoding="utf-8")
 
     truth = [[] for _ in range(tests)]
-    with closing(_drawn(jobs, num_workers)) as drawn:
-        for job, frames in drawn:
+    with closing(drawn(_draw_job, jobs, num_workers)) as results:
+        for job, frames in results:
             if job.test_sequence is not None:
                 truth[job.test_sequence].append(_as_read(frames))
     usage = ["Public" if sequence < PUBLIC_SEQUENCES else "Private" for sequence in range(tests)]
@@ -139,21 +114,28 @@ def _jobs(folder, dance, first=0, test_sequence=None):
         yield _Job(points[part], exposure[part], images, labels, first + start, test_sequence)
 
 
-def _drawn(jobs, num_workers):
-    """Draw the jobs in worker processes; yields each job in order, with the result of _draw_job."""
+def default_workers():
+    return min(os.cpu_count(), 8)
+
+
+def drawn(draw, jobs, num_workers, desc="stage dancer"):
+    """Draw jobs in worker processes; yields each job in order, with the result of draw(job).
+
+    A job has the `points` of its frames. desc: what the progress bar calls it.
+    """
     total = sum(len(job.points) for job in jobs)
     if not sys.stderr.isatty():
-        print(f"drawing the stage dancer, {total} frames", file=sys.stderr)
+        print(f"drawing the {desc}, {total} frames", file=sys.stderr)
     with ExitStack() as stack:
-        draw = map
+        run = map
         if num_workers > 1:
             spawn = multiprocessing.get_context("spawn")  # a fork is not safe when torch has threads
             pool = ProcessPoolExecutor(min(num_workers, len(jobs)), spawn)
             stack.callback(pool.shutdown, cancel_futures=True)
-            draw = pool.map
-        progress = stack.enter_context(Progress(total=total, desc="stage dancer", unit="frame"))
-        for job, frames in zip(jobs, draw(_draw_job, jobs)):
-            yield job, frames
+            run = pool.map
+        progress = stack.enter_context(Progress(total=total, desc=desc, unit="frame"))
+        for job, result in zip(jobs, run(draw, jobs)):
+            yield job, result
             progress.update(len(job.points))
 
 

@@ -1,6 +1,7 @@
 """Draw one frame and one label: the stage, and the person on it, as the camera sees them.
 
-Places are in metres, as in choreography.py. Frames and labels have HEIGHT x WIDTH pixels, with centres at halves.
+Places are in metres, as in choreography.py. Labels have HEIGHT x WIDTH pixels, and frames `zoom` times as many in each
+direction; `zoom` is a whole number, 1 for the dataset. The centres of pixels are at halves.
 
 A left limb has the same colour in a label whichever way the dancer faces. The two sides differ only in tint: the facing
 is plain from the front and from the back, and in profile only the past tells it. Shadow, exposure, hair and the turn of
@@ -11,6 +12,9 @@ import math
 
 import numpy as np
 
+from media.capsules import rasterise_capsule
+from poses.labels import RADIUS, draw_lines
+
 from .choreography import INDEX, ease
 
 HEIGHT, WIDTH = 128, 256  # pixels
@@ -18,17 +22,18 @@ HEIGHT, WIDTH = 128, 256  # pixels
 CAMERA_HEIGHT, CAMERA_DISTANCE = 1.25, 5.0  # metres: its y and its z
 FOCAL_LENGTH = 312.0  # pixels
 HORIZON_ROW = 42.0
+EDGE = 3  # pixels of the dark edge around a limb
 BACK = -2.4  # z in metres where the floor ends and the curtain begins
 
 
-def project(points):
+def project(points, zoom=1):
     """Project points [..., 3] in metres to pixels [..., 3]: column, row, and nearness at the same scale.
 
     Also returns that scale, [...], in pixels per metre.
     """
-    scale = FOCAL_LENGTH / (CAMERA_DISTANCE - points[..., 2]).clip(0.5)
-    column = WIDTH / 2 + points[..., 0] * scale
-    row = HORIZON_ROW + (CAMERA_HEIGHT - points[..., 1]) * scale
+    scale = zoom * FOCAL_LENGTH / (CAMERA_DISTANCE - points[..., 2]).clip(0.5)
+    column = zoom * WIDTH / 2 + points[..., 0] * scale
+    row = zoom * HORIZON_ROW + (CAMERA_HEIGHT - points[..., 1]) * scale
     return np.stack([column, row, points[..., 2] * scale], axis=-1), scale
 
 
@@ -71,17 +76,6 @@ SOLIDS = [
     *_both("elbow", "wrist", 0.048, 0.040, "skin"),
     *_both("wrist", "hand", 0.040, 0.046, "skin"),
 ]
-# Lines of the label: from, to, colour in 0 ... 255.
-LINES = [
-    ("neck", "head", (216, 150, 226)), ("neck", "pelvis", (150, 160, 226)),
-    ("neck", "left_shoulder", (240, 150, 180)), ("neck", "right_shoulder", (244, 170, 140)),
-    ("pelvis", "left_hip", (130, 200, 230)), ("pelvis", "right_hip", (130, 220, 200)),
-    ("left_shoulder", "left_elbow", (246, 160, 160)), ("right_shoulder", "right_elbow", (246, 196, 136)),
-    ("left_elbow", "left_wrist", (238, 138, 200)), ("right_elbow", "right_wrist", (232, 216, 120)),
-    ("left_hip", "left_knee", (140, 180, 244)), ("right_hip", "right_knee", (140, 222, 160)),
-    ("left_knee", "left_ankle", (170, 160, 244)), ("right_knee", "right_ankle", (186, 226, 130)),
-]
-LABEL_RADIUS = 1.25  # pixels
 
 _CASTING = [[INDEX[start], INDEX[end]] for start, end, *_ in SOLIDS if start != end]  # solids that cast a shadow
 _CASTING_RADII = np.array([solid[2:4] for solid in SOLIDS if solid[0] != solid[1]], np.float32)
@@ -92,13 +86,13 @@ _SHADOW_SLANT = 0.35, -0.30  # metres that the shadow moves in x and z per metre
 class Stage:
     """Prepare the empty lit stage; made once, drawn on for every frame.
 
-    picture: float32 [3, HEIGHT, WIDTH] in 0 ... 1. floor_row: first row of the floor. floor_x, floor_z: the place on
-    the floor in metres at each pixel from that row on, float32 [rows, WIDTH].
+    picture: float32 [3, H, W] in 0 ... 1. floor_row: first row of the floor. floor_x, floor_z: the place on the floor
+    in metres at each pixel from that row on, float32 [rows, W].
     """
 
-    def __init__(self):
-        rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH] + 0.5
-        self.floor_row = int(HORIZON_ROW + CAMERA_HEIGHT * FOCAL_LENGTH / (CAMERA_DISTANCE - BACK))
+    def __init__(self, zoom=1):
+        rows, columns = (np.mgrid[0:zoom * HEIGHT, 0:zoom * WIDTH] + 0.5) / zoom  # in pixels of the dataset
+        self.floor_row = zoom * int(HORIZON_ROW + CAMERA_HEIGHT * FOCAL_LENGTH / (CAMERA_DISTANCE - BACK))
         depth = CAMERA_HEIGHT * FOCAL_LENGTH / (rows - HORIZON_ROW).clip(1)
         self.floor_x = ((columns - WIDTH / 2) * depth / FOCAL_LENGTH)[self.floor_row:].astype(np.float32)
         self.floor_z = (CAMERA_DISTANCE - depth)[self.floor_row:].astype(np.float32)
@@ -134,7 +128,7 @@ def _floor(x, z):
 
 
 def draw_frame(points, exposure, stage):
-    """Draw one frame, uint8 [H, W, 3], of points [P, 3] on a Stage; exposure is a factor of brightness."""
+    """Draw one frame, uint8 [H, W, 3], of points [P, 3] on a Stage, at its zoom; exposure is a factor of brightness."""
     canvas = stage.picture.copy()
     _cast_shadow(canvas, points, stage)
     draw_person(canvas, points)
@@ -143,13 +137,8 @@ def draw_frame(points, exposure, stage):
 
 def draw_label(points):
     """Draw one label, uint8 [H, W, 3]: thin lines on white between the projected points [P, 3]."""
-    canvas = np.full((3, HEIGHT, WIDTH), 255, np.float32)
     pixels, _ = project(points.astype(np.float32))
-    for start, end, colour in LINES:
-        box, *_, inside = _capsule(pixels[INDEX[start]], pixels[INDEX[end]], LABEL_RADIUS, LABEL_RADIUS)
-        region = canvas[(..., *box)]
-        region += (inside + 0.5).clip(0, 1) * (np.array(colour, np.float32)[:, None, None] - region)
-    return _to_uint8(canvas)
+    return draw_lines({name: pixels[index] for name, index in INDEX.items()}, (HEIGHT, WIDTH), RADIUS)
 
 
 def _to_uint8(canvas):
@@ -162,25 +151,27 @@ def draw_person(canvas, points):
 
     Returns the fraction of each pixel that the person covers, float32 [H, W].
     """
-    pixels, scale = project(points.astype(np.float32))
-    nearness = np.full((HEIGHT, WIDTH), -1e6, np.float32)
-    cover = np.zeros((HEIGHT, WIDTH), np.float32)
+    size = canvas.shape[1:]
+    zoom = size[0] // HEIGHT
+    pixels, scale = project(points.astype(np.float32), zoom)
+    nearness = np.full(size, -1e6, np.float32)
+    cover = np.zeros(size, np.float32)
     far_to_near = sorted(SOLIDS, key=lambda solid: pixels[INDEX[solid[0]], 2] + pixels[INDEX[solid[1]], 2])
     for start, end, radius, end_radius, colour in far_to_near:
         start, end = INDEX[start], INDEX[end]
         box, across, down, along, inside = _capsule(
-            pixels[start], pixels[end], radius * scale[start], end_radius * scale[end])
+            pixels[start], pixels[end], radius * scale[start], end_radius * scale[end], size, zoom)
         out = np.sqrt((1 - across * across - down * down).clip(0))
         light = 0.56 + 0.60 * (across * _LIGHT[0] + down * _LIGHT[1] + out * _LIGHT[2]).clip(0)
         near = pixels[start, 2] + along * (pixels[end, 2] - pixels[start, 2]) + out * radius * scale[start]
         gap, region = near - nearness[box], canvas[(..., *box)]
         if colour == "top":
-            in_front = gap / 8  # the solids of the torso melt into each other
+            in_front = gap / (8 * zoom)  # the solids of the torso melt into each other
         else:
-            in_front = gap / 1.5 + 0.5
+            in_front = gap / (1.5 * zoom) + 0.5
             # A limb before a surface of its own colour would not show without a dark edge around it.
             behind = (gap / (0.12 * scale[start]) - 1).clip(0, 1) * cover[box]
-            region *= 1 - 0.45 * (1 + inside / 3).clip(0, 1) * behind
+            region *= 1 - 0.45 * (1 + inside / (EDGE * zoom)).clip(0, 1) * behind
         in_front = np.maximum(in_front, 2 - 2 * cover[box]).clip(0, 1)  # the soft edge of a nearer solid shows it too
         alpha = (inside + 0.5).clip(0, 1) * in_front
         region += alpha * (light * np.array(_COLOURS[colour], np.float32)[:, None, None] - region)
@@ -189,30 +180,22 @@ def draw_person(canvas, points):
     return cover
 
 
-def _capsule(start, end, radius, end_radius):
+def _capsule(start, end, radius, end_radius, size, zoom):
     """Rasterise a tapering capsule between two projected points; returns its box and float [h, w] arrays over the box.
 
     The box is two slices, empty off the picture. The arrays: column and row offset from the axis by the radius (for
     shading), place along the axis in 0 ... 1, and distance inside the outline in pixels.
     """
-    margin = 3
-    reach, end_reach = radius + margin, end_radius + margin
-    low = np.minimum(start[:2] - reach, end[:2] - end_reach).astype(int).clip(0)
-    high = np.maximum(start[:2] + reach, end[:2] + end_reach).astype(int) + 1
-    (left, top), (right, bottom) = low.tolist(), high.clip(low, (WIDTH, HEIGHT)).tolist()
-    across = np.arange(left + 0.5 - start[0], right - start[0], dtype=np.float32)[None, :]
-    down = np.arange(top + 0.5 - start[1], bottom - start[1], dtype=np.float32)[:, None]
+    box, across, down, beyond, thickness, inside = rasterise_capsule(
+        start, end, radius, end_radius, size, margin=EDGE * zoom)
     line_x, line_y = end[:2] - start[:2]
-    square = line_x * line_x + line_y * line_y + np.float32(1e-6)
-    beyond = across * (line_x / square) + down * (line_y / square)  # along the axis, past its ends
-    along = beyond.clip(0, 1)
-    thickness = np.float32(radius) + along * np.float32(end_radius - radius)
-    inside = thickness - np.sqrt((across - along * line_x) ** 2 + (down - along * line_y) ** 2)
     # Shade the ends of a long capsule nearly like its sides: two joined capsules then show no seam.
-    roundness = np.float32(np.clip(1.3 - 0.5 * math.sqrt(square) / radius, 0.2, 1))
+    length = math.sqrt(line_x * line_x + line_y * line_y + np.float32(1e-6))
+    roundness = np.float32(np.clip(1.3 - 0.5 * length / radius, 0.2, 1))
+    along = beyond.clip(0, 1)
     shaded = beyond + roundness * (along - beyond)
     across, down = (across - shaded * line_x) / thickness, (down - shaded * line_y) / thickness
-    return (slice(top, bottom), slice(left, right)), across, down, along, inside
+    return box, across, down, along, inside
 
 
 def _cast_shadow(canvas, points, stage):

@@ -1,0 +1,93 @@
+"""What drives a trained model to a new dance: another person's video, or a folder of labels."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from cli.errors import UsageError
+from cli.files import read_json_or_none
+from dataloader import list_frames_and_labels, list_images
+from media.decoded import decode_images
+from media.images import read_image, resize_image
+from media.ffmpeg import read_video
+from poses.dataset import MARKER
+from poses.keypoints import present, read_poses
+from poses.labels import draw_label
+from poses.person import find_person
+from poses.retarget import retarget
+from poses.window import choose_window, cut
+
+from .evaluation import nearest_images
+
+FRAMES_PER_SECOND = 30  # of a dataset that does not say
+
+
+class Drive(NamedTuple):
+    """The labels of a new dance."""
+
+    labels: torch.Tensor  # uint8 [T, 3, H, W]
+    video: torch.Tensor | None  # what they come from, uint8 [T, 3, H, W]; None for a folder of labels
+    fps: float
+
+
+def open_drive(path, poses_file, root, frame_size, num_workers):
+    """Open what --drive names, for a model trained on the dataset `root` at frame_size (H, W); raises UsageError."""
+    path, fps = Path(path), frames_per_second(root)
+    if path.is_dir():
+        paths = list(list_images(path).values())
+        labels = decode_images(paths, lambda image: resize_image(image, frame_size), num_workers)
+        drive = Drive(labels, None, fps)
+    else:
+        drive = drive_by_video(path, poses_file, root, frame_size, fps)
+    if len(drive.labels) < 2:
+        raise UsageError(f"--drive {path} has one frame that shows somebody, too few; give two or more")
+    return drive
+
+
+def frames_per_second(root):
+    """Return the frames a second of a dataset, as Preparer.py --video has noted them."""
+    return (read_json_or_none(root / MARKER) or {}).get("fps", FRAMES_PER_SECOND)
+
+
+def drive_by_video(path, poses_file, root, frame_size, fps):
+    """Draw the poses of the person in a video as those of the person in the training set `root`; raises UsageError.
+
+    It begins with the first frame that shows somebody.
+    """
+    trained, size = training_poses(root)
+    person = find_person(path, fps, poses_file, "--drive")
+    poses = retarget(person.poses, trained, fps)
+    if poses is None:
+        raise UsageError(f"--drive {path}: no frame of it, or of the training set, shows head and feet of a person; "
+                         "give a video that does")
+    print(f"{path}: {person.report}")
+    first = int(np.flatnonzero(present(poses))[0])
+    labels = [to_tensor(draw_label(pose, size), frame_size) for pose in poses[first:]]
+    window = choose_window(person.poses, person.size, frame_size)
+    with closing(read_video(path, fps, "--drive")) as frames:
+        video = [to_tensor(cut(frame, window, frame_size), frame_size)
+                 for number, frame in zip(range(len(poses)), frames) if number >= first]
+    return Drive(torch.stack(labels), torch.stack(video), fps)
+
+
+def training_poses(root):
+    """Read the poses of the training frames, [N, 17, 3], and the size (H, W) that they are for; raises UsageError."""
+    path = root / "train" / "poses.csv"
+    if not path.is_file():
+        raise UsageError(f"--drive by a video needs {path}, which Preparer.py --video writes; give --DR of such a "
+                         "dataset, or a folder of labels")
+    _, labels = list_frames_and_labels(root, "train")
+    return read_poses(path, "--drive:", len(labels)), tuple(read_image(labels[0]).shape[1:])
+
+
+def to_tensor(picture, frame_size):
+    """Convert a picture, uint8 [h, w, 3], to a tensor resized to frame_size, uint8 [3, H, W]."""
+    return resize_image(torch.from_numpy(picture.copy()).permute(2, 0, 1), frame_size)
+
+
+def nearest_start(train_set, label):
+    """Return the training frame, uint8 [3, H, W], whose label is nearest to a label, uint8 [3, H, W]."""
+    return train_set.frames[nearest_images(label[None], train_set.labels)[0]]

@@ -1,0 +1,166 @@
+"""Make a dataset of the LAB4 layout from videos of a person: frames, labels and ground truth as files.
+
+train/poses.csv holds the poses of the training frames, in their pixels; video.json says what the dataset was made from;
+preview.gif shows labels over frames.
+"""
+
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import imageio.v3 as iio
+import numpy as np
+
+from cli.errors import UsageError
+from cli.files import check_replaceable, whole_folder, write_json
+from cli.progress import Progress
+from media.gif import write_gif
+from media.pixel_csv import write_pixels_csv
+from media.ffmpeg import load_ffmpeg, read_video
+
+from .keypoints import present, write_poses
+from .labels import draw_label
+from .person import find_person
+from .window import Window, choose_window, cut, move_into
+
+VERSION = 1
+MARKER, ENTRIES = "video.json", ("train", "val", "test", "preview.gif", ".decoded")
+HELD_OUT = 0.1  # of a video, for validation and again for the test
+LEAST_FRAMES = 60  # of a video
+TRUTH_PART = 4  # the frames in gt.csv have a quarter of the dataset's height and width
+PREVIEW_FRAMES = 150
+
+
+class Take(NamedTuple):
+    """One video of the person, and what the dataset takes from it."""
+
+    path: Path
+    poses: np.ndarray  # [T, 17, 3] in pixels of the dataset's frames, see keypoints.py
+    window: Window
+    parts: dict  # {"train": slice of its frames, "val": ..., "test": ...}
+
+
+def make_video_dataset(root, videos, poses_files=None, *, fps, frame_size, overwrite=False):
+    """Write the dataset into the folder `root`, which appears once it is complete; prints what was found.
+
+    videos: paths. poses_files: a CSV file of poses for each video (see keypoints.py), or None for an estimator. fps:
+    frames a second. frame_size: (H, W) of the dataset's frames. overwrite: replace such a dataset in `root`. Returns
+    the length of the shortest validation sequence. Raises UsageError.
+    """
+    load_ffmpeg("--video")
+    check_replaceable("--dataset", root, "dataset of videos", MARKER, ENTRIES, overwrite)
+    takes = [find_take(path, fps, poses_file, frame_size)
+             for path, poses_file in zip(videos, poses_files or [None] * len(videos))]
+    with whole_folder("--dataset", root, "dataset of videos", MARKER, ENTRIES, overwrite) as folder:
+        write_takes(folder, takes, fps, frame_size)
+        write_json(folder / MARKER, {
+            "version": VERSION, "fps": fps, "frame_size": frame_size,
+            "videos": [{"path": str(take.path), "frames": len(take.poses), "window": take.window._asdict()}
+                       for take in takes]})
+    return min(length_of(take.parts["val"]) for take in takes)
+
+
+def find_take(path, fps, poses_file, frame_size):
+    """Find the person in a video, choose its window and its parts, and print what was found."""
+    person = find_person(path, fps, poses_file, "--video")
+    frames = len(person.poses)
+    if frames < LEAST_FRAMES:
+        raise UsageError(f"--video {path} has {frames} frames at {fps:g} a second, too few; give a video of "
+                         f"{LEAST_FRAMES} frames or more")
+    window = choose_window(person.poses, person.size, frame_size)
+    print(f"{path}: {person.report}")
+    print(f"  cut from {person.size[1]} x {person.size[0]} pixels to {window.width:.0f} x {window.height:.0f}, "
+          f"the upper left corner at {window.left:.0f}, {window.top:.0f}")
+    poses = move_into(person.poses, window, frame_size)
+    return Take(Path(path), poses, window, split(present(poses), fps))
+
+
+def split(shows_somebody, fps):
+    """Split the frames of a video into training, validation and test, which are its end, with gaps of a second or less.
+
+    shows_somebody: bool [T]. Validation and test begin with the first frame of their part that shows somebody.
+    """
+    frames = len(shows_somebody)
+    held_out = max(round(HELD_OUT * frames), 2)
+    gap = min(round(fps), round(HELD_OUT / 2 * frames))
+    parts, stop = {}, frames
+    for name in ("test", "val"):
+        shown = np.flatnonzero(shows_somebody[stop - held_out:stop - 1])
+        start = stop - held_out + (shown[0] if len(shown) else 0)
+        parts[name] = slice(int(start), stop)
+        stop -= held_out + gap
+    return {"train": slice(0, stop), **parts}
+
+
+def length_of(part):
+    return part.stop - part.start
+
+
+def write_takes(root, takes, fps, frame_size):
+    """Write the frames and labels of all takes, and what belongs to them, into the new folder `root`."""
+    total = sum(len(take.poses) for take in takes)
+    first = {"train": 0, "val": 0}  # number of the next file
+    truth, preview = [], []
+    with Progress(total=total, desc="writing", unit="frame") as progress:
+        for number, take in enumerate(takes):
+            folders = make_folders(root, number)
+            truth.append([])
+            for name, index, frame in cut_frames(take, fps, frame_size):
+                label = draw_label(take.poses[index], frame_size)
+                if progress.n % max(total // PREVIEW_FRAMES, 1) == 0:
+                    preview.append(overlay(frame, label))
+                if name == "test":
+                    truth[number].append(as_read(frame, frame_size))
+                if name:
+                    place = index - take.parts[name].start
+                    write_pair(folders[name], first.get(name, 0) + place, frame, label,
+                               with_frame=name != "test" or place == 0)
+                progress.update()
+            for name in first:
+                first[name] += length_of(take.parts[name])
+    for name in first:
+        lengths = [length_of(take.parts[name]) for take in takes]
+        (root / name / "sequences.txt").write_text("".join(f"{length}\n" for length in lengths), encoding="utf-8")
+    write_poses(root / "train" / "poses.csv", np.concatenate([take.poses[take.parts["train"]] for take in takes]))
+    write_pixels_csv(root / "test" / "gt.csv", [np.stack(frames) for frames in truth])
+    write_gif(root / "preview.gif", np.stack(preview))
+
+
+def make_folders(root, number):
+    """Make the folders of frames and labels for video `number`: {"train": (frames, labels), ...}."""
+    folders = {name: [root / name / f"{name}_{kind}" for kind in ("img", "label")] for name in ("train", "val", "test")}
+    folders["test"] = [folder / str(number) for folder in folders["test"]]
+    for folder in sum(folders.values(), []):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folders
+
+
+def cut_frames(take, fps, frame_size):
+    """Yield for each frame of a take the name of its part (None in a gap), its number in the video, and its pixels."""
+    with closing(read_video(take.path, fps, "--video")) as frames:
+        for index, frame in zip(range(len(take.poses)), frames):
+            name = next((name for name, part in take.parts.items() if part.start <= index < part.stop), None)
+            yield name, index, cut(frame, take.window, frame_size)
+
+
+def write_pair(folders, number, frame, label, with_frame):
+    """Write a label and, if wanted, its frame as the PNGs of this number."""
+    for folder, pixels, wanted in zip(folders, (frame, label), (with_frame, True)):
+        if wanted:
+            iio.imwrite(folder / f"{number}.png", pixels, extension=".png", compress_level=1)
+
+
+def overlay(frame, label):
+    """Lay a label over its frame, uint8 [H, W, 3] each: the darkened frame shows where the label is white."""
+    ink = (255 - label.min(axis=2, keepdims=True).astype(float)).clip(0, 100) / 100
+    return (ink * label + (1 - ink) * 0.7 * frame).astype(np.uint8)
+
+
+def as_read(frame, frame_size):
+    """Resize a frame for gt.csv as a reader of the dataset does, uint8 [3, H / TRUTH_PART, W / TRUTH_PART]."""
+    import torch  # here, because it takes seconds to load
+
+    from media.images import resize_image
+
+    smaller = [max(side // TRUTH_PART, 1) for side in frame_size]
+    return resize_image(torch.from_numpy(frame.copy()).permute(2, 0, 1), smaller).numpy()

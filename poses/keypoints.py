@@ -1,0 +1,126 @@
+"""The joints of a pose, and the CSV files that hold the poses of a video.
+
+Poses of T frames are float [T, 17, 3]: for each of COCO's 17 joints the column and the row in pixels, from the upper
+left corner, and a confidence from 0 to 1. A joint that is not seen is (NaN, NaN, 0); a frame without anybody has no
+other.
+
+A file has a line for each person in each frame: the number of the frame, counted from 0, then column, row and
+confidence of each joint, in the order of JOINTS. A frame without a line shows nobody. Empty cells are joints that are
+not seen. The first line may name the columns.
+"""
+
+import csv
+
+import numpy as np
+
+from cli.errors import UsageError
+from cli.files import atomic_write
+
+JOINTS = ("nose", *[f"{side}_{name}" for name in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+                    for side in ("left", "right")])
+INDEX = {name: index for index, name in enumerate(JOINTS)}
+LEAST_CONFIDENCE = 0.1  # below it a joint is not seen
+COLUMNS = 1 + 3 * len(JOINTS)
+
+
+def nobody(frames):
+    """Return the poses of frames without anybody, [frames, 17, 3]."""
+    poses = np.full((frames, len(JOINTS), 3), np.nan)
+    poses[..., 2] = 0
+    return poses
+
+
+def seen(poses):
+    """Tell which joints of poses [..., 17, 3] are seen, bool [..., 17]."""
+    return np.isfinite(poses[..., 0])
+
+
+def present(poses):
+    """Tell which poses [..., 17, 3] show somebody, bool [...]."""
+    return seen(poses).any(axis=-1)
+
+
+def without_doubtful(poses):
+    """Return poses [..., 17, 3] without the joints of too little confidence."""
+    doubtful = ~(poses[..., 2] >= LEAST_CONFIDENCE) | ~np.isfinite(poses[..., :2]).all(axis=-1)
+    return np.where(doubtful[..., None], nobody(1)[0], poses)
+
+
+def write_poses(path, poses):
+    """Write poses [T, 17, 3] as a file with a line for each frame that shows somebody."""
+    with atomic_write(path, "w", newline="") as file:
+        names = [f"{name}_{part}" for name in JOINTS for part in ("x", "y", "confidence")]
+        file.write(",".join(["frame", *names]) + "\n")
+        for frame in np.flatnonzero(present(poses)):
+            numbers = [f"{number:.2f}" if np.isfinite(number) else "" for number in poses[frame].flatten()]
+            file.write(",".join([str(frame), *numbers]) + "\n")
+
+
+def read_people(path, flag, frames):
+    """Read the people of each of `frames` frames from a file: a list of float [people, 17, 3].
+
+    Doubtful joints are not seen, and a person without any seen joint is nobody. Raises UsageError naming `flag` and
+    the file.
+    """
+    people = [[] for _ in range(frames)]
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            for number, cells in enumerate(csv.reader(file), start=1):
+                if not "".join(cells).strip() or (number == 1 and not _is_number(cells[0])):
+                    continue
+                frame, pose = _parse_line(cells, f"{flag} {path}, line {number}")
+                if frame >= frames:
+                    raise UsageError(f"{flag} {path}, line {number}: frame {frame} of a video of {frames} frames; give "
+                                     "the poses of this video, and --fps as they count its frames")
+                if present(pose):
+                    people[frame].append(pose)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UsageError(f"{flag} {path} cannot be read ({error.__class__.__name__}); give a CSV file") from None
+    return [np.array(poses).reshape(-1, len(JOINTS), 3) for poses in people]
+
+
+def read_poses(path, flag, frames):
+    """Read the poses of a file that write_poses wrote, [frames, 17, 3]; raises UsageError."""
+    poses = nobody(frames)
+    for frame, people in enumerate(read_people(path, flag, frames)):
+        if len(people):
+            poses[frame] = people[0]
+    return poses
+
+
+def follow(people):
+    """Follow one person through a list of [people, 17, 3], one for each frame; returns poses [T, 17, 3].
+
+    It is the tallest one in the first frame that shows anybody, and from then on the nearest to where it was.
+    """
+    poses, last = nobody(len(people)), None
+    for frame, candidates in enumerate(people):
+        if not len(candidates):
+            continue
+        middles = np.nanmean(candidates[..., :2], axis=1)
+        if last is None:
+            chosen = np.argmax(np.nanmax(candidates[..., 1], axis=1) - np.nanmin(candidates[..., 1], axis=1))
+        else:
+            chosen = np.argmin(np.linalg.norm(middles - last, axis=1))
+        poses[frame], last = candidates[chosen], middles[chosen]
+    return poses
+
+
+def _is_number(cell):
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_line(cells, place):
+    """Parse a line as the number of its frame and a pose [17, 3]; raises UsageError beginning with `place`."""
+    try:
+        frame, *numbers = [float(cell) if cell.strip() else np.nan for cell in cells]
+        if len(cells) != COLUMNS or not (frame >= 0 and frame.is_integer()):
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"{place}: not the number of a frame and {COLUMNS - 1} numbers, x, y and confidence of "
+                         f"{len(JOINTS)} joints") from None
+    return int(frame), without_doubtful(np.array(numbers).reshape(-1, 3))

@@ -1,0 +1,53 @@
+"""The person in a video: found in every frame, followed, and made steady."""
+
+from contextlib import closing, nullcontext
+from typing import NamedTuple
+
+import numpy as np
+
+from cli.errors import UsageError
+from cli.progress import Progress
+from media.ffmpeg import read_video, video_seconds
+
+from .estimator import pose_estimator
+from .keypoints import follow, nobody, present, read_people
+from .tracks import bridged_frames, steady
+
+
+class Person(NamedTuple):
+    """The poses of one person in a video."""
+
+    poses: np.ndarray  # [T, 17, 3] in pixels of the video, see keypoints.py; bridged and smoothed
+    size: tuple  # (H, W) of the video in pixels
+    report: str  # in how many frames nobody or several people were found, and who was followed
+
+
+def find_person(path, fps, poses_file, flag):
+    """Find the person in a video, sampled at `fps`; `flag` is the one that named it.
+
+    poses_file: CSV file of poses (see keypoints.py) to take in place of an estimator's, or None. Raises UsageError if
+    a file cannot be read, or nobody is found.
+    """
+    found, size = [], None
+    with nullcontext() if poses_file else pose_estimator() as estimate:
+        frames = Progress(read_video(path, fps, flag), total=round(fps * video_seconds(path, flag)) or None,
+                          desc=f"{'reading' if poses_file else 'poses of'} {path}", unit="frame")
+        with closing(frames):
+            for frame in frames:
+                size = frame.shape[:2]
+                found.append(estimate(frame) if estimate else None)
+    if poses_file:
+        people = read_people(poses_file, "--poses", len(found))
+        poses, several = follow(people), sum(len(candidates) > 1 for candidates in people)
+        who = (f"more than one person in {several}; the tallest in the first of them was followed" if several
+               else "never more than one person")
+    else:
+        poses = np.stack([nobody(1)[0] if pose is None else pose for pose in found])
+        who = "of several people, mediapipe's Pose reports one: the same as long as it keeps track of it"
+    if not present(poses).any():
+        raise UsageError(f"{flag} {path}: nobody was found in its {len(found)} frames; give a video that shows a whole "
+                         "person, or --poses")
+    steadied = steady(poses, fps)
+    lost = int((~present(poses)).sum())
+    report = f"nobody in {lost} of {len(found)} frames ({bridged_frames(poses, steadied)} bridged); {who}"
+    return Person(steadied, size, report)

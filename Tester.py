@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from cli.errors import run_script
@@ -18,12 +19,14 @@ from engine.checkpoint import build_model
 from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
 from engine.evaluation import generate_sequences, score_all, score_table
-from engine.logs import write_columns, write_psnr_per_frame
+from engine.logs import write_columns, write_psnr_per_frame, write_videos
 from engine.perceptual import load_lpips
 from engine.resume import tester_flags
 from engine.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
 from media.gif import write_comparison_gif, write_gif
 from modules.metrics import in_chunks, psnr, summarise
+
+SAMPLES_ON_PAGE = 4
 
 
 def main():
@@ -75,6 +78,8 @@ def open_sequences(root, split, val_vi_len, options):
 def write_gifs(folder, names, labels, predictions, truth):
     """Write pred_seq{s}.gif, and compare_seq{s}.gif with the label and any truth beside it, in two threads.
 
+    The videos of the first sequence are written to first.npz as well, for the page of the run.
+
     Each thread holds all frames of its GIF, in a byte a pixel.
     """
 
@@ -84,6 +89,8 @@ def write_gifs(folder, names, labels, predictions, truth):
             videos["truth"] = truth[number]
         write_gif(folder / f"pred_seq{names[number]}.gif", predictions[number])
         write_comparison_gif(folder / f"compare_seq{names[number]}.gif", videos)
+        if number == 0:
+            write_videos(folder / "first.npz", videos)
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         list(pool.map(write, range(len(names))))
@@ -93,7 +100,8 @@ def write_samples(folder, samples, first_labels, truth, metrics, write_gif):
     """Print how much the samples of the sequences differ; with a truth, write and return their scores.
 
     samples: name of each sequence and its samples, uint8 [K, T, 3, H, W], one sequence in memory at a time.
-    first_labels: of the first sequence, whose samples are written side by side into samples_seq{s}.gif.
+    first_labels: of the first sequence, whose samples are written side by side into samples_seq{s}.gif, the first few
+    into samples.npz as well, for the page of the run.
     Returns {"mean of K samples": {metric: number}, "best of K samples": ...}; {} without a truth.
     """
     scored, spreads = [], []
@@ -101,6 +109,7 @@ def write_samples(folder, samples, first_labels, truth, metrics, write_gif):
         if number == 0 and write_gif:
             columns = {"label": first_labels} | {f"z {i}": video for i, video in enumerate(videos, start=1)}
             write_comparison_gif(folder / f"samples_seq{name}.gif", columns)
+            write_videos(folder / "samples.npz", dict(islice(columns.items(), 1 + SAMPLES_ON_PAGE)))
         spreads.append(spread(videos))
         if truth is not None:
             scored.append(score_samples(videos, truth[number], metrics))

@@ -56,7 +56,7 @@ def clear_run(folder, overwrite):
         raise UsageError(f"--save_root {folder} holds another run; give --resume to continue it, --overwrite to "
                          "replace it, or another folder")
     with usable("--save_root", folder):
-        for pattern in ("*.ckpt", "*.gif", "*.csv", "*.json", "*.png", BEST_ROLLOUT):
+        for pattern in ("*.ckpt", "*.gif", "*.csv", "*.json", "*.png", "best.npz", "page.html", BEST_ROLLOUT):
             for path in folder.glob(pattern):
                 patiently(path.unlink)
 

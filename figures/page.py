@@ -82,9 +82,8 @@ def runs_table(runs, records, scores):
         for split, prefix in (("test", "test "), ("", "")):
             for measure in ("psnr", "ssim"):
                 cells[f"{prefix}{measure.upper()}"] = score.get(split, {}).get("this model", {}).get(measure)
-        if run.metrics:
-            seconds = run.metrics.get("seconds", [np.nan])[-1]
-            cells |= {"seconds": seconds if np.isfinite(seconds) else None, "epochs": len(run.metrics["epoch"])}
+        epochs, seconds = (run.metrics.get(column, []) for column in ("epoch", "seconds"))
+        cells |= {"seconds": np.nanmax(seconds) if np.isfinite(seconds).any() else None, "epochs": len(epochs)}
         cells |= {"parameters": record.get("parameters"), "seed": seed(run) if record else None}
         rows.append((place, cells))
     return table("Runs", rows)

@@ -169,7 +169,8 @@ def test_page_of_a_run_that_has_little(tmp_path):
     tested.mkdir()
     (tested / "scores.json").write_text(json.dumps(SCORES))
     unvalidated = write_run(tmp_path / "unvalidated", val_every=99, sequence_lengths=(), loss="nan", kl="inf")
-    for folders in ([empty], [tested], [unvalidated], [empty, tested, unvalidated]):
+    stopped = write_run(tmp_path / "stopped", epochs=0, sequence_lengths=())  # before the end of an epoch
+    for folders in ([empty], [tested], [unvalidated], [stopped], [empty, tested, unvalidated, stopped]):
         page = write_page(tmp_path / "page.html", folders).read_text(encoding="utf-8")
         assert "No videos yet" in page and not data_of(page)["sheets"]
         assert ("22.25" in page) == (tested in folders)

@@ -11,7 +11,8 @@ demo: .venv/requirements
 	test -d data/dancer || $(RUN) Preparer.py --dancer data/dancer
 	$(RUN) Trainer.py @recipes/demo.txt --DR data/dancer --save_root runs/demo --overwrite
 	$(RUN) Tester.py --ckpt_path runs/demo/best.ckpt --gt data/dancer/test/gt.csv
-	@echo "Watch runs/demo/test/compare_seq0.gif, and look at the figures in runs/demo."
+	$(RUN) Plotting.py runs/demo --page runs/demo/page.html
+	@echo "Open runs/demo/page.html in a browser: the videos, the scores and the curves. The figures are in runs/demo."
 
 test: .venv/requirements-test
 	$(RUN) -m pytest -q -n auto --dist loadfile tests

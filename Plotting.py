@@ -1,4 +1,4 @@
-"""Draw what runs of Trainer.py and Tester.py have logged, or a schedule before anything has run."""
+"""Draw what runs of Trainer.py and Tester.py have logged, as figures or a page, or a schedule before any run."""
 
 from copy import copy
 
@@ -6,6 +6,7 @@ from cli.errors import UsageError, run_script
 from cli.flags import add_schedule_flags, flags_of
 from cli.parser import Parser, split_words
 from figures.curves import FIGURES, draw_runs, draw_schedules, scheduled
+from figures.page import write_page
 from figures.runs import shown
 
 
@@ -15,13 +16,18 @@ def main(words=None):
     typed_schedule = {flag: typed[flag] for flag in flags_of(add_schedule_flags) if flag in typed}
     style = {"side_by_side": args.layout == "side_by_side", "file_format": args.format}
     if args.schedule:
-        if args.runs or "figures" in typed:
-            raise UsageError("--schedule draws one figure, without a run; leave out the run and --figures")
+        if args.runs or "figures" in typed or args.page:
+            raise UsageError("--schedule draws one figure, without a run; leave out the run, --figures and --page")
         print(draw_schedules(args.schedule, curves(args, typed_schedule), out=args.out or "figures", **style))
     elif not args.runs:
         raise UsageError("nothing to draw; give the folder of a run, or --schedule tfr, beta or lr")
     elif typed_schedule or args.versus:
         raise UsageError(f"--{[*typed_schedule, 'versus'][0]} is for --schedule; the flags of a run are in its folder")
+    elif args.page:
+        if other := [flag for flag in ("figures", "out", "layout", "format") if flag in typed]:
+            raise UsageError(f"--page has figures of its own; leave out --{other[0]}, or --page")
+        path = write_page(args.page, args.runs)
+        print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     else:
         paths, missing = draw_runs(args.runs, figures=args.figures, out=args.out, **style)
         if not paths:
@@ -48,6 +54,8 @@ def curves(args, typed):
 def plotting_parser():
     parser = Parser("Draw the curves of one run or of several, or a schedule before any run.")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="folder that Trainer.py or Tester.py wrote")
+    parser.add_argument("--page", metavar="FILE",
+                        help="write one HTML file instead, for a browser: the runs' videos, scores, curves and flags")
     parser.add_argument("--out", metavar="FOLDER",
                         help="folder of the figures; if left out, the run's own if it is one, else figures/")
     parser.add_argument("--figures", nargs="+", choices=FIGURES, default=list(FIGURES), help="which to draw")

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from cli.errors import run_script
@@ -19,13 +20,15 @@ from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
 from engine.driving import nearest_start, open_drive
 from engine.evaluation import generate_sequences, score_all, score_table
-from engine.logs import write_columns, write_psnr_per_frame
+from engine.logs import save_videos, write_columns, write_psnr_per_frame
 from engine.onnx_export import write_onnx
 from engine.perceptual import load_lpips
 from engine.resume import tester_flags
 from engine.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
 from media.video import check_video_format, write_comparison, write_video
 from modules.metrics import in_chunks, psnr, summarise
+
+SAMPLES_ON_PAGE = 4
 
 
 def main():
@@ -107,7 +110,8 @@ def open_sequences(root, split, val_vi_len, options):
 def write_videos(folder, names, labels, predictions, truth, video_format):
     """Write pred_seq{s}, and compare_seq{s} with the label and any truth beside it, in two threads.
 
-    Each thread holds all frames of its GIF, in a byte a pixel. video_format: see media.video.write_video.
+    The videos of the first sequence are saved in first.npz as well, for the page of the run. Each thread holds all
+    frames of its GIF, in a byte a pixel. video_format: see media.video.write_video.
     """
 
     def write(number):
@@ -116,6 +120,8 @@ def write_videos(folder, names, labels, predictions, truth, video_format):
             videos["truth"] = truth[number]
         write_video(folder / f"pred_seq{names[number]}", predictions[number], video_format)
         write_comparison(folder / f"compare_seq{names[number]}", videos, video_format)
+        if number == 0:
+            save_videos(folder / "first.npz", videos)
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         list(pool.map(write, range(len(names))))
@@ -125,8 +131,8 @@ def write_samples(folder, samples, first_labels, truth, metrics, video_format):
     """Print how much the samples of the sequences differ; with a truth, write and return their scores.
 
     samples: name of each sequence and its samples, uint8 [K, T, 3, H, W], one sequence in memory at a time.
-    first_labels: of the first sequence, whose samples are written side by side into samples_seq{s}.
-    video_format: see media.video.write_video; None writes no video.
+    first_labels: of the first sequence, whose samples are written side by side into samples_seq{s}, the first few into
+    samples.npz as well, for the page of the run. video_format: see media.video.write_video; None writes no video.
     Returns {"mean of K samples": {metric: number}, "best of K samples": ...}; {} without a truth.
     """
     scored, spreads = [], []
@@ -134,6 +140,7 @@ def write_samples(folder, samples, first_labels, truth, metrics, video_format):
         if number == 0 and video_format:
             columns = {"label": first_labels} | {f"z {i}": video for i, video in enumerate(videos, start=1)}
             write_comparison(folder / f"samples_seq{name}", columns, video_format)
+            save_videos(folder / "samples.npz", dict(islice(columns.items(), 1 + SAMPLES_ON_PAGE)))
         spreads.append(spread(videos))
         if truth is not None:
             scored.append(score_samples(videos, truth[number], metrics))

@@ -18,6 +18,7 @@ from engine.devices import choose_device, choose_precision, telling_full_memory,
 from engine.evaluation import (evenly_spread, generate_sequences, measure_z, score_all, score_table, validate,
                                validation_metrics)
 from engine.event_files import check_tensorboard
+from engine.logs import save_videos
 from engine.optimization import ClipTrainer
 from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
 from engine.recorder import RunRecorder, first_of_each, read_best_rollout
@@ -26,6 +27,7 @@ from engine.run_folder import open_run
 from engine.schedules import Schedules
 from engine.training import RunState, train_one_epoch
 from figures.curves import draw_runs
+from figures.page import write_page
 from media.video import check_video_format, write_comparison
 from modules.metrics import summarise
 
@@ -141,13 +143,18 @@ def drawn_at_its_end(folder, val_set, state, device, video_format):
 
 
 def draw(folder, val_set, state, video_format):
-    """Draw what the run in the folder has logged, and write its best rollout beside label and truth as a video."""
+    """Draw what the run in the folder has logged, and write its best rollout beside label and truth, and its page.
+
+    The page leaves out the tests in the folder, if there are any: they may be of another model.
+    """
     if rank() > 0:
         return
     draw_runs([folder])
     videos = best_rollout(folder, val_set, state)
     if videos:
         write_comparison(folder / "best", first_of_each(videos), video_format)
+        save_videos(folder / "best.npz", first_of_each(videos))
+    write_page(folder / "page.html", [folder], tests=False)
 
 
 def best_rollout(folder, val_set, state):
@@ -172,7 +179,7 @@ def show_best(folder, val_set, train_set, state):
     videos = best_rollout(folder, val_set, state)
     if videos:
         print_scores(videos, train_set)
-    print(f"\nfigures: {folder}\ntest:    python Tester.py --ckpt_path {path}")
+    print(f"\npage:    {folder / 'page.html'}\nfigures: {folder}\ntest:    python Tester.py --ckpt_path {path}")
 
 
 def print_scores(videos, train_set):

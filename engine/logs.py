@@ -1,13 +1,15 @@
-"""The files of a run that figures are drawn from: metrics.csv, times.csv, psnr_per_frame.csv and args.json."""
+"""The files of a run that figures are drawn from: metrics.csv, times.csv, psnr_per_frame.csv, args.json, videos."""
 
 import csv
 import io
+import zipfile
+import zlib
 from itertools import zip_longest
 
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import read_json, write_text
+from cli.files import read_json, write_bytes, write_text
 
 OLDEST_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim")
 METRICS_COLUMNS = (*OLDEST_COLUMNS, "val_kl", "val_active_units", "val_psnr_posterior", "val_psnr_prior",
@@ -74,13 +76,54 @@ def read_psnr_per_frame(folder):
     return {name: values for name, values in columns.items() if name != "frame" and np.isfinite(values).any()}
 
 
-def read_arguments(folder):
-    """The flags in args.json as {flag: value}; {} without the file."""
-    path = folder / "args.json"
+def save_videos(path, videos):
+    """Write videos, uint8 tensors [T, 3, H, W] by name, as arrays of a .npz file: in true colours, unlike a GIF."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: video.numpy() for name, video in videos.items()})
+    write_bytes(path, buffer.getbuffer())
+
+
+def read_videos(path):
+    """Read a file of `save_videos` as {name: uint8 array [T, 3, H, W]}; {} without the file."""
+    if not path.is_file():
+        return {}
     try:
-        return dict(read_json(path)["arguments"]) if path.is_file() else {}
+        with np.load(path) as archive:
+            videos = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
+        videos = {}
+    if not videos or any(video.dtype != np.uint8 or video.ndim != 4 or video.shape[1] != 3 or not video.size
+                         for video in videos.values()):
+        raise UsageError(f"{path} holds no videos; remove it to go without them")
+    return videos
+
+
+def read_record(folder):
+    """args.json: the flags of a run as "arguments", its command, versions and so on; {} without the file."""
+    path = folder / "args.json"
+    if not path.is_file():
+        return {}
+    try:
+        record = read_json(path)
+        return {**record, "arguments": dict(record["arguments"])}
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{path} holds no \"arguments\"; remove it to go without the run's flags") from None
+
+
+def read_arguments(folder):
+    """The flags in args.json as {flag: value}; {} without the file."""
+    return read_record(folder).get("arguments", {})
+
+
+def read_scores(folder):
+    """scores.json as {predictor: {measure: number}}; {} without the file."""
+    path = folder / "scores.json"
+    try:
+        scores = read_json(path) if path.is_file() else {}
+        return {predictor: {measure: float(value) for measure, value in row.items()}
+                for predictor, row in scores.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise UsageError(f"{path} holds no scores; remove it to go without them") from None
 
 
 def write_epoch_logs(folder, rows):

@@ -136,7 +136,7 @@ def test_stopped_run_draws_what_it_has_logged(whole, interrupted, tmp_path):
     with pytest.raises(SystemExit):
         interrupted(4, lambda: signal.raise_signal(signal.SIGINT), *whole[0], "--save_root", "run", draw=True)
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert FIGURES | {"best.gif", "best.ckpt"} <= names
+    assert FIGURES | {"best.gif", "best.npz", "best.ckpt", "page.html"} <= names
 
 
 def test_best_rollout_is_kept_over_a_kill_and_not_generated_again(whole, interrupted, call, tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def test_run_that_diverges_says_so_and_keeps_what_was_saved(whole, call, tmp_pat
 def test_run_leaves_the_files_that_it_promises(prolonged):
     names = {path.name for path in prolonged.iterdir()}
     assert {"args.json", "metrics.csv", "psnr_per_frame.csv", "epoch=1.ckpt", "last.ckpt", "best.ckpt",
-            "best.gif", "epoch=0.gif", "epoch=1.gif", "epoch=2.gif", *FIGURES} <= names
+            "best.gif", "best.npz", "page.html", "epoch=0.gif", "epoch=1.gif", "epoch=2.gif", *FIGURES} <= names
     assert not any(name.endswith(".tmp") for name in names)
 
     rows = read_csv(prolonged / "metrics.csv")

@@ -116,7 +116,7 @@ def test_full_disk_while_saving_ends_the_run_and_keeps_the_old_checkpoint(run):
     assert not list(run.glob(".*.tmp"))
 
 
-@pytest.mark.parametrize("full", ["metrics.csv", "best.gif"])
+@pytest.mark.parametrize("full", ["metrics.csv", "best.gif", "best.npz", "page.html"])
 def test_full_disk_at_any_other_file_is_told_as_well(full, train, ends, monkeypatch):
     replace = os.replace
 

@@ -10,6 +10,7 @@ import torch
 
 import Plotting
 from conftest import call_script, flags, read_csv
+from engine.logs import read_videos
 from engine.samples import METRICS, samples_over_frames, score_samples, spread, summarise_samples
 from modules.metrics import channel_psnr, psnr
 
@@ -81,6 +82,7 @@ def test_tester_scores_samples_of_every_sequence(trained, dancer, call, capsys, 
     for name in METRICS:
         assert scores["best of 3 samples"][name] >= scores["mean of 3 samples"][name]
     assert "best of 3 samples" in capsys.readouterr().out
+    assert not list((tmp_path / "drawn").glob("*.npz"))  # as there is no GIF
     rows = read_csv(tmp_path / "drawn/samples_per_frame.csv")
     assert [row["frame"] for row in rows] == [str(frame) for frame in range(1, 12)]
     mean = np.mean([float(row["psnr_mean"]) for row in rows])
@@ -100,6 +102,9 @@ def test_samples_without_a_truth_are_shown_alone(trained, call, capsys, tmp_path
     call("Tester", "--ckpt_path", trained / "best.ckpt", "--samples", 2, "--save_root", "shown")
     assert "2 samples of each sequence: standard deviation" in capsys.readouterr().out
     assert (tmp_path / "shown/samples_seq0.gif").is_file()
+    first, samples = (read_videos(tmp_path / f"shown/{name}.npz") for name in ("first", "samples"))
+    assert list(first) == ["label", "prediction"] and list(samples) == ["label", "z 1", "z 2"]
+    assert all(video.shape == (12, 3, 32, 64) for video in (first | samples).values())
     assert not (tmp_path / "shown/samples_seq1.gif").exists() and not (tmp_path / "shown/scores.json").exists()
 
 

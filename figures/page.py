@@ -1,0 +1,147 @@
+"""One HTML page of one or more runs, in a single file that needs no network: scores, videos, curves and flags."""
+
+import json
+from html import escape
+from pathlib import Path
+from string import Template
+
+import numpy as np
+
+from cli.files import atomic_write
+from engine.logs import read_record, read_scores
+
+from .page_parts import chart_html, curve, definitions, swatch, table
+from .page_videos import read_clips, videos_html
+from .runs import differing_flags, read_runs, seed, shown
+from .sprites import Sheets
+
+WEB = Path(__file__).parent / "web"  # page.html, page.css and page.js, which a page is joined from
+CURVES = {  # column of metrics.csv: title, and how its axis is drawn
+    "loss": ("Loss", {"log": True}), "mse": ("MSE, pixels in [0, 1]", {"log": True}),
+    "kl": ("KL, nats per frame", {"log": True}), "val_psnr": ("Validation PSNR, dB", {}),
+    "tfr": ("Teacher forcing ratio", {"zero": True}), "beta": ("\u03b2, factor on KL", {"zero": True}),
+}
+
+
+def write_page(path, folders, tests=True):
+    """Write the page of the runs in some folders. tests: with what Tester.py left in their test/ and val/."""
+    runs, paths = read_runs(folders), [Path(folder) for folder in folders]
+    records = [read_record(folder) for folder in paths]
+    scores = [read_all_scores(folder) if tests else {} for folder in paths]
+    clips = [read_clips(folder, tests) for folder in paths]
+    names, sheets, charts = [run.name for run in runs], Sheets(), training_charts(runs)
+    curves = "".join(chart_html(name, chart) for name, chart in charts.items())
+    videos = videos_html(names, clips, sheets, charts)
+    data = {"runs": names, "sheets": sheets.all, "charts": charts}
+    text = Template(read_web("page.html")).substitute(
+        title=escape(f"Run {names[0]}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}"),
+        style=read_web("page.css"), script=read_web("page.js"), runs=runs_table(runs, records, scores), videos=videos,
+        scores=scores_html(names, scores, paths[0]), legend=legend(names), curves=curves or "<p>No epoch yet.</p>",
+        details="".join(map(details_html, names, records)),
+        data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"))  # no name in it ends the script
+    with atomic_write(path, "w") as file:
+        file.write(text)
+    return Path(path)
+
+
+def read_web(name):
+    return (WEB / name).read_text(encoding="utf-8")
+
+
+def read_all_scores(folder):
+    """{"test": scores, "val": scores} of a run of Trainer.py, or {"": scores} of a folder of Tester.py."""
+    scores = {split: read_scores(folder / split) for split in ("test", "val", "")}
+    return {split: rows for split, rows in scores.items() if rows}
+
+
+def training_charts(runs):
+    """{column of metrics.csv: chart} over the epochs, of those that have values."""
+    charts = {}
+    for name, (title, axis) in CURVES.items():
+        curves = [curve(place, x=run.metrics["epoch"], y=run.metrics[name]) for place, run in enumerate(runs)
+                  if run.metrics]
+        curves = [line for line in curves if line["x"]]
+        if curves:
+            values = [value for line in curves for value in line["y"]]
+            logarithmic = bool(axis.get("log")) and min(values) >= 0 and max(values) > 0
+            charts[name] = {"title": title, "x": "epoch", "curves": curves, **axis, "log": logarithmic}
+    return charts
+
+
+def legend(names):
+    """What the colours mean, if there are several runs."""
+    items = "".join(f"<li>{swatch(place)}{escape(name)}</li>" for place, name in enumerate(names))
+    return f'<ul class="legend">{items}</ul>' if len(names) > 1 else ""
+
+
+def runs_table(runs, records, scores):
+    """A row a run: the flags that differ, its best scores, its time and its size."""
+    flags, rows = differing_flags(runs), []
+    for place, (run, record, score) in enumerate(zip(runs, records, scores)):
+        cells = {"run": run.name, **flags.get(run, {}), **best_validation(run.metrics)}
+        for split, prefix in (("test", "test "), ("", "")):
+            for measure in ("psnr", "ssim"):
+                cells[f"{prefix}{measure.upper()}"] = score.get(split, {}).get("this model", {}).get(measure)
+        epochs, seconds = (run.metrics.get(column, []) for column in ("epoch", "seconds"))
+        cells |= {"seconds": np.nanmax(seconds) if np.isfinite(seconds).any() else None, "epochs": len(epochs)}
+        cells |= {"parameters": record.get("parameters"), "seed": seed(run) if record else None}
+        rows.append((place, cells))
+    return table("Runs", rows)
+
+
+def best_validation(metrics):
+    """The cells of the epoch with the best validation PSNR; empty cells without a validation."""
+    names = {"val PSNR": "val_psnr", "val SSIM": "val_ssim", "at epoch": "epoch"}
+    if not metrics or not np.isfinite(metrics["val_psnr"]).any():
+        return dict.fromkeys(names)
+    best = np.nanargmax(metrics["val_psnr"])
+    return {heading: metrics[column][best] for heading, column in names.items()}
+
+
+def scores_html(names, scores, folder):
+    """A table a split: the models, then the baselines, each once if it has the same scores beside all models.
+
+    folder: of the first run, for what to do if there are no scores.
+    """
+    tables = ""
+    for split, caption in (("test", "Test sequences"), ("val", "Validation"), ("", "Sequences")):
+        models, baselines = [], {}
+        for place, (name, score) in enumerate(zip(names, scores)):
+            for predictor, row in score.get(split, {}).items():
+                cells = {measure_name(measure): value for measure, value in row.items()}
+                if predictor == "this model":
+                    models.append((place, {"predictor": name, **cells}))
+                elif predictor.endswith(" samples"):
+                    models.append((place, {"predictor": f"{name}, {predictor}", **cells}))
+                else:
+                    baselines.setdefault((predictor, *row.values()), (None, {"predictor": predictor, **cells}))
+        if models:
+            tables += table(caption, [*models, *baselines.values()])
+    command = f"python Tester.py --ckpt_path {folder / 'best.ckpt'} --gt FILE"
+    return tables or f"<p>No test yet. Scores come from <code>{escape(command)}</code></p>"
+
+
+def measure_name(measure):
+    """The heading of a measure: "psnr_first_100" is "first 100"."""
+    if measure in ("psnr", "ssim", "lpips"):
+        return measure.upper()
+    return "course score" if measure == "score" else measure.removeprefix("psnr_").replace("_", " ")
+
+
+def details_html(name, record):
+    """What a run was: all that args.json holds, the flags folded away."""
+    if not record:
+        return f'<section class="details"><h3>{escape(name)}</h3><p>The folder has no args.json.</p></section>'
+    flags = record["arguments"]
+    facts = {"data": flags.get("DR") or "the stage dancer"}
+    facts |= {key.replace("_", " "): fact(value) for key, value in record.items() if key != "arguments"}
+    return (f'<section class="details"><h3>{escape(name)}</h3>{definitions(facts)}'
+            f"<details><summary>All {len(flags)} flags</summary>"
+            f"{definitions({f'--{flag}': shown(value) for flag, value in flags.items()})}</details></section>")
+
+
+def fact(value):
+    """A value of args.json as text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    return "not known" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,141 @@
+"""The videos of a page: side by side, with the PSNR of each frame, and the worst and the best frames."""
+
+from dataclasses import dataclass, field
+from html import escape
+
+import numpy as np
+
+from engine.logs import read_columns, read_psnr_per_frame, read_videos
+
+from .page_parts import chart_html, curve, swatch
+
+SHARED = ("label", "truth")  # by all runs on a dataset
+PICKED_FRAMES = 3  # the worst, and as many of the best
+BANDS = {"x": "frame", "y": "psnr_mean", "low": "psnr_low", "high": "psnr_high", "best": "psnr_best"}
+NOTES = {
+    "Validation": "The best rollout: frame 0 is given, every later one generated from the frame before and its label.",
+    "First test sequence": "Shown with a little loss, to keep the page small.",
+    "Samples of the first test sequence": "Each with a z of its own; shown with a little loss. The curve is of all "
+                                          "samples, in the mean over the test sequences.",
+}
+
+
+@dataclass
+class Clip:
+    """Videos of one sequence, uint8 [T, 3, H, W] by name, and the PSNR in dB of its frames 1, 2, ...
+
+    samples: columns of samples_per_frame.csv.
+    """
+
+    videos: dict
+    psnr: np.ndarray = field(default_factory=lambda: np.array([]))
+    samples: dict = field(default_factory=dict)
+
+
+def read_clips(folder, tests):
+    """{heading, see NOTES: Clip} of the videos of a run. tests: with those in its folder test/."""
+    validation, test, samples = NOTES
+    clips = {validation: Clip(read_videos(folder / "best.npz"), first_sequence(folder))}
+    if tests:
+        clips[test] = Clip(read_videos(folder / "test/first.npz"), first_sequence(folder / "test"))
+        clips[samples] = Clip(read_videos(folder / "test/samples.npz"),
+                              samples=read_columns(folder / "test/samples_per_frame.csv", BANDS.values()))
+    return {heading: clip for heading, clip in clips.items() if clip.videos}
+
+
+def first_sequence(folder):
+    """The PSNR of each generated frame of the first sequence; empty if it is not known."""
+    psnr = next(iter(read_psnr_per_frame(folder).values()), np.array([]))
+    return psnr[np.isfinite(psnr)]
+
+
+def videos_html(names, clips, sheets, charts):
+    """A section for each heading of the clips, with the videos of all runs. Adds to the sheets and the charts.
+
+    names: of the runs. clips: {heading: Clip} of each. sheets: a figures.sprites.Sheets. charts: {name: chart}.
+    """
+    sections = ""
+    for heading in dict.fromkeys(heading for of_run in clips for heading in of_run):
+        here = {place: of_run[heading] for place, of_run in enumerate(clips) if heading in of_run}
+        places = {place: {name: sheets.add(frames, exact=heading == "Validation")
+                          for name, frames in clip.videos.items()} for place, clip in here.items()}
+        name, chart = heading.lower().replace(" ", "_"), frame_chart(here)
+        if chart["curves"]:
+            charts[name] = chart
+        sections += (f'<section class="clip"><h3>{heading}</h3><p class="note">{NOTES[heading]}</p>'
+                     f'<div class="videos">{videos_side_by_side(names, places, sheets, name)}</div>'
+                     f'{chart_html(name, chart) if name in charts else ""}')
+        for place, clip in here.items():
+            of_run = f" of {escape(names[place])}" if len(names) > 1 else ""
+            sections += picked_html(of_run, clip.psnr, places[place], sheets)
+        sections += "</section>"
+    return sections or "<p>No videos yet. A run keeps its best rollout from its first validation on.</p>"
+
+
+def frame_chart(clips):
+    """The PSNR of each frame of the clips, {place of the run: Clip}, also over samples."""
+    curves = []
+    for place, clip in clips.items():
+        if len(clip.psnr):
+            curves.append(curve(place, x=np.arange(1, 1 + len(clip.psnr)), y=clip.psnr))
+        if clip.samples:
+            curves.append(curve(place, **{name: clip.samples[column] for name, column in BANDS.items()}))
+    of_samples = any(clip.samples for clip in clips.values())
+    return {"title": "PSNR, dB: mean, 95 % of the samples, and the best (dotted)" if of_samples else "PSNR, dB",
+            "x": "frame", "curves": curves, "log": False}
+
+
+def videos_side_by_side(names, places, sheets, chart):
+    """Labels, what each run generated, truths; a label or truth that several runs share is there once.
+
+    places: {place of the run: {name of the video: place of its sheet}}. chart: name of the one with their PSNR.
+    """
+    there = dict.fromkeys(name for of_run in places.values() for name in of_run)
+    there = [name for name in there if name != "truth"] + [name for name in there if name == "truth"]
+    done, html = set(), ""
+    for name, place in ((name, place) for name in there for place in places if name in places[place]):
+        index, own = places[place][name], name not in SHARED
+        if not own and index in done:
+            continue
+        done.add(index)
+        title = name
+        if own and len(names) > 1:
+            title = names[place] if name == "prediction" else f"{names[place]}, {name}"
+        mark = swatch(place) if own and len(names) > 1 else ""
+        psnr = f'<output data-chart="{chart}" data-run="{place}"></output>' if name == "prediction" else ""
+        html += (f'<figure class="video">{canvas(sheets, index, title)}'
+                 f"<figcaption><span>{mark}{escape(title)}</span>{psnr}</figcaption></figure>")
+    return html
+
+
+def canvas(sheets, index, title, frame=None):
+    """A canvas for the video of a sheet: for one frame, or for the frame that the slider is at."""
+    still = "" if frame is None else f' data-frame="{frame}"'
+    return (f'<canvas data-sheet="{index}"{still} width="{sheets.all[index]["width"]}" '
+            f'height="{sheets.all[index]["height"]}" role="img" aria-label="{escape(title)}"></canvas>')
+
+
+def picked_html(of_run, psnr, places, sheets):
+    """The worst and the best frames of a run, as buttons that bring the videos there. places: of its sheets."""
+    if not len(psnr) or not {"prediction", "truth"} <= places.keys():
+        return ""
+    buttons = ""
+    for word, frames in zip(("worst", "best"), picked_frames(psnr)):
+        for frame in frames:
+            images = "".join(canvas(sheets, places[name], name, frame) for name in ("prediction", "truth"))
+            buttons += (f'<button type="button" class="picked" data-frame="{frame}">{images}'
+                        f"<span>{word}: frame {frame}<br>{psnr[frame - 1]:.2f} dB</span></button>")
+    return f'<h4>Worst and best frames{of_run}, each above its truth</h4><div class="picks">{buttons}</div>'
+
+
+def picked_frames(psnr):
+    """The numbers of the worst and of the best frames; of neighbours, which look alike, only one is taken."""
+    apart = max(1, len(psnr) // 30)
+    picks = []
+    for order in (np.argsort(psnr, kind="stable"), np.argsort(-psnr, kind="stable")):
+        chosen = []
+        for frame in (order + 1).tolist():
+            if len(chosen) < PICKED_FRAMES and all(abs(frame - other) >= apart for other in chosen):
+                chosen.append(frame)
+        picks.append(chosen)
+    return picks

@@ -1,0 +1,242 @@
+"""The page of runs: one file that holds what the runs have, exactly, and nothing that a name could break."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import Plotting
+from cli.errors import UsageError
+from conftest import call_script, flags
+from engine.logs import read_videos, save_videos
+from figures.page import write_page
+from figures.page_videos import picked_frames
+from figures.sprites import Sheets, sheet
+from test_plotting import write_run
+
+SIZE = "--frame_H 8 --frame_W 16"
+SCORES = {"this model": {"psnr": 30.5, "ssim": 0.9}, "nearest label": {"psnr": 22.25, "ssim": 0.8}}
+
+
+class Elements(HTMLParser):
+    """The elements of a page, and its text outside script and style."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.text, self.inside = [], "", None
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.inside = tag
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, text):
+        if self.inside not in ("script", "style"):
+            self.text += f"{text} "
+
+
+def data_of(page):
+    """What the page's script reads."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def videos(frames=21, seed=0):
+    generator = np.random.default_rng(seed)
+    return {name: torch.from_numpy(generator.integers(256, size=(frames, 3, 8, 16), dtype=np.uint8))
+            for name in ("label", "prediction", "truth")}
+
+
+def frames_of(entry):
+    """The frames of a sheet: uint8 [T, 3, H, W]."""
+    image = Image.open(io.BytesIO(base64.b64decode(entry["source"].partition(",")[2])))
+    pixels, height, width = np.asarray(image.convert("RGB")), entry["height"], entry["width"]
+    corners = [divmod(number, entry["columns"]) for number in range(entry["frames"])]
+    return np.stack([pixels[row * height:(row + 1) * height, column * width:(column + 1) * width]
+                     for row, column in corners]).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("frames", [2, 21, 630])
+def test_a_sheet_holds_every_pixel(frames):
+    video = videos(frames)["truth"].numpy()
+    np.testing.assert_array_equal(frames_of(sheet(video, exact=True)), video)
+
+
+def test_a_sheet_that_would_be_too_large_is_made_smaller():
+    ramp = np.linspace(0, 255, 512).astype(np.uint8)
+    video = np.broadcast_to(ramp, (260, 3, 256, 512))  # twice as many pixels as a phone can show
+    entry = sheet(video, exact=True)
+    assert (entry["frames"], entry["height"], entry["width"]) == (260, 128, 256)
+    assert np.abs(frames_of(entry)[0].astype(int) - video[0, :, ::2, ::2]).mean() < 3
+    assert len(entry["source"]) < 2e6
+
+
+def test_equal_videos_share_a_sheet():
+    sheets = Sheets()
+    first, second, again = videos(seed=0), videos(seed=1), videos(seed=0)
+    shown = [*first.values(), *second.values(), again["truth"]]
+    assert [sheets.add(video.numpy(), exact=True) for video in shown] == [0, 1, 2, 3, 4, 5, 2]
+    assert len(sheets.all) == 6
+
+
+def test_page_asks_for_nothing_and_holds_the_curves_and_the_videos(tmp_path):
+    run = write_run(tmp_path / "run", SIZE)
+    shown = videos()
+    save_videos(Path(run, "best.npz"), shown)
+    page = write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
+    for tag, attributes in Elements(page).elements:
+        for name in ("src", "href", "action"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+    assert "http" not in re.sub(r'"http://www.w3.org/2000/svg"|http-equiv', "", page)
+    data = data_of(page)
+    for place, name in enumerate(shown):
+        np.testing.assert_array_equal(frames_of(data["sheets"][place]), shown[name])
+    columns = np.genfromtxt(Path(run, "metrics.csv"), delimiter=",", names=True)
+    for name in ("loss", "mse", "kl", "tfr", "beta"):
+        curve, = data["charts"][name]["curves"]
+        assert curve["x"] == list(range(6)) and curve["y"] == pytest.approx(columns[name], rel=1e-4)
+    assert data["charts"]["val_psnr"]["curves"] == [{"run": 0, "x": [1, 3, 5], "y": [21, 23, 25]}]
+    assert data["charts"]["validation"]["curves"] == [{"run": 0, "x": list(range(1, 21)), "y": [21, 20] * 10}]
+
+
+def test_page_says_what_a_run_was(tmp_path):
+    run = write_run(tmp_path / "run", "--tfr 0.25 --seed 7")
+    record = json.loads(Path(run, "args.json").read_text())
+    record |= {"command": "python Trainer.py --tfr 0.25", "parameters": 463480, "device": "cuda (NVIDIA T4)",
+               "versions": {"python": "3.11.7", "torch": "2.6"}}
+    Path(run, "args.json").write_text(json.dumps(record))
+    text = Elements(write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")).text
+    for fact in ("python Trainer.py --tfr 0.25", "463,480", "cuda (NVIDIA T4)", "python 3.11.7, torch 2.6",
+                 "the stage dancer", "--kl_anneal_type", "25.00", "60", "not known"):  # the git commit
+        assert fact in text, fact
+
+
+def test_scores_stand_beside_baselines_each_of_them_once(tmp_path):
+    runs = [write_run(tmp_path / name, f"--tfr {tfr}") for name, tfr in (("a", 1), ("b", 0))]
+    for run, psnr in zip(runs, (30.5, 31.5)):
+        Path(run, "test").mkdir()
+        scores = SCORES | {"this model": {"psnr": psnr, "ssim": 0.9, "lpips": 0.0123}}
+        Path(run, "test/scores.json").write_text(json.dumps(scores))
+    text = Elements(write_page(tmp_path / "page.html", runs).read_text(encoding="utf-8")).text
+    for score, times in (("30.50", 2), ("31.50", 2), ("22.25", 1), ("0.012", 2)):  # of a model in both tables
+        assert text.count(f" {score} ") == times, score
+    page = write_page(tmp_path / "page.html", runs, tests=False).read_text(encoding="utf-8")
+    assert "30.50" not in page and "Tester.py --ckpt_path" in page
+
+
+def test_what_files_say_cannot_break_the_page(tmp_path):
+    evil = "<img src=x onerror=alert(1)>'\"&"
+    folders = [tmp_path / f"{name}<!--<" / "script>" for name in "ab"]  # of one name: the page shows their paths
+    for folder in folders:
+        write_run(folder, SIZE)
+        save_videos(folder / "best.npz", videos())
+        record = json.loads((folder / "args.json").read_text())
+        record |= {"command": evil, evil: {evil: evil}}
+        record["arguments"] |= {"DR": evil, evil: evil}
+        (folder / "args.json").write_text(json.dumps(record))
+        (folder / "test").mkdir()
+        (folder / "test/scores.json").write_text(json.dumps({"this model": {evil: 1}, evil: {"psnr": 2}}))
+    names = list(map(str, folders))
+    page = write_page(tmp_path / "page.html", names).read_text(encoding="utf-8")
+    parsed = Elements(page)
+    tags = [tag for tag, _ in parsed.elements]
+    assert tags.count("script") == 2 and "img" not in tags and "<!--" not in page
+    assert parsed.text.count(evil) > 10 and data_of(page)["runs"] == names
+
+
+def test_runs_on_one_dataset_share_label_and_truth(tmp_path):
+    runs = [write_run(tmp_path / name, SIZE) for name in "ab"]
+    for run in runs:
+        save_videos(Path(run, "best.npz"), videos())  # equal predictions are of two runs all the same
+    page = write_page(tmp_path / "page.html", runs).read_text(encoding="utf-8")
+    captions = re.findall(r'<figure class="video"><canvas [^>]*aria-label="([^"]*)"', page)
+    assert captions == ["label", "a", "b", "truth"] and len(data_of(page)["sheets"]) == 3
+
+
+def test_page_of_a_run_that_has_little(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    tested = tmp_path / "tested"  # a folder of Tester.py
+    tested.mkdir()
+    (tested / "scores.json").write_text(json.dumps(SCORES))
+    unvalidated = write_run(tmp_path / "unvalidated", val_every=99, sequence_lengths=(), loss="nan", kl="inf")
+    stopped = write_run(tmp_path / "stopped", epochs=0, sequence_lengths=())  # before the end of an epoch
+    for folders in ([empty], [tested], [unvalidated], [stopped], [empty, tested, unvalidated, stopped]):
+        page = write_page(tmp_path / "page.html", folders).read_text(encoding="utf-8")
+        assert "No videos yet" in page and not data_of(page)["sheets"]
+        assert ("22.25" in page) == (tested in folders)
+
+
+def test_test_sequence_and_samples_are_shown_once_there_are_some(tmp_path):
+    run = Path(write_run(tmp_path / "run", SIZE))
+    (run / "test").mkdir()
+    save_videos(run / "test/first.npz", videos())
+    label = videos()["label"]
+    save_videos(run / "test/samples.npz", {"label": label, "z 1": label // 2, "z 2": label // 3})
+    (run / "test/samples_per_frame.csv").write_text(
+        "frame,psnr_mean,psnr_low,psnr_high,psnr_best\n1,20,19,21,22\n2,30,nan,31,32\n3,25,24,26,27\n")
+    page = write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
+    data = data_of(page)
+    assert len(data["sheets"]) == 5  # the label is the same
+    assert data["charts"]["samples_of_the_first_test_sequence"]["curves"] == [
+        {"run": 0, "x": [1, 3], "y": [20, 25], "low": [19, 24], "high": [21, 26], "best": [22, 27]}]
+    assert "No videos yet" in write_page(tmp_path / "page.html", [run], tests=False).read_text(encoding="utf-8")
+
+
+def test_worst_and_best_frames_are_no_neighbours():
+    psnr = np.full(90, 30.0)
+    psnr[[10, 11, 50, 70]] = 20, 19, 21, 22
+    psnr[[30, 31, 32, 33, 60]] = 40, 41, 42, 41.5, 39
+    worst, best = picked_frames(psnr)
+    assert worst == [12, 51, 71] and best[0] == 33 and 61 in best and len(best) == 3
+    assert picked_frames(np.array([25.0])) == [[1], [1]]
+
+
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("file, content", [
+    ("best.npz", b"no archive"), ("best.npz", b""), ("test/first.npz", npz(label=np.zeros((2, 8, 16), np.uint8))),
+    ("test/samples.npz", npz()), ("test/scores.json", b'{"this model": 1}'), ("args.json", b"[]")])
+def test_a_broken_file_is_named(tmp_path, file, content):
+    run = write_run(tmp_path / "run", SIZE)
+    Path(run, "test").mkdir()
+    Path(run, file).write_bytes(content)
+    with pytest.raises(UsageError, match=f"{file}.*remove it"):
+        write_page(tmp_path / "page.html", [run])
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_plotting_writes_the_page_and_says_its_size(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    Plotting.main([run, "--page", str(tmp_path / "page.html")])
+    assert capsys.readouterr().out == f"{tmp_path / 'page.html'} (0.0 MB)\n"
+    assert not list(Path(run).glob("*.png"))
+    for words in (["--figures", "loss"], ["--out", "x"]):
+        with pytest.raises(UsageError, match=f"leave out {words[0]}"):
+            Plotting.main([run, "--page", "page.html", *words])
+    with pytest.raises(UsageError, match="--page"):
+        Plotting.main(["--schedule", "lr", "--page", "page.html"])
+
+
+def test_a_training_leaves_its_page_with_the_frames_of_its_best_rollout(dancer, tmp_path):
+    network = "--network pyramid --F_dim 13 --L_dim 2 --N_dim 4 --D_out_dim 8".split()
+    words = flags(num_epoch=1, train_vi_len=6, val_vi_len=10, kl_weight=0, kl_anneal_type="None", num_workers=1)
+    call_script(tmp_path, "Trainer", "--DR", dancer, *network, *words, "--save_root", "run")
+    rollout = np.load(tmp_path / "run/.best_rollout.npy")[0]
+    np.testing.assert_array_equal(read_videos(tmp_path / "run/best.npz")["prediction"], rollout)
+    data = data_of((tmp_path / "run/page.html").read_text(encoding="utf-8"))
+    np.testing.assert_array_equal(frames_of(data["sheets"][1]), rollout)
+    assert len(data["charts"]["validation"]["curves"][0]["x"]) == 9

@@ -50,8 +50,10 @@ def _append(path, rows):
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    events = [Event(step=row["epoch"], summary=Summary(value=[
-        Summary.Value(tag=name, simple_value=row[name]) for name in METRICS_COLUMNS[1:] if name in row])) for row in rows]
+    events = []
+    for row in rows:
+        values = [Summary.Value(tag=name, simple_value=row[name]) for name in METRICS_COLUMNS[1:] if name in row]
+        events.append(Event(step=row["epoch"], summary=Summary(value=values)))
     if not path.exists():
         events = [Event(file_version="brain.Event:2"), Event(session_log=SessionLog(status=SessionLog.START)), *events]
     with open(path, "ab") as file:

@@ -2,7 +2,7 @@
 
 import logging
 import subprocess
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -93,11 +93,9 @@ def write_mp4(path, frames, fps):
     height, width = first.shape[:2]
     evened = (0, height % 2), (0, width % 2), (0, 0)
     with atomic_write(path) as file, _encoder(file.name, height + height % 2, width + width % 2, fps) as encoder:
-        try:
-            for frame in chain([first], frames):
+        for frame in chain([first], frames):
+            with suppress(OSError):  # ffmpeg has ended, and says why
                 encoder.stdin.write(np.pad(frame, evened, "edge").tobytes())
-        except OSError:  # ffmpeg has ended, and says why
-            pass
         _, said = encoder.communicate()
         if encoder.returncode:
             reasons = said.decode(errors="replace").splitlines()

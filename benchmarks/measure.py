@@ -4,7 +4,6 @@ The JSON names the measurement and its arguments; the last line printed is what 
 """
 
 import json
-import platform
 import resource
 import shutil
 import sys
@@ -213,15 +212,12 @@ def machine(args):
     """Where this runs, the rates of its matrix products, and the work of the network (floating-point operations)."""
     device = devices.choose_device(args.device, args.gpu)
     dtype = devices.choose_precision(args.amp, device)
-    on_cuda = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_cuda else (
-        f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
     rates = {str(dtype).removeprefix("torch."): matrix_rate(device, dtype)
              for dtype in (torch.float32, torch.bfloat16)}
     choices = ["channels_last", "fused_Adam", "forced_frames_as_one_batch"]
     choices += ["tuned_cpu", "float32"] if device.type == "cpu" else []
     choices += ["bfloat16"] if dtype == torch.bfloat16 else []
-    return {"device": device.type, "name": name, "torch": torch.__version__,
+    return {"device": device.type, "name": devices.machine_name(device), "torch": torch.__version__,
             "computing_in": str(dtype).removeprefix("torch."), "matrix_rate": rates, "choices": choices,
             "operations": {"teacher-forced": training_operations(args, True),
                            "free-running": training_operations(args, False),

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import warnings
 from contextlib import contextmanager
 
@@ -81,6 +82,13 @@ def choose_precision(amp, device):
     if amp == "bf16" and fast != torch.bfloat16:
         print(f"note: --amp bf16 saves memory on this {device.type}, but hardly time")
     return {"auto": fast, "off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+
+
+def machine_name(device):
+    """Name what computes: the GPU, or the processor and the number of its threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
 def memory_format(device, dtype):

@@ -14,6 +14,7 @@ from cli.errors import UsageError
 from cli.files import locked, patiently, usable, write_json
 from cli.parser import typed_command
 
+from .devices import machine_name
 from .event_files import EVENT_FILES
 from .processes import rank, world_size
 from .recorder import BEST_ROLLOUT
@@ -40,6 +41,7 @@ def open_run(save_root, model, *, arguments, resume, overwrite, num_epoch, per_s
             "arguments": arguments,
             "command": typed_command(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "machine": machine_name(parameters[0].device),
             "git_commit": git_commit(),
             "parameters": sum(weights.numel() for weights in parameters),
             "processes": world_size(),

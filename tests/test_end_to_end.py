@@ -195,7 +195,7 @@ def test_run_leaves_the_files_that_it_promises(prolonged):
         assert loss == pytest.approx(mse + beta * kl, rel=1e-5)
     content = json.loads((prolonged / "args.json").read_text())
     assert content["arguments"].items() >= (TINY_NETWORK | {"num_epoch": 3}).items()
-    assert {"versions", "git_commit", "seed", "command"} <= content.keys()
+    assert {"versions", "machine", "git_commit", "seed", "command"} <= content.keys()
 
     best = max(range(3), key=lambda epoch: float(rows[epoch]["val_psnr"]))
     checkpoint = load_checkpoint(prolonged / "best.ckpt")

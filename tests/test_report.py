@@ -26,6 +26,13 @@ def test_p_value_is_the_part_of_all_ways_to_share_out_the_runs(statements):
     assert statements.p_value(numbers[:4], numbers[4:]) == statements.p_value(5 * numbers[:4], 5 * numbers[4:])
 
 
+def test_p_value_of_many_runs_is_estimated(statements, monkeypatch):
+    numbers = np.random.default_rng(1).normal(size=12)
+    exact = statements.p_value(numbers[:6], numbers[6:])
+    monkeypatch.setattr(statements, "MOST_WAYS", 900)  # of 924
+    assert 0.05 < exact < 0.95 and statements.p_value(numbers[:6], numbers[6:]) == pytest.approx(exact, abs=0.06)
+
+
 @pytest.mark.parametrize("factor", [1.0, 0.9, 1.3])
 def test_restlessness_is_the_factor_from_epoch_to_epoch(statements, factor, monkeypatch):
     loss = np.concatenate([np.random.default_rng(0).uniform(size=statements.CALM_EPOCH), factor ** np.arange(20)])

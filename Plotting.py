@@ -3,6 +3,7 @@
 from copy import copy
 
 from cli.errors import UsageError, run_script
+from cli.files import check_output
 from cli.flags import add_schedule_flags, flags_of
 from cli.parser import Parser, split_words
 from figures.curves import FIGURES, draw_runs, draw_schedules, scheduled
@@ -26,6 +27,7 @@ def main(words=None):
     elif args.page:
         if other := [flag for flag in ("figures", "out", "layout", "format") if flag in typed]:
             raise UsageError(f"--page has figures of its own; leave out --{other[0]}, or --page")
+        check_output("--page", args.page, ".html")
         path = write_page(args.page, args.runs)
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     else:

@@ -1,6 +1,9 @@
 """Make the built-in dataset (--dancer), make one from videos (--video), or check one that is there (--check)."""
 
+from pathlib import Path
+
 from cli.errors import UsageError, run_script
+from cli.flags import flags_of
 from cli.parser import Parser, at_least, natural_int, positive_float, positive_int
 from stage_dancer.dataset import dancer_settings, is_dancer, make_dancer
 
@@ -12,7 +15,8 @@ def build_parser():
     task.add_argument("--video", metavar="FILE", nargs="+",
                       help="make a dataset from videos of one person; needs the packages of requirements-poses.txt")
     task.add_argument("--check", metavar="FOLDER", help="check the dataset in this folder, say what it holds")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset of the same kind in the folder")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="replace a dataset of the same kind in the folder, and a film")
     add_dancer_flags(parser)
     add_video_flags(parser)
     return parser
@@ -55,6 +59,16 @@ def check(root):
     print("\n".join(facts))
 
 
+def check_task(typed):
+    """Raise UsageError if a typed flag is of another task than the one asked for."""
+    groups = {"dancer": flags_of(add_dancer_flags), "video": flags_of(add_video_flags)}
+    for task, flags in groups.items():
+        if task not in typed and (wrong := [flag for flag in flags if flag in typed]):
+            raise UsageError(f"--{wrong[0]} goes with --{task}; leave it out")
+    if "check" in typed and "overwrite" in typed:
+        raise UsageError("--overwrite goes with --dancer or --video; leave it out")
+
+
 def draw(root, film, num_workers, overwrite, **settings):
     """Make the stage dancer in `root` and, with a `film`, her film; settings: see dancer_settings."""
     if film is None:
@@ -64,6 +78,9 @@ def draw(root, film, num_workers, overwrite, **settings):
         from stage_dancer.film import make_film
 
         check_mp4(film, "--film")
+        there = [path for path in (Path(film), Path(film).with_suffix(".csv")) if path.exists()]
+        if there and not overwrite:
+            raise UsageError(f"--film {film}: {there[0]} is there already; name another file or add --overwrite")
         if not is_dancer(root, **settings):
             make_dancer(root, num_workers, overwrite, **settings)
         make_film(film, settings["frames"], settings["seed"], num_workers)
@@ -73,19 +90,22 @@ def draw(root, film, num_workers, overwrite, **settings):
 
 def convert(videos, root, poses_files, fps, frame_size, overwrite):
     """Make a dataset from videos in `root`."""
-    from poses.dataset import make_video_dataset
+    from poses.dataset import TRUTH_PART, make_video_dataset
 
     if root is None:
         raise UsageError("--video needs --dataset, the folder of the dataset to make")
     if poses_files and len(poses_files) != len(videos):
         raise UsageError(f"--poses names {len(poses_files)} file(s) for {len(videos)} video(s); give one for each")
     shortest = make_video_dataset(root, videos, poses_files, fps=fps, frame_size=frame_size, overwrite=overwrite)
+    height, width = (max(side // TRUTH_PART, 1) for side in frame_size)  # of the frames in gt.csv
     print(f"{root} holds the dataset; look at {root}/preview.gif, and train on it with --DR {root} "
-          f"--val_vi_len {min(shortest, 630)}")
+          f"--frame_H {height} --frame_W {width} --val_vi_len {min(shortest, 630)}")
 
 
 def main():
-    args = build_parser().parse_args()
+    parser = build_parser()
+    args = parser.parse_args()
+    check_task(parser.typed_flags())
     if args.check is not None:
         check(args.check)
     elif args.video is not None:

@@ -20,7 +20,7 @@ from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
 from engine.driving import nearest_start, open_drive
 from engine.evaluation import generate_sequences, score_all, score_table
-from engine.logs import save_videos, write_columns, write_psnr_per_frame
+from engine.logs import clear_test, save_videos, write_columns, write_psnr_per_frame
 from engine.onnx_export import write_onnx
 from engine.perceptual import load_lpips
 from engine.resume import tester_flags
@@ -48,8 +48,9 @@ def main():
     roll_out = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
                        temperature=args.temperature, clamp=args.clamp_feedback)
     if args.drive:
+        folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / "drive")
         drive = open_drive(args.drive, args.poses, root, **options)
-        dance_anew(drive, args.save_root or Path(args.ckpt_path).parent / "drive", root, roll_out, options, video_format)
+        dance_anew(drive, folder, root, roll_out, options, args.video_format)
         return
 
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, options)
@@ -61,6 +62,7 @@ def main():
     predictions = roll_out([frame[0] for frame in frames], labels)
     print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} generated frames "
           f"on {device}")
+    clear_test(folder)
     if args.split == "test":
         write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
     if video_format:
@@ -87,13 +89,12 @@ def dance_anew(drive, folder, root, roll_out, options, video_format):
 
     A video that drives is shown beside it, and the result is written as GIF and as MP4.
     """
-    folder = make_folder("--save_root", folder)
     train_set = Dataset_Dance(root, None, "train", 1, **options)
     [prediction] = roll_out([nearest_start(train_set, drive.labels[0])], [drive.labels])
     videos = {"label": drive.labels, "prediction": prediction}
     if drive.video is not None:
         videos, video_format = {"driven by": drive.video, **videos}, "both"
-    write_comparison(folder / "driven", videos, video_format or "gif", fps=drive.fps)
+    write_comparison(folder / "driven", videos, video_format, fps=drive.fps)
     print(f"{len(prediction) - 1} frames generated; the dance is in {folder}")
 
 

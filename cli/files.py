@@ -135,6 +135,13 @@ def make_folder(flag, folder):
     return Path(folder)
 
 
+def check_output(flag, path, suffix):
+    """Raise UsageError unless a flag names a file with this suffix that can be written; makes its folder."""
+    if Path(path).suffix.lower() != suffix or Path(path).is_dir():
+        raise UsageError(f"{flag} {path} is not the name of such a file; give one that ends in {suffix}")
+    make_folder(flag, Path(path).parent)
+
+
 @contextmanager
 def whole_folder(flag, folder, kind, marker, ours, overwrite):
     """Yield a new folder to fill, which becomes `folder` once it is complete and replaces one of its kind there.
@@ -150,11 +157,13 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
             unfinished.mkdir(parents=True)
             yield unfinished
             if folder.exists():
-                folder.rename(replaced)
-            unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+                patiently(partial(folder.rename, replaced))
+            patiently(partial(unfinished.rename, folder))
         shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def check_replaceable(flag, folder, kind, marker, ours, overwrite):
@@ -162,7 +171,8 @@ def check_replaceable(flag, folder, kind, marker, ours, overwrite):
     folder = Path(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if read_json_or_none(folder / marker) is None or {entry.name for entry in folder.iterdir()} - {marker, *ours}:
+    names = {entry.name for entry in folder.iterdir() if entry.name != "Thumbs.db" and entry.name[0] != "."}
+    if read_json_or_none(folder / marker) is None or names - {marker, *ours}:
         raise UsageError(f"{flag} {folder} exists and is not a {kind} made here; name a new folder")
     if not overwrite:
         raise UsageError(f"{flag} {folder} holds a {kind} already; name a new folder or add --overwrite")

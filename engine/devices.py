@@ -88,6 +88,8 @@ def machine_name(device):
     """Name what computes: the GPU, or the processor and the number of its threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"{platform.machine()} MPS"
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 

@@ -43,13 +43,15 @@ def open_drive(path, poses_file, root, frame_size, num_workers):
     else:
         drive = drive_by_video(path, poses_file, root, frame_size, fps)
     if len(drive.labels) < 2:
-        raise UsageError(f"--drive {path} has one frame that shows somebody, too few; give two or more")
+        raise UsageError(f"--drive {path} gives one label, too few; two or more are needed")
     return drive
 
 
 def frames_per_second(root):
     """Return the frames a second of a dataset, as Preparer.py --video has noted them."""
-    return (read_json_or_none(root / MARKER) or {}).get("fps", FRAMES_PER_SECOND)
+    about = read_json_or_none(root / MARKER)
+    fps = about.get("fps") if isinstance(about, dict) else None
+    return fps if isinstance(fps, (int, float)) and fps > 0 else FRAMES_PER_SECOND
 
 
 def drive_by_video(path, poses_file, root, frame_size, fps):

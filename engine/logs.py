@@ -4,17 +4,19 @@ import csv
 import io
 import zipfile
 import zlib
+from functools import partial
 from itertools import zip_longest
 
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import read_json, write_bytes, write_text
+from cli.files import patiently, read_json, write_bytes, write_text
 
 OLDEST_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim")
 METRICS_COLUMNS = (*OLDEST_COLUMNS, "val_kl", "val_active_units", "val_psnr_posterior", "val_psnr_prior",
                    "val_psnr_zero", "val_spread")  # the latter from modules.latent.z_usage; older runs lack them
 TIMES_COLUMNS = ("epoch", "seconds")
+TEST_FILES = ("scores.json", "psnr_per_frame.csv", "samples_per_frame.csv", "first.npz", "samples.npz")
 
 
 def write_columns(path, columns):
@@ -115,12 +117,18 @@ def read_arguments(folder):
     return read_record(folder).get("arguments", {})
 
 
+def clear_test(folder):
+    """Remove what an earlier test of another model may have left in the folder of a test, if there is one."""
+    for name in TEST_FILES:
+        patiently(partial((folder / name).unlink, missing_ok=True))
+
+
 def read_scores(folder):
-    """scores.json as {predictor: {measure: number}}; {} without the file."""
+    """scores.json as {predictor: {measure: number}}; {} without the file, and without what was not measured."""
     path = folder / "scores.json"
     try:
         scores = read_json(path) if path.is_file() else {}
-        return {predictor: {measure: float(value) for measure, value in row.items()}
+        return {predictor: {measure: float(value) for measure, value in row.items() if value is not None}
                 for predictor, row in scores.items()}
     except (ValueError, TypeError, AttributeError):
         raise UsageError(f"{path} holds no scores; remove it to go without them") from None

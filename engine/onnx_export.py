@@ -2,13 +2,12 @@
 
 import io
 import warnings
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from cli.errors import RunError, UsageError
-from cli.files import make_folder, write_bytes
+from cli.files import check_output, write_bytes
 
 LARGEST_DIFFERENCE = 1e-4  # between a frame of onnxruntime and one of torch, in [0, 1]
 
@@ -32,10 +31,10 @@ def write_onnx(path, model, frame_size, clamp):
     onnxruntime, where it is installed, must compute the same frames; else RunError, and no file. UsageError if the
     package onnx is missing.
     """
+    check_output("--onnx", path, ".onnx")
     next_frame = NextFrame(model, clamp).eval()
     content = onnx_bytes(next_frame, example_inputs(model, frame_size, batch_size=2))
     checked = check_onnx(content, next_frame, [example_inputs(model, frame_size, batch_size) for batch_size in (1, 3)])
-    make_folder("--onnx", Path(path).parent)
     write_bytes(path, content)
     print(f"written to {path}, {checked}")
 

@@ -181,10 +181,12 @@ def tester_flags():
         raise UsageError("--ckpt_path is missing: the checkpoint to test")
     if args.gt and args.split != "test":
         raise UsageError("--gt goes with --split test; the validation sequence brings its own truth")
-    if args.gt and args.drive:
-        raise UsageError("--gt goes with the test sequences; nobody knows the truth of --drive")
+    if args.drive and (other := [flag for flag in ("gt", "samples", "lpips", "onnx", "split", "make_gif") if flag in typed]):
+        raise UsageError(f"--{other[0]} goes with the test sequences, and --drive takes their place; leave one of them out")
     if args.poses and not args.drive:
         raise UsageError("--poses goes with --drive, the video that they are of")
+    if args.poses and Path(args.drive).is_dir():
+        raise UsageError(f"--poses goes with a video, and --drive {args.drive} is a folder of labels; leave it out")
     return args, tested_checkpoint(parser, args, typed)
 
 

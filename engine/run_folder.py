@@ -16,6 +16,7 @@ from cli.parser import typed_command
 
 from .devices import machine_name
 from .event_files import EVENT_FILES
+from .logs import clear_test
 from .processes import rank, world_size
 from .recorder import BEST_ROLLOUT
 
@@ -59,10 +60,12 @@ def clear_run(folder, overwrite):
         raise UsageError(f"--save_root {folder} holds another run; give --resume to continue it, --overwrite to "
                          "replace it, or another folder")
     with usable("--save_root", folder):
-        for pattern in ("*.ckpt", "*.gif", "*.mp4", "*.csv", "*.json", "*.png", "best.npz", "page.html", BEST_ROLLOUT,
-                        EVENT_FILES):
+        for pattern in ("*.ckpt", "*.gif", "best.mp4", "epoch=*.mp4", "*.csv", "*.json", "*.png", "best.npz", "page.html",
+                        BEST_ROLLOUT, EVENT_FILES):
             for path in folder.glob(pattern):
                 patiently(path.unlink)
+        for split in ("test", "val"):
+            clear_test(folder / split)
 
 
 def check_room(folder, parameters, checkpoints):

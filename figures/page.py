@@ -134,14 +134,16 @@ def details_html(name, record):
         return f'<section class="details"><h3>{escape(name)}</h3><p>The folder has no args.json.</p></section>'
     flags = record["arguments"]
     facts = {"data": flags.get("DR") or "the stage dancer"}
-    facts |= {key.replace("_", " "): fact(value) for key, value in record.items() if key != "arguments"}
+    facts |= {key.replace("_", " "): fact(key, value) for key, value in record.items() if key != "arguments"}
     return (f'<section class="details"><h3>{escape(name)}</h3>{definitions(facts)}'
             f"<details><summary>All {len(flags)} flags</summary>"
             f"{definitions({f'--{flag}': shown(value) for flag, value in flags.items()})}</details></section>")
 
 
-def fact(value):
+def fact(key, value):
     """A value of args.json as text."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {part}" for key, part in value.items())
-    return "not known" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    if value is None:
+        return "not known"
+    return f"{value:,}" if key == "parameters" else str(value)

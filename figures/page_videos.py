@@ -33,13 +33,17 @@ class Clip:
 
 
 def read_clips(folder, tests):
-    """{heading, see NOTES: Clip} of the videos of a run. tests: with those in its folder test/."""
+    """{heading, see NOTES: Clip} of the videos of a run, or of a folder of Tester.py.
+
+    tests: with those of Tester.py, in the folder test/ of a run.
+    """
     validation, test, samples = NOTES
+    tested = folder / "test" if (folder / "test").is_dir() else folder
     clips = {validation: Clip(read_videos(folder / "best.npz"), first_sequence(folder))}
     if tests:
-        clips[test] = Clip(read_videos(folder / "test/first.npz"), first_sequence(folder / "test"))
-        clips[samples] = Clip(read_videos(folder / "test/samples.npz"),
-                              samples=read_columns(folder / "test/samples_per_frame.csv", BANDS.values()))
+        clips[test] = Clip(read_videos(tested / "first.npz"), first_sequence(tested))
+        clips[samples] = Clip(read_videos(tested / "samples.npz"),
+                              samples=read_columns(tested / "samples_per_frame.csv", BANDS.values()))
     return {heading: clip for heading, clip in clips.items() if clip.videos}
 
 

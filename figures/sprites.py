@@ -33,7 +33,7 @@ def sheet(frames, exact):
     the image as a data: URI, the columns of the grid, and the number, height and width of the frames.
     """
     step = math.ceil(math.sqrt(frames.size / 3 / MOST_PIXELS))
-    frames = frames[:, :, ::step, ::step].transpose(0, 2, 3, 1)  # [T, H, W, 3]
+    frames = shrunk(frames, step).transpose(0, 2, 3, 1)  # [T, H, W, 3]
     count, height, width, _ = frames.shape
     columns = math.ceil(math.sqrt(count * height / width))  # nearly square: an image has at most 16383 pixels a side
     rows = math.ceil(count / columns)
@@ -47,3 +47,13 @@ def sheet(frames, exact):
     Image.fromarray(grid).save(file, kind, **settings if kind == "webp" else {})
     source = f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
     return {"source": source, "columns": columns, "frames": count, "height": height, "width": width}
+
+
+def shrunk(frames, step):
+    """Average squares of step x step pixels; frames: uint8 [T, 3, H, W]. What is left of a side is cut off."""
+    if step == 1:
+        return frames
+    count, channels, height, width = frames.shape
+    height, width = height // step, width // step
+    squares = frames[:, :, :height * step, :width * step].reshape(count, channels, height, step, width, step)
+    return squares.mean(axis=(3, 5), dtype=np.float32).round().astype(np.uint8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import atomic_write, make_folder
+from cli.files import atomic_write, check_output
 
 # What imageio-ffmpeg raises where ffmpeg fails, or where it does not understand what ffmpeg says.
 READING_ERRORS = (OSError, RuntimeError, AttributeError, LookupError, ValueError, StopIteration)
@@ -76,9 +76,7 @@ def _reason(error):
 def check_mp4(path, flag):
     """Raise UsageError naming `flag` unless an MP4 can be written at `path`; makes its folder."""
     load_ffmpeg(flag)
-    if Path(path).suffix.lower() != ".mp4" or Path(path).is_dir():
-        raise UsageError(f"{flag} {path} is not the name of an MP4 file; give one that ends in .mp4")
-    make_folder(flag, Path(path).parent)
+    check_output(flag, path, ".mp4")
 
 
 def write_mp4(path, frames, fps):

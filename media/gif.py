@@ -1,5 +1,8 @@
 """Videos as GIF files."""
 
+import math
+from itertools import islice
+
 from PIL import Image
 
 from cli.files import atomic_write
@@ -10,8 +13,11 @@ FRAMES_PER_SECOND = 50  # of the videos that Trainer.py and Tester.py write
 def write_gif(path, frames, fps=FRAMES_PER_SECOND):
     """Write frames, uint8 arrays [H, W, 3], as an endless GIF; few of them are in memory if they are a generator.
 
-    fps: frames a second; a GIF counts in hundredths of a second.
+    fps: frames a second. A GIF counts in hundredths of a second, and browsers show no frame for less than two of them:
+    of more frames a second some are left out.
     """
+    every = math.ceil(fps / FRAMES_PER_SECOND)
+    frames = islice(frames, None, None, every)
     pictures = map(Image.fromarray, frames)
     with atomic_write(path) as file:
-        next(pictures).save(file, "GIF", save_all=True, append_images=pictures, duration=round(1000 / fps), loop=0)
+        next(pictures).save(file, "GIF", save_all=True, append_images=pictures, duration=round(1000 * every / fps), loop=0)

@@ -12,7 +12,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import check_replaceable, whole_folder, write_json
+from cli.files import whole_folder, write_json
 from cli.progress import Progress
 from media.gif import write_gif
 from media.pixel_csv import write_pixels_csv
@@ -48,10 +48,9 @@ def make_video_dataset(root, videos, poses_files=None, *, fps, frame_size, overw
     the length of the shortest validation sequence. Raises UsageError.
     """
     load_ffmpeg("--video")
-    check_replaceable("--dataset", root, "dataset of videos", MARKER, ENTRIES, overwrite)
-    takes = [find_take(path, fps, poses_file, frame_size)
-             for path, poses_file in zip(videos, poses_files or [None] * len(videos))]
     with whole_folder("--dataset", root, "dataset of videos", MARKER, ENTRIES, overwrite) as folder:
+        takes = [find_take(path, fps, poses_file, frame_size)
+                 for path, poses_file in zip(videos, poses_files or [None] * len(videos))]
         write_takes(folder, takes, fps, frame_size)
         write_json(folder / MARKER, {
             "version": VERSION, "fps": fps, "frame_size": frame_size,

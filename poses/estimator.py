@@ -29,7 +29,7 @@ def pose_estimator():
         from mediapipe.python.solutions.pose import Pose
     except ImportError:
         raise UsageError("a video without --poses needs the package mediapipe: pip install -r requirements-poses.txt, "
-                         "with Python 3.9 to 3.12") from None
+                         "with Python 3.12 or older") from None
 
     with _silent_stderr():
         tracker = Pose(static_image_mode=False, smooth_landmarks=False)  # tracks.py smooths without delay

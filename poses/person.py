@@ -14,6 +14,10 @@ from .keypoints import follow, nobody, present, read_people
 from .tracks import bridged_frames, steady
 
 
+LEAST_INSIDE = 0.5  # part of the joints that lie in the picture
+LEAST_HEIGHT = 0.05  # of the picture, of a person
+
+
 class Person(NamedTuple):
     """The poses of one person in a video."""
 
@@ -39,7 +43,8 @@ def find_person(path, fps, poses_file, flag):
     if poses_file:
         people = read_people(poses_file, "--poses", len(found))
         poses, several = follow(people), sum(len(candidates) > 1 for candidates in people)
-        who = (f"more than one person in {several}; the tallest in the first of them was followed" if several
+        check_scale(poses, size, poses_file)
+        who = (f"more than one person in {several}; the tallest in the first frame that shows anybody was followed" if several
                else "never more than one person")
     else:
         poses = np.stack([nobody(1)[0] if pose is None else pose for pose in found])
@@ -51,3 +56,15 @@ def find_person(path, fps, poses_file, flag):
     lost = int((~present(poses)).sum())
     report = f"nobody in {lost} of {len(found)} frames ({bridged_frames(poses, steadied)} bridged); {who}"
     return Person(steadied, size, report)
+
+
+def check_scale(poses, size, path):
+    """Raise UsageError if poses [T, 17, 3] are not in pixels of a video of `size` (H, W); path: their file."""
+    places = poses[present(poses)][..., :2]  # [n, 17, 2]
+    if not len(places):
+        return
+    inside = ((places >= 0) & (places <= size[::-1])).all(axis=2).sum() / np.isfinite(places).all(axis=2).sum()
+    tall = np.median(np.nanmax(places[..., 1], axis=1) - np.nanmin(places[..., 1], axis=1))
+    if inside < LEAST_INSIDE or tall < LEAST_HEIGHT * size[0]:
+        raise UsageError(f"--poses {path}: {inside:.0%} of the joints lie in the picture, and the person is {tall:.1f} "
+                         f"pixels tall; give x and y in pixels of the video, which has {size[1]} x {size[0]}")

@@ -192,6 +192,23 @@ def test_preparer_makes_a_dancer_once_and_checks_it(tmp_path):
     assert checked.returncode == 2 and "train_label" in checked.stderr and "Traceback" not in checked.stderr
 
 
+def test_a_dataset_that_cannot_be_moved_to_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    root = tmp_path / "made"
+    dancer.make_dancer(root, **TINY, num_workers=1)
+    (root / ".DS_Store").write_bytes(b"")  # a file manager's
+    before, rename = contents(root), Path.rename
+
+    def fail(path, target):
+        if path.name.endswith(".tmp"):
+            raise PermissionError(13, "in use")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UsageError, match="in use"):
+        dancer.make_dancer(root, **TINY, num_workers=1, overwrite=True)
+    assert contents(root) == before and [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
 def test_a_folder_of_somebody_else_is_never_touched(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     for extra in ({}, {"dancer.json": json.dumps({"version": 1})}):

@@ -1,6 +1,7 @@
 """Video files, read as a player shows them and written for any player; the film of the stage dancer."""
 
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,11 +157,14 @@ def test_film_shows_the_training_frames_with_their_poses(tmp_path, monkeypatch):
         call_script(tmp_path, "Preparer", "--dancer", "dancer", "--film", "films/a.mp4", "--num_workers", 1, *words)
         frames = list(read_video(tmp_path / "films/a.mp4", 30, "--x"))
         assert len(frames) == 5 and frames[0].shape == (HEIGHT, WIDTH, 3)
-        (tmp_path / "films/a.mp4").unlink()
+        for path in ("films/a.mp4", "films/a.csv"):
+            (tmp_path / path).rename(tmp_path / Path(path).name)
+            with pytest.raises(SystemExit):  # nothing is overwritten unasked
+                call_script(tmp_path, "Preparer", "--dancer", "dancer", "--film", "a.mp4", *words)
     points, exposure = compose(0, 0, 0, 5)
     for frame, point, level in zip(frames, points, exposure):
         assert np.abs(frame.astype(int) - draw_frame(point, level, Stage())).mean() < 4
-    poses = read_poses(tmp_path / "films/a.csv", "--x", 5)
+    poses = read_poses(tmp_path / "a.csv", "--x", 5)
     assert np.allclose(poses, film.true_poses(points, zoom=1), atol=0.01, equal_nan=True)
     assert poses.shape == nobody(5).shape
 

@@ -14,6 +14,7 @@ from cli.files import atomic_write, write_json
 from conftest import read_csv
 from engine.course import read_truth, write_submission
 from engine.logs import METRICS_COLUMNS, rows_before, write_epoch_logs, write_psnr_per_frame
+from media.gif import write_gif
 from media.pixel_csv import pixels_of_a_frame, read_pixels_csv, write_pixels_csv
 from media.video import write_comparison, write_video
 
@@ -154,6 +155,14 @@ def test_gif_lasts_20_ms_a_frame_and_shows_the_video(tmp_path, levels):
     write_video(tmp_path / "a", video, "gif")
     shown = read_gif(tmp_path / "a.gif")
     np.testing.assert_allclose(shown, video.permute(0, 2, 3, 1).numpy(), atol=8)
+
+
+@pytest.mark.parametrize("fps, milliseconds, shown", [(25, 40, 12), (50, 20, 12), (60, 30, 6), (120, 20, 4)])
+def test_gif_keeps_its_speed_at_any_rate(tmp_path, fps, milliseconds, shown):
+    """Browsers slow a frame of less than 20 ms down to 100 ms."""
+    write_gif(tmp_path / "a.gif", pixels(12, 8, 16, 3), fps)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert (gif.n_frames, gif.info["duration"]) == (shown, milliseconds)
 
 
 def test_gif_of_a_moving_picture_shows_it(tmp_path):

@@ -22,7 +22,8 @@ from figures.sprites import Sheets, sheet
 from test_plotting import write_run
 
 SIZE = "--frame_H 8 --frame_W 16"
-SCORES = {"this model": {"psnr": 30.5, "ssim": 0.9}, "nearest label": {"psnr": 22.25, "ssim": 0.8}}
+SCORES = {"this model": {"psnr": 30.5, "ssim": 0.9, "private": None},  # None: there are three sequences or fewer
+          "nearest label": {"psnr": 22.25, "ssim": 0.8}}
 
 
 class Elements(HTMLParser):
@@ -227,6 +228,9 @@ def test_plotting_writes_the_page_and_says_its_size(tmp_path, capsys):
     for words in (["--figures", "loss"], ["--out", "x"]):
         with pytest.raises(UsageError, match=f"leave out {words[0]}"):
             Plotting.main([run, "--page", "page.html", *words])
+    for path in ("run/test/scores.json", "run", "a.png"):
+        with pytest.raises(UsageError, match=f"--page {path} .* .html"):
+            Plotting.main([run, "--page", path])
     with pytest.raises(UsageError, match="--page"):
         Plotting.main(["--schedule", "lr", "--page", "page.html"])
 

@@ -291,6 +291,8 @@ def test_bad_input_is_refused_in_one_line(video, refused, tmp_path):
         error = refused("--video", name, *poses, "--dataset", "me")
         assert f"--video {name}" in error
     assert "--dataset" in refused("--video", "a.mp4", *poses)
+    assert "--film" in refused("--video", "a.mp4", *poses, "--dataset", "me", "--film", "film.mp4")
+    assert "--fps" in refused("--check", "me", "--fps", 25)
     assert "--poses" in refused("--video", "a.mp4", "a.mp4", *poses, "--dataset", "me")
     assert "b.mp4 has 3 frames" in refused(*video("b", walk(3)), "--dataset", "me")
     error = refused(*video("empty", nobody(60)), "--dataset", "me")
@@ -314,6 +316,16 @@ def test_the_estimator_is_asked_for_each_frame_in_its_order(video, tmp_path, mon
     call_script(tmp_path, "Preparer", "--video", "a.mp4", "--dataset", "me")
     assert len(columns) == 60 and (np.diff(columns) > 0).all()
     assert "nobody in 1 of 60 frames (1 bridged); of several people, mediapipe" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("factor", [1 / 256, 4])
+def test_poses_in_other_units_are_refused(factor, video, refused, tmp_path):
+    words = video("a", walk(60))
+    poses = walk(60)
+    poses[..., :2] *= factor
+    write_poses(tmp_path / "a.csv", poses)
+    error = refused(*words, "--dataset", "me")
+    assert "--poses a.csv" in error and "pixels of the video" in error
 
 
 @pytest.mark.parametrize("package, words, requirements", [

@@ -99,7 +99,10 @@ def test_tester_scores_samples_of_every_sequence(trained, dancer, call, capsys, 
 
 
 def test_samples_without_a_truth_are_shown_alone(trained, call, capsys, tmp_path):
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown/scores.json").write_text("of another model")
     call("Tester", "--ckpt_path", trained / "best.ckpt", "--samples", 2, "--save_root", "shown")
+    assert not (tmp_path / "shown/scores.json").exists()
     assert "2 samples of each sequence: standard deviation" in capsys.readouterr().out
     assert (tmp_path / "shown/samples_seq0.gif").is_file()
     first, samples = (read_videos(tmp_path / f"shown/{name}.npz") for name in ("first", "samples"))

@@ -70,7 +70,8 @@ class Chart {
     if (!(event.key in steps)) return;
     event.preventDefault();
     const places = this.x === "frame" ? [0, ...this.xs] : this.xs;
-    this.seek(places[clamp(places.indexOf(this.at) + steps[event.key], 0, places.length - 1)]);
+    const here = places.filter(place => place <= this.at).length - 1;  // the cursor may be past the last one
+    this.seek(places[clamp(here + steps[event.key], 0, places.length - 1)]);
   }
 
   seek(x) {

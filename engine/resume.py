@@ -181,8 +181,9 @@ def tester_flags():
         raise UsageError("--ckpt_path is missing: the checkpoint to test")
     if args.gt and args.split != "test":
         raise UsageError("--gt goes with --split test; the validation sequence brings its own truth")
-    if args.drive and (other := [flag for flag in ("gt", "samples", "lpips", "onnx", "split", "make_gif") if flag in typed]):
-        raise UsageError(f"--{other[0]} goes with the test sequences, and --drive takes their place; leave one of them out")
+    other = [flag for flag in ("gt", "samples", "lpips", "onnx", "split", "make_gif") if flag in typed]
+    if args.drive and other:
+        raise UsageError(f"--{other[0]} goes with the test sequences, whose place --drive takes; leave one of them out")
     if args.poses and not args.drive:
         raise UsageError("--poses goes with --drive, the video that they are of")
     if args.poses and Path(args.drive).is_dir():

@@ -60,8 +60,8 @@ def clear_run(folder, overwrite):
         raise UsageError(f"--save_root {folder} holds another run; give --resume to continue it, --overwrite to "
                          "replace it, or another folder")
     with usable("--save_root", folder):
-        for pattern in ("*.ckpt", "*.gif", "best.mp4", "epoch=*.mp4", "*.csv", "*.json", "*.png", "best.npz", "page.html",
-                        BEST_ROLLOUT, EVENT_FILES):
+        for pattern in ("*.ckpt", "*.gif", "best.mp4", "epoch=*.mp4", "*.csv", "*.json", "*.png", "best.npz",
+                        "page.html", BEST_ROLLOUT, EVENT_FILES):
             for path in folder.glob(pattern):
                 patiently(path.unlink)
         for split in ("test", "val"):

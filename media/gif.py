@@ -20,4 +20,5 @@ def write_gif(path, frames, fps=FRAMES_PER_SECOND):
     frames = islice(frames, None, None, every)
     pictures = map(Image.fromarray, frames)
     with atomic_write(path) as file:
-        next(pictures).save(file, "GIF", save_all=True, append_images=pictures, duration=round(1000 * every / fps), loop=0)
+        next(pictures).save(file, "GIF", save_all=True, append_images=pictures, loop=0,
+                            duration=round(1000 * every / fps))

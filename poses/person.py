@@ -44,7 +44,7 @@ def find_person(path, fps, poses_file, flag):
         people = read_people(poses_file, "--poses", len(found))
         poses, several = follow(people), sum(len(candidates) > 1 for candidates in people)
         check_scale(poses, size, poses_file)
-        who = (f"more than one person in {several}; the tallest in the first frame that shows anybody was followed" if several
+        who = (f"more than one person in {several}; the tallest in the first frame with anybody was followed" if several
                else "never more than one person")
     else:
         poses = np.stack([nobody(1)[0] if pose is None else pose for pose in found])

@@ -190,16 +190,18 @@ def draw_rate_distortion(runs, side_by_side):
         curves.setdefault(label or "runs", {}).setdefault(run.arguments["kl_weight"], []).append(run)
     figure, axes = panels(list(curves), side_by_side, "Rate and distortion, a point for each --kl_weight",
                           ["MSE with z from the posterior"], "KL (nats per frame)")
-    for (label, weights), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
+    rates = set()
+    for (label, weights), (ax,), style, below in zip(curves.items(), axes, cycle(STYLES), cycle((4, -11))):
         points = {weight: np.array([rate_and_distortion(run) for run in seeds]) for weight, seeds in weights.items()}
         means = np.array([points[weight].mean(axis=0) for weight in sorted(points)])
         ax.plot(*means.T, marker="o", label=label, **style)
         for weight, mean in zip(sorted(points), means):
             bars = np.abs([points[weight].min(axis=0) - mean, points[weight].max(axis=0) - mean]).T
             ax.errorbar(*mean, xerr=bars[0][:, None], yerr=bars[1][:, None], color=style["color"], elinewidth=0.8)
-            ax.annotate(f"{weight:g}", mean, xytext=(4, 4), textcoords="offset points", fontsize=8,
+            ax.annotate(f"{weight:g}", mean, xytext=(4, below), textcoords="offset points", fontsize=8,
                         color=style["color"])
-        ax.set_xscale("symlog", linthresh=1e-2)
+        rates.update(means[means[:, 0] > 0, 0])
+        ax.set_xscale("symlog", linthresh=min(rates, default=1))  # a dead z has a rate of 0
         ax.set_yscale("log")
     return with_legend(figure, axes[0][0], list(curves))
 

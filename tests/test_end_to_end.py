@@ -245,7 +245,7 @@ def test_plotting_draws_the_run(prolonged, tmp_path):
 
 def test_overwriting_leaves_nothing_of_the_run_before(prolonged, dancer, tmp_path, call):
     shutil.copytree(prolonged, tmp_path / "run")
-    (tmp_path / "run/test").mkdir()
+    (tmp_path / "run/test").mkdir(exist_ok=True)
     for mine in ("notes.txt", "mine.mp4", "test/pred_seq0.gif"):
         (tmp_path / "run" / mine).write_text("mine")
     for stale in ("test/scores.json", "test/first.npz", "best.mp4"):
@@ -253,7 +253,8 @@ def test_overwriting_leaves_nothing_of_the_run_before(prolonged, dancer, tmp_pat
     call("Trainer", "--DR", dancer, "--save_root", "run", *TINY_TRAINING, "--num_epoch", 1, "--overwrite")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"notes.txt", "mine.mp4"} <= names and not {"epoch=1.ckpt", "epoch=1.gif", "best.mp4"} & names
-    assert [path.name for path in (tmp_path / "run/test").iterdir()] == ["pred_seq0.gif"]
+    tested = {path.name for path in (tmp_path / "run/test").iterdir()}
+    assert "pred_seq0.gif" in tested and not {"scores.json", "first.npz"} & tested
     assert load_checkpoint("run/best.ckpt")["last_epoch"] == 0
 
 

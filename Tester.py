@@ -37,8 +37,7 @@ def main():
     check_video_format(video_format)
     tune_cpu()
     if args.onnx:
-        export(args, checkpoint)
-        return
+        return export(args, checkpoint)
     device = choose_device(args.device, args.gpu)
     metrics = METRICS | ({"lpips": load_lpips(device)} if args.lpips else {})
     dtype = choose_precision(args.amp, device)
@@ -50,13 +49,10 @@ def main():
     if args.drive:
         folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / "drive")
         drive = open_drive(args.drive, args.poses, root, **options)
-        dance_anew(drive, folder, root, roll_out, options, args.video_format)
-        return
+        return dance_anew(drive, folder, root, roll_out, options, args.video_format)
 
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, options)
-    truth, public = (frames, None) if args.split == "val" else (None, None)
-    if args.gt:
-        truth, public = read_truth(args.gt, labels, frames)
+    truth, public = open_truth(args.split, args.gt, labels, frames)
     folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / args.split)
 
     predictions = roll_out([frame[0] for frame in frames], labels)
@@ -69,8 +65,7 @@ def main():
         write_videos(folder, names, labels, predictions, truth, video_format)
     of_samples = {}
     if args.samples:
-        samples = ((name, torch.stack(roll_out([frame[0]] * args.samples, [label] * args.samples)))
-                   for name, frame, label in zip(names, frames, labels))
+        samples = draw_samples(args.samples, names, frames, labels, roll_out)
         of_samples = write_samples(folder, samples, labels[0], truth, metrics, video_format)
     if truth is not None:
         train_set = Dataset_Dance(root, None, "train", 1, **options) if (root / "train").is_dir() else None
@@ -106,6 +101,19 @@ def open_sequences(root, split, val_vi_len, options):
     clips = [slice(start, start + val_vi_len) for start in sequences.starts().tolist()]
     names = list(map(str, range(len(clips))))
     return names, [sequences.frames[clip] for clip in clips], [sequences.labels[clip] for clip in clips]
+
+
+def open_truth(split, gt, labels, frames):
+    """The true frames of the sequences, and which sequences are public; None each if unknown. gt: the file of --gt."""
+    if gt:
+        return read_truth(gt, labels, frames)
+    return (frames if split == "val" else None), None
+
+
+def draw_samples(count, names, frames, labels, roll_out):
+    """Yield the name of each sequence and `count` videos generated from its first frame, [count, T, 3, H, W]."""
+    for name, frame, label in zip(names, frames, labels):
+        yield name, torch.stack(roll_out([frame[0]] * count, [label] * count))
 
 
 def write_videos(folder, names, labels, predictions, truth, video_format):

@@ -11,8 +11,8 @@ from cli.errors import UsageError
 from cli.files import read_json_or_none
 from dataloader import list_frames_and_labels, list_images
 from media.decoded import decode_images
-from media.images import read_image, resize_image
 from media.ffmpeg import read_video
+from media.images import read_image, resize_image, resize_picture
 from poses.dataset import MARKER
 from poses.keypoints import present, read_poses
 from poses.labels import draw_label
@@ -67,10 +67,10 @@ def drive_by_video(path, poses_file, root, frame_size, fps):
                          "give a video that does")
     print(f"{path}: {person.report}")
     first = int(np.flatnonzero(present(poses))[0])
-    labels = [to_tensor(draw_label(pose, size), frame_size) for pose in poses[first:]]
+    labels = [resize_picture(draw_label(pose, size), frame_size) for pose in poses[first:]]
     window = choose_window(person.poses, person.size, frame_size)
     with closing(read_video(path, fps, "--drive")) as frames:
-        video = [to_tensor(cut(frame, window, frame_size), frame_size)
+        video = [resize_picture(cut(frame, window, frame_size), frame_size)
                  for number, frame in zip(range(len(poses)), frames) if number >= first]
     return Drive(torch.stack(labels), torch.stack(video), fps)
 
@@ -83,11 +83,6 @@ def training_poses(root):
                          "dataset, or a folder of labels")
     _, labels = list_frames_and_labels(root, "train")
     return read_poses(path, "--drive:", len(labels)), tuple(read_image(labels[0]).shape[1:])
-
-
-def to_tensor(picture, frame_size):
-    """Convert a picture, uint8 [h, w, 3], to a tensor resized to frame_size, uint8 [3, H, W]."""
-    return resize_image(torch.from_numpy(picture.copy()).permute(2, 0, 1), frame_size)
 
 
 def nearest_start(train_set, label):

@@ -100,3 +100,8 @@ def resize_image(image, frame_size):
     images = image.reshape(-1, *image.shape[-3:]).float()
     resized = functional.interpolate(images, tuple(frame_size), mode="bilinear", antialias=True)
     return resized.round().to(torch.uint8).reshape(*image.shape[:-2], *frame_size)
+
+
+def resize_picture(picture, frame_size):
+    """Resize a picture, uint8 array [h, w, 3], like resize_image: a uint8 tensor [3, H, W]."""
+    return resize_image(torch.from_numpy(picture.copy()).permute(2, 0, 1), frame_size)

@@ -14,9 +14,9 @@ import numpy as np
 from cli.errors import UsageError
 from cli.files import whole_folder, write_json
 from cli.progress import Progress
+from media.ffmpeg import load_ffmpeg, read_video
 from media.gif import write_gif
 from media.pixel_csv import write_pixels_csv
-from media.ffmpeg import load_ffmpeg, read_video
 
 from .keypoints import present, write_poses
 from .labels import draw_label
@@ -157,9 +157,6 @@ def overlay(frame, label):
 
 def as_read(frame, frame_size):
     """Resize a frame for gt.csv as a reader of the dataset does, uint8 [3, H / TRUTH_PART, W / TRUTH_PART]."""
-    import torch  # here, because it takes seconds to load
+    from media.images import resize_picture  # here, because torch takes seconds to load
 
-    from media.images import resize_image
-
-    smaller = [max(side // TRUTH_PART, 1) for side in frame_size]
-    return resize_image(torch.from_numpy(frame.copy()).permute(2, 0, 1), smaller).numpy()
+    return resize_picture(frame, [max(side // TRUTH_PART, 1) for side in frame_size]).numpy()

@@ -13,7 +13,6 @@ from .estimator import pose_estimator
 from .keypoints import follow, nobody, present, read_people
 from .tracks import bridged_frames, steady
 
-
 LEAST_INSIDE = 0.5  # part of the joints that lie in the picture
 LEAST_HEIGHT = 0.05  # of the picture, of a person
 

@@ -157,7 +157,7 @@ def test_what_files_say_cannot_break_the_page(tmp_path):
 def test_runs_on_one_dataset_share_label_and_truth(tmp_path):
     runs = [write_run(tmp_path / name, SIZE) for name in "ab"]
     for run in runs:
-        save_videos(Path(run, "best.npz"), videos())  # equal predictions are of two runs all the same
+        save_videos(Path(run, "best.npz"), videos())  # equal predictions are still shown once for each run
     page = write_page(tmp_path / "page.html", runs).read_text(encoding="utf-8")
     captions = re.findall(r'<figure class="video"><canvas [^>]*aria-label="([^"]*)"', page)
     assert captions == ["label", "a", "b", "truth"] and len(data_of(page)["sheets"]) == 3

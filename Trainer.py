@@ -114,7 +114,8 @@ def announce(model, train_set, device, dtype):
 def build_trainer(args, model, device, dtype):
     return ClipTrainer(model, device, dtype, optim=args.optim, lr=args.lr, reconstruction=args.reconstruction,
                        bptt=args.bptt, clamp_feedback=args.clamp_feedback, input_noise=args.input_noise,
-                       label_norm=args.label_norm, checkpoint_frames=args.checkpoint_frames)
+                       label_norm=args.label_norm, checkpoint_frames=args.checkpoint_frames,
+                       random_shift=args.random_shift)
 
 
 def batch_settings(args, epoch):

@@ -119,7 +119,7 @@ class Ours:
         self.trainer = optimization.ClipTrainer(
             self.model, self.device, self.dtype, optim=args.optim, lr=args.lr, reconstruction=args.reconstruction,
             bptt=args.bptt, clamp_feedback=args.clamp_feedback, input_noise=args.input_noise,
-            label_norm=args.label_norm, checkpoint_frames=args.checkpoint_frames)
+            label_norm=args.label_norm, checkpoint_frames=args.checkpoint_frames, random_shift=args.random_shift)
         if without == "fused_Adam":
             self.trainer.optimizer = torch.optim.Adam(self.model.parameters(), args.lr)
 

@@ -6,7 +6,7 @@ from .errors import UsageError
 from .parser import Parser, at_least, fraction, natural_float, natural_int, positive_float, positive_int, probability
 
 LEAST_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # no layer is left without channels
-BEFORE_THE_FLAG = {"reconstruction": "mse", "label_norm": "batch"}  # what a run did that is older than these flags
+BEFORE_THE_FLAG = {"reconstruction": "mse", "label_norm": "batch", "random_shift": False}  # what a run did that is older than these flags
 PYRAMID_LEAST = 13  # --F_dim of the pyramid, whose first 12 channels are the frame's pixels
 
 
@@ -93,6 +93,9 @@ def add_training_flags(parser):
     group.add_argument("--shuffle", action=BooleanOptionalAction, default=True, help="shuffle the clips in every epoch")
     group.add_argument("--random_start", action=BooleanOptionalAction, default=True,
                        help="cut the clips at new random offsets in every epoch")
+    group.add_argument("--random_shift", action=BooleanOptionalAction, default=False,
+                       help="shift frames and labels sideways by a random number of pixels in every step, around the "
+                            "edge, so that a pose is learned for every place")
 
 
 def add_feedback_flags(parser):

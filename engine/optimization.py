@@ -17,10 +17,10 @@ class ClipTrainer:
     """
 
     def __init__(self, model, device, dtype, *, optim, lr, reconstruction, bptt, clamp_feedback, input_noise,
-                 label_norm, checkpoint_frames):
+                 label_norm, checkpoint_frames, random_shift):
         self.model, self.device, self.dtype, self.bptt, self.label_norm = model, device, dtype, bptt, label_norm
         self.loss_settings = {"reconstruction": reconstruction, "clamp": clamp_feedback, "input_noise": input_noise,
-                              "recompute": checkpoint_frames,
+                              "recompute": checkpoint_frames, "random_shift": random_shift,
                               "images_at_once": IMAGES_AT_ONCE.get(device.type, 10**9)}
         self.parallel_model = data_parallel(model, device)
         self.optimizer = getattr(torch.optim, optim)(model.parameters(), lr, fused=device.type != "mps")

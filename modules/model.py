@@ -7,7 +7,7 @@ from torch import nn
 
 from . import networks, pyramid
 from .losses import RECONSTRUCTIONS, kl_divergence, mse_loss
-from .pixels import to_unit
+from .pixels import shifted, to_unit
 from .rollout import forced_rollout, next_input, rollout
 from .transfer import to_device
 
@@ -77,12 +77,13 @@ class VAE_Model(nn.Module):
             norm.momentum = momentum
         encoder.train(was_training)
 
-    def step(self, frame, label_features, epsilon, current=None, temperature=None):
+    def step(self, frame, label_features, epsilon, current=None, temperature=None, shift=None):
         """Predict frame t from frame t-1 and label t.
 
         frame: [B, 3, H, W]; label_features: [B, L, h, w]; epsilon: standard normal noise, [B, N, h', w'].
         current: the true frame t, for the posterior `current`.
         temperature: None: z from the posterior; a number: z from the prior N(0, temperature^2 I).
+        shift: by how many pixels frame, label and current were shifted to the right, int64 [B]; None: by none.
         """
         frame_features = self.frame_transformation(frame)  # [B, F, h, w]
         label_features = label_features.to(frame_features.dtype)
@@ -92,21 +93,27 @@ class VAE_Model(nn.Module):
         else:
             z, mu, logvar = temperature * epsilon, None, None
         fused = self.Decoder_Fusion(frame_features, label_features, z.to(frame_features.dtype))  # [B, D, h, w]
-        prediction = self.Generator(fused).to(frame.dtype)  # [B, 3, H, W]
+        prediction = self.Generator(fused, shift).to(frame.dtype)  # [B, 3, H, W]
         return Step(prediction, mu, logvar)
 
     def forward(self, frames, labels, noise, beta, teacher_forced=None, reconstruction="mse", images_at_once=1,
-                **rollout_settings):
+                random_shift=False, **rollout_settings):
         """Compute the loss of a batch of clips, frames and labels [B, T, 3, H, W] each.
 
         beta: weight of the KL. reconstruction: `mse` or `log_mse`. teacher_forced: bool [B, T] on the CPU, or None.
-        images_at_once: images computed as one batch where all frames are forced. Other parameters: see `rollout`.
+        images_at_once: images computed as one batch where all frames are forced. random_shift: shift each clip sideways
+        by a random number of pixels. Other parameters: see `rollout`.
         Returns {"loss", "mse", "kl"}, sums over the frames 1..T-1 and means over the clips, and the input of the step
         after the clip, [B, 3, H, W], without gradient.
         """
         all_forced = teacher_forced is not None and bool(teacher_forced.all())  # on the CPU: no wait for the GPU
         if teacher_forced is not None:
             teacher_forced = to_device(teacher_forced, frames.device)
+        shift = None
+        if random_shift:
+            shift = (noise.uniform() * frames.shape[-1]).long()  # [B]
+            frames, labels = shifted(frames, shift), shifted(labels, shift)
+        rollout_settings["shift"] = shift
         if all_forced:
             steps = forced_rollout(self, frames, labels, noise, images_at_once, **rollout_settings)
         else:
@@ -117,4 +124,6 @@ class VAE_Model(nn.Module):
         kl = kl_divergence(mu, logvar)
         loss = reconstruction_loss + beta * kl
         following = next_input(predicted[:, -1].detach(), frames, teacher_forced, t=-1)
+        if random_shift:
+            following = shifted(following, -shift)
         return {"loss": loss, "mse": mse_loss(predicted.detach(), truth), "kl": kl}, following

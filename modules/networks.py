@@ -100,6 +100,10 @@ class Generator(nn.Sequential):
             nn.Conv2d(input_nc // 8, output_nc, 1),
         )
 
+    def forward(self, input, shift=None):
+        """shift: of the frames, see VAE_Model.step; there is no canvas here to shift with them."""
+        return super().forward(input)
+
 
 def dimensions_of(weights):
     """Read the four dimensions off a state_dict; KeyError or IndexError if it is of another network."""

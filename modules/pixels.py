@@ -1,4 +1,4 @@
-"""Convert images between uint8 pixels and floats in [0, 1]."""
+"""Convert images between uint8 pixels and floats in [0, 1], and shift them."""
 
 import torch
 
@@ -11,3 +11,13 @@ def to_unit(image):
 def to_uint8(image):
     """Float in [0, 1] -> uint8, clamped and rounded as in the course's submission."""
     return (image.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def shifted(images, shift):
+    """Shift the images of each clip to the right by shift [B] pixels, int64; what leaves on the right enters on the left.
+
+    images: [B, ..., W]. A negative shift goes to the left.
+    """
+    width = images.shape[-1]
+    source = (torch.arange(width, device=images.device) - shift[:, None]) % width  # [B, W]
+    return images.gather(-1, source.view(len(images), *[1] * (images.ndim - 2), width).expand_as(images))

@@ -1,6 +1,7 @@
 """The five networks as a pyramid: features at 1/2, 1/4 and 1/8 of the frame's resolution, in plain 3x3 convolutions.
 
 A few per cent of the template's time. Height and width must be even. Nothing here normalises over the batch.
+Each part was measured against its alternatives: docs/study.md.
 """
 
 import torch
@@ -8,13 +9,16 @@ from torch import nn
 from torch.nn import functional
 
 from .layers import GaussianPosterior
+from .pixels import shifted
 
 Z_STRIDE = 8  # z has an eighth of the frame's height and width
+INK = 10  # the lines of a label are thin and pale; the first convolution sees them this many times stronger
+CANVAS_SIZE = 32, 64  # of the default frames
 
 
 def conv(in_channels, out_channels, stride=1):
-    """3x3 convolution and LeakyReLU(0.1)."""
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, stride, padding=1), nn.LeakyReLU(0.1))
+    """3x3 convolution and SiLU."""
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, stride, padding=1), nn.SiLU())
 
 
 def enlarge(x, like):
@@ -42,7 +46,8 @@ class Label_Encoder(nn.Module):
         self.conv = conv(4 * in_chans, out_chans)
 
     def forward(self, image):
-        return self.conv(functional.pixel_unshuffle(1 - image, 2))  # 1 - image: lines on zero, like the padding
+        ink = INK * (1 - image)  # lines on zero, like the padding
+        return self.conv(functional.pixel_unshuffle(ink, 2))
 
 
 class Gaussian_Predictor(GaussianPosterior):
@@ -59,27 +64,25 @@ class Gaussian_Predictor(GaussianPosterior):
 class Decoder_Fusion(nn.Module):
     """Fuse frame features, label features and z: -> [B, D, H/2, W/2].
 
-    A U-Net (Ronneberger et al. 2015) of three levels. Its skips are added.
+    A U-Net (Ronneberger et al. 2015) of three levels, equally wide: detail needs the channels, and with more of them at
+    the lower levels it learns the training poses by heart. Its skips are added.
     """
 
     def __init__(self, in_chans, out_chans):
         super().__init__()
-        half, quarter, eighth = out_chans, 2 * out_chans, 2 * out_chans  # channels at 1/2, 1/4, 1/8
-        self.enter = conv(in_chans, half)
-        self.down_quarter = conv(half, quarter, stride=2)
-        self.down_eighth = conv(quarter, eighth, stride=2)
-        self.deepest = nn.Sequential(conv(eighth, eighth), nn.Conv2d(eighth, eighth, 3, padding=1))
-        self.up_quarter = nn.Conv2d(eighth, quarter, 1)
-        self.merge_quarter = conv(quarter, quarter)
-        self.up_half = nn.Conv2d(quarter, half, 1)
-        self.merge_half = conv(half, half)
+        self.enter = conv(in_chans, out_chans)
+        self.down_quarter = conv(out_chans, out_chans, stride=2)
+        self.down_eighth = conv(out_chans, out_chans, stride=2)
+        self.up_quarter = nn.Conv2d(out_chans, out_chans, 1)
+        self.merge_quarter = conv(out_chans, out_chans)
+        self.up_half = nn.Conv2d(out_chans, out_chans, 1)
+        self.merge_half = conv(out_chans, out_chans)
 
     def forward(self, img, label, parm):
         z = enlarge(parm, like=img)
         half = self.enter(torch.cat([img, label, z], dim=1))  # [B, D, H/2, W/2]
-        quarter = self.down_quarter(half)  # [B, 2D, H/4, W/4]
-        eighth = self.down_eighth(quarter)  # [B, 2D, H/8, W/8]
-        eighth = eighth + self.deepest(eighth)
+        quarter = self.down_quarter(half)  # [B, D, H/4, W/4]
+        eighth = self.down_eighth(quarter)  # [B, D, H/8, W/8]
         quarter = self.merge_quarter(quarter + enlarge(self.up_quarter(eighth), like=quarter))
         return self.merge_half(half + enlarge(self.up_half(quarter), like=half))
 
@@ -97,14 +100,28 @@ class LeakySigmoid(nn.Sigmoid):
         return frame + self.LEAK * (x - x.detach()).nan_to_num() if torch.is_grad_enabled() else frame
 
 
-class Generator(nn.Sequential):
+class Generator(nn.Module):
     """Generate a frame from fused features: [B, D, H/2, W/2] -> [B, 3, H, W].
 
-    The sigmoid keeps it in (0, 1), so nothing can grow without bound over a long rollout.
+    A learned bias for each pixel, the canvas, holds what never moves. The sigmoid keeps the frame in (0, 1), so nothing
+    can grow without bound over a long rollout.
     """
 
     def __init__(self, input_nc, output_nc):
-        super().__init__(nn.Conv2d(input_nc, 4 * output_nc, 3, padding=1), nn.PixelShuffle(2), LeakySigmoid())
+        super().__init__()
+        self.draw = nn.Sequential(nn.Conv2d(input_nc, 4 * output_nc, 3, padding=1), nn.PixelShuffle(2))
+        self.canvas = nn.Parameter(torch.zeros(1, output_nc, *CANVAS_SIZE))
+        self.squash = LeakySigmoid()
+
+    def forward(self, input, shift=None):
+        """shift: int64 [B]; the canvas is shifted by so many pixels to the right, see modules.pixels.shifted."""
+        drawn = self.draw(input)  # [B, 3, H, W]
+        canvas = self.canvas
+        if drawn.shape[-2:] != CANVAS_SIZE:
+            canvas = functional.interpolate(canvas, size=drawn.shape[-2:], mode="bilinear")
+        if shift is not None:
+            canvas = shifted(canvas.expand_as(drawn), shift)
+        return self.squash(drawn + canvas)
 
 
 def dimensions_of(weights):

@@ -10,7 +10,7 @@ from .pixels import to_uint8, to_unit
 
 
 def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=None, clamp=False, input_noise=0.0,
-            recompute=False):
+            shift=None, recompute=False):
     """Yield a Step (see model.py) for each of the frames 1..T-1.
 
     frames: [B, T, 3, H, W] in [0, 1]. Frame 0 is enough without teacher forcing, unless model.posterior is `current`.
@@ -22,6 +22,7 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
     clamp: clamp each input frame to [0, 1], so that an overshoot cannot grow.
     input_noise: add Gaussian noise to each input frame, its standard deviation drawn from [0, input_noise), so that
         the network learns to repair a frame that is not quite right.
+    shift: by how many pixels the clips are shifted to the right, int64 [B]; None: by none.
     recompute: store no activations of a step for the backward pass, compute them again there.
     A pose is an encoded label. In the shapes, L are the channels of poses and N those of z; h x w is the size of
     features, h' x w' the size of z.
@@ -37,12 +38,13 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
         pose = poses[:, t - 1] if model.training else model.encode_labels(labels[:, t])  # [B, L, h, w]
         epsilon = noise.normal(*z_shape)  # [B, N, h', w']
         current = frames[:, t] if sees_current else None  # [B, 3, H, W]
-        predicted = step(frame, pose, epsilon, current, temperature)
+        predicted = step(frame, pose, epsilon, current, temperature, shift)
         yield predicted
         frame = next_input(predicted.frame, frames, teacher_forced, t)  # [B, 3, H, W]
 
 
-def forced_rollout(model, frames, labels, noise, images_at_once, *, clamp=False, input_noise=0.0, recompute=False):
+def forced_rollout(model, frames, labels, noise, images_at_once, *, clamp=False, input_noise=0.0, shift=None,
+                   recompute=False):
     """Yield the Steps of `rollout` with every frame teacher-forced.
 
     All inputs are known then, so several time steps are joined to one batch of at most `images_at_once` images.
@@ -59,7 +61,8 @@ def forced_rollout(model, frames, labels, noise, images_at_once, *, clamp=False,
             epsilon.append(noise.normal(*z_shape))
         pose = torch.cat([poses[:, t - 1] for t in times])  # [n B, L, h, w]
         current = torch.cat([frames[:, t] for t in times]) if model.posterior == "current" else None
-        predicted = step(torch.cat(inputs), pose, torch.cat(epsilon), current)  # [n B, ...] each
+        shifts = shift.repeat(len(times)) if shift is not None else None  # [n B]
+        predicted = step(torch.cat(inputs), pose, torch.cat(epsilon), current, shift=shifts)  # [n B, ...] each
         for parts in zip(*(part.split(clips) for part in predicted)):
             yield predicted._make(parts)  # a Step
 

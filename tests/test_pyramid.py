@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from conftest import TINY_CLIPS, TINY_NETWORK, TINY_TRAINING, flags, read_csv
 from modules import VAE_Model
 from modules.noise import GivenNoise, Noise
-from modules.pixels import to_unit
+from modules.pixels import shifted, to_unit
 from modules.pyramid import LeakySigmoid
 from modules.rollout import rollout
 
@@ -62,7 +62,7 @@ def test_black_frames_have_a_way_back():
     """Where the sigmoid itself is flat."""
     model, (frames, labels) = pyramid(), map(to_unit, pixels())
     with torch.no_grad():
-        model.Generator[0].bias -= 40
+        model.Generator.canvas -= 40
     terms, following = model(frames, labels, random_noise(model), 0.0)
     assert following.max() < 1e-12
     terms["loss"].backward()
@@ -76,6 +76,62 @@ def test_slope_of_the_output_is_that_of_the_sigmoid_and_a_little_more():
     slope, = torch.autograd.grad(frame.sum(), x)
     torch.testing.assert_close(slope, torch.sigmoid(x) * torch.sigmoid(-x) + LeakySigmoid.LEAK)
     assert torch.equal(LeakySigmoid()(torch.tensor([-torch.inf, torch.inf])), torch.tensor([0.0, 1.0]))
+
+
+@pytest.fixture
+def bare():
+    """A pyramid that draws nothing but its canvas, which differs in every pixel; and that as a frame, [3, 32, 64]."""
+    model = pyramid()
+    with torch.no_grad():
+        for weights in model.Generator.draw.parameters():
+            weights.zero_()
+        model.Generator.canvas.copy_(torch.randn(model.Generator.canvas.shape))
+    return model, model.Generator.canvas[0].sigmoid().detach()
+
+
+@pytest.mark.parametrize("shape", [(CLIPS, 3, 8, 16), (CLIPS, LENGTH, 3, 8, 16)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_shifted_images_go_around_the_edge_and_come_back(shape, dtype):
+    images, shift = torch.arange(torch.Size(shape).numel()).view(shape).to(dtype), torch.tensor([0, 3, -21])
+    moved = shifted(images, shift)
+    for image, pixels_right, result in zip(images, shift.tolist(), moved):
+        assert torch.equal(result, image.roll(pixels_right, dims=-1))
+    assert torch.equal(shifted(moved, -shift), images)
+
+
+def test_canvas_moves_with_the_clip(bare):
+    model, canvas = bare
+    frames, labels = map(to_unit, pixels((32, 64)))
+    shift = torch.tensor([0, 5, 63])
+    step = model.step(frames[:, 0], model.encode_labels(labels[:, 1]), random_noise(model, (32, 64)).normal(4, 4, 8),
+                      shift=shift)
+    torch.testing.assert_close(step.frame, shifted(canvas.expand(CLIPS, -1, -1, -1), shift))
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_a_random_shift_changes_neither_a_fitting_loss_nor_where_the_next_input_is(forced, bare):
+    model, canvas = bare
+    frames = canvas.expand(CLIPS, LENGTH, -1, -1, -1)
+    _, labels = map(to_unit, pixels((32, 64)))
+    teacher_forced = torch.full((CLIPS, LENGTH), forced)
+    terms, following = model(frames, labels, Noise.seeded(0, CLIPS, "cpu"), 0.0, teacher_forced, random_shift=True)
+    assert terms["mse"] < 1e-12
+    torch.testing.assert_close(following, frames[:, 0])
+
+
+def test_shifted_clips_are_a_batch_like_any_other():
+    """All forced frames at once equal one after the other, and a clip's shift does not depend on its batch."""
+    model, (frames, labels) = pyramid(), map(to_unit, pixels())
+    forced = torch.ones(CLIPS, LENGTH, dtype=torch.bool)
+    losses = []
+    for images_at_once in (1, 1000):
+        terms, _ = model(frames, labels, Noise.seeded(0, CLIPS, "cpu"), 0.1, forced, images_at_once=images_at_once,
+                         random_shift=True)
+        losses.append(terms["loss"].item())
+    alone = [model(frames[row:row + 1], labels[row:row + 1], Noise.seeded(row, 1, "cpu"), 0.1, forced[row:row + 1],
+                   random_shift=True)[0]["loss"].item() for row in range(CLIPS)]
+    unmoved = model(frames, labels, Noise.seeded(0, CLIPS, "cpu"), 0.1, forced)[0]["loss"].item()
+    assert losses == pytest.approx([sum(alone) / CLIPS] * 2, rel=1e-5) and losses[0] != pytest.approx(unmoved, rel=1e-5)
 
 
 def test_batch_equals_its_sequences_in_training_mode_too():
@@ -121,7 +177,7 @@ def test_its_work_is_at_most_a_quarter_of_the_template_s(dimensions):
 
 
 def test_it_is_trained_resumed_and_tested_like_the_template(dancer, call, capsys, tmp_path):
-    words = ["--DR", dancer, "--network", "pyramid", *TINY_TRAINING]
+    words = ["--DR", dancer, "--network", "pyramid", "--random_shift", *TINY_TRAINING]
     for name, epochs in (("whole", 2), ("parts", 1)):
         call("Trainer", *words, *flags(num_epoch=epochs, save_root=name, kl_anneal_type="None"))
     call("Trainer", "--resume", "--save_root", "parts", *flags(num_epoch=2))

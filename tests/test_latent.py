@@ -32,7 +32,7 @@ class KnownModel(torch.nn.Module):
     def encode_labels(self, labels):
         return labels
 
-    def step(self, frame, pose, epsilon, current=None, temperature=None):
+    def step(self, frame, pose, epsilon, current=None, temperature=None, shift=None):
         mu, logvar = (value.expand(len(frame), *Z) for value in self.posterior_of_step)
         if temperature is None:
             mu = mu * (-1) ** self.calls

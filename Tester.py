@@ -27,6 +27,7 @@ from engine.resume import tester_flags
 from engine.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
 from media.video import check_video_format, write_comparison, write_video
 from modules.metrics import in_chunks, psnr, summarise
+from modules.views import MeanOfViews
 
 SAMPLES_ON_PAGE = 4
 
@@ -44,6 +45,8 @@ def main():
     root = dataset_or_dancer(args.DR)
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
     model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
+    if args.views > 1:
+        model = MeanOfViews(model, args.views)
     roll_out = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
                        temperature=args.temperature, clamp=args.clamp_feedback)
     if args.drive:

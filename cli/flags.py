@@ -6,7 +6,8 @@ from .errors import UsageError
 from .parser import Parser, at_least, fraction, natural_float, natural_int, positive_float, positive_int, probability
 
 LEAST_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # no layer is left without channels
-BEFORE_THE_FLAG = {"reconstruction": "mse", "label_norm": "batch", "random_shift": False}  # what a run did that is older than these flags
+BEFORE_THE_FLAG = {  # what a run did that is older than these flags
+    "reconstruction": "mse", "label_norm": "batch", "random_shift": False}
 PYRAMID_LEAST = 13  # --F_dim of the pyramid, whose first 12 channels are the frame's pixels
 
 
@@ -178,6 +179,9 @@ def tester_parser():
     group.add_argument("--split", choices=["test", "val"], default="test", help="sequences to generate")
     group.add_argument("--gt", metavar="FILE", help="ground truth in the submission's format, to score against")
     group.add_argument("--make_gif", action=BooleanOptionalAction, default=True, help="write the videos")
+    group.add_argument("--views", type=positive_int, default=1, metavar="N",
+                       help="make each frame the mean of N predictions, from inputs shifted sideways: N times the work, "
+                            "for a network trained with --random_shift")
     group.add_argument("--samples", type=natural_int, default=0, metavar="K",
                        help="draw K futures of every sequence and score their mean and the best of them; those of the "
                             "first are shown side by side in a video: what z does")

@@ -189,6 +189,8 @@ def tester_flags():
         raise UsageError("--poses goes with --drive, the video that they are of")
     if args.poses and Path(args.drive).is_dir():
         raise UsageError(f"--poses goes with a video, and --drive {args.drive} is a folder of labels; leave it out")
+    if args.onnx and args.views > 1:
+        raise UsageError("--views goes with generated sequences, and --onnx writes one step; leave one of them out")
     return args, tested_checkpoint(parser, args, typed)
 
 

@@ -14,9 +14,9 @@ def to_uint8(image):
 
 
 def shifted(images, shift):
-    """Shift the images of each clip to the right by shift [B] pixels, int64; what leaves on the right enters on the left.
+    """Shift the images of each clip to the right; what leaves on that side enters on the other.
 
-    images: [B, ..., W]. A negative shift goes to the left.
+    images: [B, ..., W]. shift: in pixels, int64 [B]; negative: to the left.
     """
     width = images.shape[-1]
     source = (torch.arange(width, device=images.device) - shift[:, None]) % width  # [B, W]

@@ -144,6 +144,7 @@ def test_the_first_frame_is_the_training_frame_of_the_nearest_label(dancer):
 def test_what_cannot_drive_is_refused_in_one_line(prepared, refused, tmp_path):
     assert "--gt" in refused(*prepared, "--drive", "other.mp4", "--gt", "data/test/gt.csv")
     assert "--samples" in refused(*prepared, "--drive", "other.mp4", "--samples", 2)
+    assert "--views" in refused(*prepared, "--onnx", "model.onnx", "--views", 2)
     assert "--poses" in refused(*prepared, "--poses", "other.csv")
     assert "--poses" in refused(*prepared, "--drive", "data/test/test_label/1", "--poses", "other.csv")
     (tmp_path / "empty").mkdir()

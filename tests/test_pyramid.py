@@ -10,7 +10,8 @@ from modules import VAE_Model
 from modules.noise import GivenNoise, Noise
 from modules.pixels import shifted, to_unit
 from modules.pyramid import LeakySigmoid
-from modules.rollout import rollout
+from modules.rollout import generate, rollout
+from modules.views import MeanOfViews
 
 CLIPS, LENGTH = 3, 6
 
@@ -134,6 +135,25 @@ def test_shifted_clips_are_a_batch_like_any_other():
     assert losses == pytest.approx([sum(alone) / CLIPS] * 2, rel=1e-5) and losses[0] != pytest.approx(unmoved, rel=1e-5)
 
 
+def test_the_mean_of_views_is_that_of_shifted_rollouts_of_one_step():
+    model, (frames, labels) = pyramid().eval(), pixels(length=2)
+    frame, epsilon = to_unit(frames[:, 0]), torch.randn(CLIPS, *model.z_shape(8, 16))
+    views = []
+    for pixels_right in (0, 3, 6):
+        shift = torch.full((CLIPS,), pixels_right)
+        poses = model.encode_labels(labels[:, 1].roll(pixels_right, dims=-1))
+        moved = model.step(frame.roll(pixels_right, dims=-1), poses, epsilon, temperature=1.0, shift=shift).frame
+        views.append(moved.roll(-pixels_right, dims=-1))
+    steps = rollout(MeanOfViews(model, 3), frame[:, None], labels, GivenNoise(epsilon[:, None]), temperature=1.0)
+    torch.testing.assert_close([step.frame for step in steps], [torch.stack(views).mean(dim=0)])
+
+
+def test_one_view_is_the_model_itself():
+    model, (frames, labels) = pyramid(), pixels()
+    videos = [generate(net, frames[:, 0], labels, seed=0) for net in (model, MeanOfViews(model, 1))]
+    assert torch.equal(*videos)
+
+
 def test_batch_equals_its_sequences_in_training_mode_too():
     """Nothing is normalised over a batch."""
     frames, labels = map(to_unit, pixels())
@@ -183,7 +203,7 @@ def test_it_is_trained_resumed_and_tested_like_the_template(dancer, call, capsys
     call("Trainer", "--resume", "--save_root", "parts", *flags(num_epoch=2))
     assert read_csv("whole/metrics.csv") == read_csv("parts/metrics.csv")
     capsys.readouterr()
-    call("Tester", "--ckpt_path", "whole/best.ckpt", "--samples", 2)
+    call("Tester", "--ckpt_path", "whole/best.ckpt", "--samples", 2, "--views", 2)
     assert "2 samples of each sequence: standard deviation" in capsys.readouterr().out
     alike = [iio.imread(tmp_path / f"whole/test/{name}_seq0.gif") for name in ("samples", "compare")]
     assert alike[0].shape[0] == alike[1].shape[0] and alike[0].shape[2] > alike[1].shape[2]  # a column more

@@ -1,0 +1,41 @@
+"""Several views of a frame, and their mean as the prediction: a steadier rollout, for so many times the work."""
+
+import torch
+from torch import nn
+
+from .pixels import shifted
+
+SIDEWAYS = 3  # pixels between two views: each meets the strided convolutions of the pyramid at other pixels
+
+
+class MeanOfViews(nn.Module):
+    """A model whose prediction is the mean over `views` copies of its input, copy i shifted by SIDEWAYS * i pixels.
+
+    It takes the place of a VAE_Model in a rollout with z from the prior. A network that was trained with random shifts
+    draws each copy as well as the others, and their errors differ. (Test-time augmentation; Krizhevsky et al. 2012.)
+    """
+
+    def __init__(self, model, views):
+        super().__init__()
+        self.model, self.views, self.posterior = model, views, model.posterior
+
+    def z_shape(self, height, width):
+        return self.model.z_shape(height, width)
+
+    def encode_labels(self, labels):
+        """[B, 3, H, W] -> [views B, L, h, w]."""
+        return self.model.encode_labels(shifted(self._copies(labels), self._shift(labels)))
+
+    def step(self, frame, label_features, epsilon, current, temperature, shift=None):
+        """See VAE_Model.step; label_features: of `encode_labels`. There is neither `current` nor `shift`."""
+        shift = self._shift(frame)
+        step = self.model.step(shifted(self._copies(frame), shift), label_features, self._copies(epsilon), None,
+                               temperature, shift)
+        frames = shifted(step.frame, -shift).unflatten(0, (self.views, len(frame)))  # [views, B, 3, H, W]
+        return step._replace(frame=frames.mean(dim=0))
+
+    def _copies(self, x):
+        return x.repeat(self.views, *[1] * (x.ndim - 1))  # view by view, as `_shift`
+
+    def _shift(self, x):
+        return (SIDEWAYS * torch.arange(self.views, device=x.device)).repeat_interleave(len(x))  # [views B]

@@ -206,6 +206,8 @@ def pretend(kind, capability=(8, 0), free=8 * GIB):
         "torch.cuda.mem_get_info": lambda device=None: (free, 2 * free),
         "torch.cuda.is_current_stream_capturing": lambda: False,
         "torch.backends.mps.is_available": lambda: kind == "mps",
+        # as in a build for the CPU; one for CUDA would ask the driver, which is not there, for its stream
+        "torch.accelerator.current_accelerator": lambda check_available=False: None,
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())

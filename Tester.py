@@ -44,9 +44,7 @@ def main():
     dtype = choose_precision(args.amp, device)
     root = dataset_or_dancer(args.DR)
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
-    model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
-    if args.views > 1:
-        model = MeanOfViews(model, args.views)
+    model = build_tested_model(args, device, dtype, checkpoint)
     roll_out = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
                        temperature=args.temperature, clamp=args.clamp_feedback)
     if args.drive:
@@ -74,6 +72,12 @@ def main():
         train_set = Dataset_Dance(root, None, "train", 1, **options) if (root / "train").is_dir() else None
         write_scores(folder, predictions, truth, labels, train_set, public, metrics, of_samples)
     print(f"written to {folder}")
+
+
+def build_tested_model(args, device, dtype, checkpoint):
+    """The checkpoint's model; with --views the mean of its predictions from several views."""
+    model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
+    return MeanOfViews(model, args.views) if args.views > 1 else model
 
 
 def export(args, checkpoint):

@@ -114,7 +114,7 @@ class Generator(nn.Module):
         self.squash = LeakySigmoid()
 
     def forward(self, input, shift=None):
-        """shift: int64 [B]; the canvas is shifted by so many pixels to the right, see modules.pixels.shifted."""
+        """shift: by how many pixels to shift the canvas to the right, int64 [B]; None: by none."""
         drawn = self.draw(input)  # [B, 3, H, W]
         canvas = self.canvas
         if drawn.shape[-2:] != CANVAS_SIZE:

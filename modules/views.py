@@ -1,4 +1,4 @@
-"""Several views of a frame, and their mean as the prediction: a steadier rollout, for so many times the work."""
+"""Predict a frame several times, from shifted inputs, and take the mean: a better rollout, but N views cost N times."""
 
 import torch
 from torch import nn

@@ -25,5 +25,10 @@ test: .venv/requirements-test
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r $*.txt -c constraints.txt
 	@touch $@
 
+# See requirements-poses.txt.
+.venv/requirements-poses: requirements-poses.txt .venv/requirements
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
 clean:
 	rm -rf .venv

@@ -26,10 +26,11 @@ def pose_estimator():
     looks for that one near where it was in the frame before. Raises UsageError if mediapipe is missing.
     """
     try:
-        from mediapipe.python.solutions.pose import Pose
+        with _silent_stderr():
+            from mediapipe.python.solutions.pose import Pose
     except ImportError:
-        raise UsageError("a video without --poses needs the package mediapipe: pip install -r requirements-poses.txt, "
-                         "with Python 3.12 or older") from None
+        raise UsageError("a video without --poses needs the package mediapipe: pip install --no-deps -r "
+                         "requirements-poses.txt, with Python 3.12 or older") from None
 
     with _silent_stderr():
         tracker = Pose(static_image_mode=False, smooth_landmarks=False)  # tracks.py smooths without delay
@@ -49,7 +50,10 @@ def pose_estimator():
 
 @contextmanager
 def _silent_stderr():
-    """Drop what native code writes to stderr: mediapipe reports what it starts, whatever its log level."""
+    """Drop what native code writes to stderr: mediapipe reports what it starts, whatever its log level.
+
+    With protobuf 6 its import also prints an error that does no harm.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -57,6 +61,7 @@ def _silent_stderr():
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
+        sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
 

@@ -133,3 +133,10 @@ def test_missing_packages_are_told(model, call, capsys, monkeypatch, tmp_path):
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.count("\n") == 1 and list((tmp_path / "folder").iterdir()) == []
     assert "--onnx" in error and "pip install -r requirements-onnx.txt" in error
+
+
+def test_several_views_are_no_single_step(call, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call("Tester", "--ckpt_path", "best.ckpt", "--onnx", "dancer.onnx", "--views", 2)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.count("\n") == 1 and "--views" in error

@@ -1,14 +1,16 @@
 """Poses: read, followed, bridged, smoothed, drawn, and made into a dataset."""
 
 import json
+import subprocess
 import sys
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from cli.errors import UsageError
-from conftest import call_script, flags
+from conftest import ROOT, call_script, flags
 from media.images import read_image, resize_image
 from media.pixel_csv import read_pixels_csv
 from poses import dataset
@@ -338,9 +340,13 @@ def test_a_missing_package_is_named(package, words, requirements, video, refused
     assert package.split(".")[0].replace("_", "-") in error and f"requirements-{requirements}.txt" in error
 
 
-def test_mediapipe_finds_the_dancer_in_her_film(tmp_path):
+with_mediapipe = pytest.mark.skipif(find_spec("mediapipe") is None,
+                                    reason="mediapipe is not installed (requirements-poses.txt)")
+
+
+@with_mediapipe
+def test_mediapipe_finds_the_dancer_in_her_film():
     """Four frames of the stage dancer, drawn large; the joints of the trunk within a fortieth of the height."""
-    pytest.importorskip("mediapipe.python.solutions.pose", reason="mediapipe is not installed (requirements-poses.txt)")
     from poses.estimator import pose_estimator
     from stage_dancer.dataset import compose
     from stage_dancer.film import true_poses
@@ -354,3 +360,10 @@ def test_mediapipe_finds_the_dancer_in_her_film(tmp_path):
     trunk = [INDEX[f"{side}_{name}"] for side in ("left", "right") for name in ("shoulder", "hip")]
     errors = [np.linalg.norm((pose - true[t])[trunk, :2], axis=1).max() for pose, t in zip(found, (0, 5, 10, 15))]
     assert max(errors) < 512 / 40
+
+
+@with_mediapipe
+def test_mediapipe_says_nothing():
+    program = "from poses.estimator import pose_estimator\nwith pose_estimator(): print('ready')"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("ready\n", "")

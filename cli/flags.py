@@ -180,8 +180,8 @@ def tester_parser():
     group.add_argument("--gt", metavar="FILE", help="ground truth in the submission's format, to score against")
     group.add_argument("--make_gif", action=BooleanOptionalAction, default=True, help="write the videos")
     group.add_argument("--views", type=positive_int, default=1, metavar="N",
-                       help="make each frame the mean of N predictions, from inputs shifted sideways: N times the work, "
-                            "for a network trained with --random_shift")
+                       help="make each frame the mean of N predictions, from inputs shifted sideways: N times the "
+                            "work, for a network trained with --random_shift")
     group.add_argument("--samples", type=natural_int, default=0, metavar="K",
                        help="draw K futures of every sequence and score their mean and the best of them; those of the "
                             "first are shown side by side in a video: what z does")

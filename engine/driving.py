@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import avg_pool2d, normalize
 
 from cli.errors import UsageError
 from cli.files import read_json_or_none
@@ -13,6 +14,7 @@ from dataloader import list_frames_and_labels, list_images
 from media.decoded import decode_images
 from media.ffmpeg import read_video
 from media.images import read_image, resize_image, resize_picture
+from modules.pixels import to_unit
 from poses.dataset import MARKER
 from poses.keypoints import present, read_poses
 from poses.labels import draw_label
@@ -20,9 +22,10 @@ from poses.person import find_person
 from poses.retarget import retarget
 from poses.window import choose_window, cut
 
-from .evaluation import nearest_images
+from .evaluation import images_at_once
 
 FRAMES_PER_SECOND = 30  # of a dataset that does not say
+SQUARES = 8  # of blurred ink, over the height
 
 
 class Drive(NamedTuple):
@@ -86,5 +89,17 @@ def training_poses(root):
 
 
 def nearest_start(train_set, label):
-    """Return the training frame, uint8 [3, H, W], whose label is nearest to a label, uint8 [3, H, W]."""
-    return train_set.frames[nearest_images(label[None], train_set.labels)[0]]
+    """Return the training frame, uint8 [3, H, W], whose label is most like a label, uint8 [3, H, W].
+
+    Thin lines that just miss one another are as far apart, in L2, as a line and nothing. So the ink is compared
+    blurred, and by its direction.
+    """
+    labels = train_set.labels
+    inks = torch.cat([blurred_ink(part) for part in labels.split(images_at_once(labels))])
+    return train_set.frames[torch.cdist(blurred_ink(label[None]), inks)[0].argmin()]
+
+
+def blurred_ink(labels):
+    """Return the ink of uint8 labels [N, 3, H, W], averaged over squares, with a norm of 1 (of 0 if blank): [N, n]."""
+    ink = 1 - to_unit(labels)
+    return normalize(avg_pool2d(ink, max(labels.shape[-2] // SQUARES, 1)).flatten(1))

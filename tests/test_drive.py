@@ -1,6 +1,7 @@
 """Another person's poses, moved to the trained person's place and size, drive a model (Tester.py --drive)."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +9,12 @@ import torch
 from PIL import Image
 
 from conftest import call_script, tiny_model
+from dataloader import Dataset_Dance
 from engine.checkpoint import save_checkpoint
+from engine.driving import nearest_start
+from media.images import resize_picture
 from poses.keypoints import INDEX, nobody, present, write_poses
+from poses.labels import draw_label
 from poses.retarget import floor_line, measure_stance, retarget
 from test_poses import picture, standing
 
@@ -134,17 +139,21 @@ def test_a_folder_of_labels_drives_the_model(prepared, tmp_path):
 
 
 def test_the_first_frame_is_the_training_frame_of_the_nearest_label(dancer):
-    from dataloader import Dataset_Dance
-    from engine.driving import nearest_start
-
     train = Dataset_Dance(dancer, None, "train", 1)
     assert torch.equal(nearest_start(train, train.labels[17]), train.frames[17])
+
+
+def test_a_pose_beside_a_label_is_nearer_than_an_empty_one():
+    aside, elsewhere, wanted = (resize_picture(draw_label(standing(column, 110, 80), (128, 256)), (32, 64))
+                                for column in (110, 200, 102))
+    labels = torch.stack([torch.full_like(aside, 255), elsewhere, aside])
+    train = SimpleNamespace(labels=labels, frames=torch.arange(3))
+    assert [int(nearest_start(train, label)) for label in (wanted, *labels)] == [2, 0, 1, 2]
 
 
 def test_what_cannot_drive_is_refused_in_one_line(prepared, refused, tmp_path):
     assert "--gt" in refused(*prepared, "--drive", "other.mp4", "--gt", "data/test/gt.csv")
     assert "--samples" in refused(*prepared, "--drive", "other.mp4", "--samples", 2)
-    assert "--views" in refused(*prepared, "--onnx", "model.onnx", "--views", 2)
     assert "--poses" in refused(*prepared, "--poses", "other.csv")
     assert "--poses" in refused(*prepared, "--drive", "data/test/test_label/1", "--poses", "other.csv")
     (tmp_path / "empty").mkdir()

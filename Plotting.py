@@ -6,7 +6,7 @@ from cli.errors import UsageError, run_script
 from cli.files import check_output
 from cli.flags import add_schedule_flags, flags_of
 from cli.parser import Parser, split_words
-from figures.curves import FIGURES, draw_runs, draw_schedules, scheduled
+from figures.curves import FIGURES, OUT, draw_runs, draw_schedules, scheduled
 from figures.page import write_page
 from figures.runs import shown
 
@@ -19,7 +19,7 @@ def main(words=None):
     if args.schedule:
         if args.runs or "figures" in typed or args.page:
             raise UsageError("--schedule draws one figure, without a run; leave out the run, --figures and --page")
-        print(draw_schedules(args.schedule, curves(args, typed_schedule), out=args.out or "figures", **style))
+        print(draw_schedules(args.schedule, curves(args, typed_schedule), out=args.out or OUT, **style))
     elif not args.runs:
         raise UsageError("nothing to draw; give the folder of a run, or --schedule tfr, beta or lr")
     elif typed_schedule or args.versus:
@@ -59,7 +59,7 @@ def plotting_parser():
     parser.add_argument("--page", metavar="FILE",
                         help="write one HTML file instead, for a browser: the runs' videos, scores, curves and flags")
     parser.add_argument("--out", metavar="FOLDER",
-                        help="folder of the figures; if left out, the run's own if it is one, else figures/")
+                        help=f"folder of the figures; if left out, the run's own if it is one, else {OUT}")
     parser.add_argument("--figures", nargs="+", choices=FIGURES, default=list(FIGURES), help="which to draw")
     parser.add_argument("--layout", choices=["overlay", "side_by_side"], default="overlay",
                         help="several runs in the same axes, or each in its own with common scales")

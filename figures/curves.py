@@ -15,6 +15,7 @@ from engine.schedules import Schedules
 from .runs import Run, by_label, differing_flags, label_by_difference, read_runs
 from .style import STYLES, log_scale, panels, save, with_legend
 
+OUT = "runs/figures"  # where figures of several runs go
 SMOOTHED_FRAMES = 15
 SAMPLES_TITLE = f"Samples: mean, 95 % of them, and the best (dotted); means of {SMOOTHED_FRAMES} frames"
 
@@ -250,11 +251,11 @@ def applies(figure, runs):
 def draw_runs(folders, *, figures=FIGURES, out=None, side_by_side=False, file_format="png"):
     """Draw figures of one or more runs.
 
-    figures: names in FIGURES. out: folder of the figures; None: the run's own, or `figures` for several runs.
+    figures: names in FIGURES. out: folder of the figures; None: the run's own, or OUT for several runs.
     Returns the paths of the figures, and {run: names of the figures that it has no data for}.
     """
     runs = read_runs(folders)
-    out = out or (folders[0] if len(runs) == 1 else "figures")
+    out = out or (folders[0] if len(runs) == 1 else OUT)
     paths, missing = [], {}
     for figure in (figure for figure in figures if applies(figure, runs)):
         drawable = [run for run in runs if has_data(run, figure)]

@@ -89,10 +89,10 @@ def test_one_run_is_drawn_into_its_own_folder(tmp_path, capsys):
     assert sorted(capsys.readouterr().out.split()) == sorted(str(Path(run, name)) for name in FILES)
 
 
-def test_several_runs_are_drawn_into_figures(tmp_path, monkeypatch):
+def test_several_runs_are_drawn_into_a_folder_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Plotting.main([write_run(tmp_path / name, f"--tfr {tfr}") for name, tfr in (("a", 1), ("b", 0))])
-    assert {path.name for path in Path("figures").iterdir()} == FILES
+    assert {path.name for path in Path("runs/figures").iterdir()} == FILES
 
 
 def test_format_and_out(tmp_path):

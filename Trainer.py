@@ -31,7 +31,7 @@ from figures.page import write_page
 from media.video import check_video_format, write_comparison
 from modules.metrics import summarise
 
-MEASURED_LABELS = 256  # whose mean and variance --label_norm fixed takes
+MEASURED_PIXELS = 256 * 32 * 64  # of labels, whose mean and variance --label_norm fixed takes
 
 
 def main():
@@ -42,7 +42,7 @@ def main():
     tune_cpu()
     device = choose_device(args.device, args.gpu)
     dtype = choose_precision(args.amp, device)
-    with joined_processes(device):
+    with joined_processes(device), telling_full_memory(device, "give --data_device cpu, or smaller frames"):
         train_set, val_set = open_datasets(args)
         model = first_model(args, train_set, device, dtype, checkpoint)
         announce(model, train_set, device, dtype)
@@ -99,7 +99,8 @@ def first_model(args, train_set, device, dtype, checkpoint):
     torch.manual_seed(args.seed)
     model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
     if args.label_norm == "fixed" and checkpoint is None:
-        chosen = train_set.labels[evenly_spread(len(train_set.labels), MEASURED_LABELS)]
+        wanted = max(MEASURED_PIXELS // (args.frame_H * args.frame_W), 8)
+        chosen = train_set.labels[evenly_spread(len(train_set.labels), wanted)]
         model.fix_label_norm(chosen.to(device))
     return model
 

@@ -72,6 +72,16 @@ def all_reduce(values, operation, device):
     return tensor.tolist()
 
 
+def from_rank_0(value, device):
+    """Return rank 0's value, which can be pickled, on every rank; it travels by way of this rank's `device`."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    with naming_a_lost_process():
+        distributed.broadcast_object_list(values, device=device)
+    return values[0]
+
+
 def data_parallel(model, device):
     """Wrap the model in DistributedDataParallel; a no-op in a single process.
 

@@ -17,7 +17,7 @@ from cli.parser import typed_command
 from .devices import machine_name
 from .event_files import EVENT_FILES
 from .logs import clear_test
-from .processes import rank, world_size
+from .processes import from_rank_0, rank, world_size
 from .recorder import BEST_ROLLOUT
 
 
@@ -27,17 +27,19 @@ def open_run(save_root, model, *, arguments, resume, overwrite, num_epoch, per_s
 
     save_root: None for a new folder below runs/. arguments: every flag, as a dict.
     """
-    folder = Path(save_root or Path("runs") / f"{datetime.now():%Y-%m-%d_%H%M%S}")
+    parameters = list(model.parameters())
+    folder = Path(save_root or from_rank_0(f"runs/{datetime.now():%Y-%m-%d_%H%M%S}", parameters[0].device))
     if rank() > 0:
         yield folder
         return
     with locked("--save_root", folder):
         if not resume:
-            clear_run(folder, overwrite)
+            check_free(folder, overwrite)
+        check_room(folder, parameters, checkpoints=num_epoch // per_save + 3)
+        if not resume:
+            clear_run(folder)
         for stale in folder.glob(".*.tmp"):
             stale.unlink()
-        parameters = list(model.parameters())
-        check_room(folder, parameters, checkpoints=num_epoch // per_save + 3)
         write_json(folder / "args.json", {
             "arguments": arguments,
             "command": typed_command(),
@@ -52,13 +54,17 @@ def open_run(save_root, model, *, arguments, resume, overwrite, num_epoch, per_s
         yield folder
 
 
-def clear_run(folder, overwrite):
-    """Remove the run in the folder, if there is one and it may be overwritten."""
-    if not (folder / "metrics.csv").exists():
-        return
-    if not overwrite:
+def check_free(folder, overwrite):
+    """Raise UsageError if the folder holds a run that may not be overwritten."""
+    if (folder / "metrics.csv").exists() and not overwrite:
         raise UsageError(f"--save_root {folder} holds another run; give --resume to continue it, --overwrite to "
                          "replace it, or another folder")
+
+
+def clear_run(folder):
+    """Remove the run in the folder, if there is one."""
+    if not (folder / "metrics.csv").exists():
+        return
     with usable("--save_root", folder):
         for pattern in ("*.ckpt", "*.gif", "best.mp4", "epoch=*.mp4", "*.csv", "*.json", "*.png", "best.npz",
                         "page.html", BEST_ROLLOUT, EVENT_FILES):
@@ -69,9 +75,12 @@ def clear_run(folder, overwrite):
 
 
 def check_room(folder, parameters, checkpoints):
-    """Raise UsageError if the disk lacks room for this many checkpoints: weights and two moments each."""
+    """Raise UsageError if the disk lacks room for this many checkpoints: weights and two moments each.
+
+    The checkpoints in the folder are among them, or will be replaced.
+    """
     wanted = 3 * checkpoints * sum(weights.numel() * weights.element_size() for weights in parameters)
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.glob("*.ckpt"))
     if free < wanted:
         raise UsageError(f"--save_root {folder}: the disk has {free / 2**20:.0f} MiB of room, the checkpoints need "
                          f"{wanted / 2**20:.0f} MiB; make room, or raise --per_save")

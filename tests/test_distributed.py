@@ -23,14 +23,15 @@ TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, train_vi_len=5, val_vi_l
                  reconstruction="log_mse", save_minutes=1e-4, device="cpu", amp="off")
 
 
-def start(number, *words, processes=None):
+def start(number, *words, processes=None, cwd=None):
     """Start the training in `number` processes, with all that they say in its `stdout`."""
     command = [sys.executable]
     if number > 1:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
     command += [str(ROOT / "tests/frozen_trainer.py"), *map(str, words)]
     environment = {**os.environ, **({"PROCESSES": str(processes)} if processes else {})}
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+                            cwd=cwd)
 
 
 def finish(process):
@@ -89,6 +90,12 @@ def test_two_processes_train_as_one_with_the_same_batches(by_two, dancer, folder
     finish(start(1, "--DR", dancer, *TRAINING, *flags(batch_size=8, save_root=folder / "one")))
     assert_same_training(by_two, folder / "one")
     assert load_checkpoint(by_two / "last.ckpt")["world_size"] == 2
+
+
+def test_processes_without_save_root_agree_on_a_folder(dancer, tmp_path):
+    said = finish(start(2, "--DR", dancer, *TRAINING, "--num_epoch", 1, cwd=tmp_path))
+    [run] = (tmp_path / "runs").iterdir()
+    assert (run / "last.ckpt").is_file() and said.count(f"runs/{run.name}/page.html") == 1
 
 
 def test_accumulated_batches_train_as_one(by_two, dancer, folder):

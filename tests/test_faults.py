@@ -141,11 +141,28 @@ def test_full_disk_where_no_file_is_named_ends_the_run_with_a_line(capsys):
         run_script(lambda: fill(errno.EACCES))
 
 
-def test_too_little_room_on_the_disk_is_told_before_training(train, ends, monkeypatch, tmp_path):
+@pytest.fixture
+def full_disk(monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
+
+
+def test_too_little_room_on_the_disk_is_told_before_training(train, ends, full_disk, tmp_path):
     error, _ = ends(2, "Trainer", *train(save_root="run"))
     assert "--save_root run" in error and "room" in error
     assert not (tmp_path / "run/metrics.csv").exists()
+
+
+def test_checkpoints_that_are_there_need_no_room(run, call, full_disk):
+    for path in [*run.glob("*.ckpt")]:
+        shutil.copy(path, path.with_name(f"another {path.name}"))
+    call("Trainer", "--resume", "--save_root", run)
+
+
+def test_a_run_without_room_replaces_none(run, train, ends, full_disk):
+    for path in run.glob("*.ckpt"):
+        path.unlink()
+    error, _ = ends(2, "Trainer", *train(save_root="run"), "--overwrite")
+    assert "room" in error and (run / "metrics.csv").exists()
 
 
 def test_a_flipped_byte_anywhere_is_refused_or_does_no_harm(whole, tmp_path):

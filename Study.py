@@ -73,6 +73,8 @@ def read_recipes(texts, out):
     for text in texts:
         parser = trainer_parser()
         parser.prog += f' "{text}"'
+        if not text.strip():
+            raise UsageError("a recipe is empty; give a file of flags for Trainer.py")
         path, *flags = split_words(text, f'"{text}"')
         path = Path(path.removeprefix("@"))
         words = [f"@{path}", *flags]

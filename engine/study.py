@@ -15,6 +15,7 @@ from media.pixel_csv import pixels_of_a_frame
 from .logs import TIMES_COLUMNS, read_arguments, read_columns, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
+DIVERGED = "--clamp_feedback"  # a remedy that Trainer.py names when a training has diverged
 NOT_OF_THE_RECIPE = {"save_root", "resume", "overwrite", "ckpt_path"}  # in args.json, but different after --resume
 
 
@@ -76,7 +77,8 @@ class Scripts(StopSignals):
     def run(self, folder, script, *words):
         """Run a script and append what it prints to folder/log.txt. Raises RunError with its last line if it fails.
 
-        A failure that would occur again is kept in folder/failed.txt, and raised again without running the script.
+        That a training diverges would occur again: it is kept in folder/failed.txt, and raised again without running
+        the script. Another failure, like a full disk, may pass.
         """
         kept = folder / "failed.txt"
         if kept.is_file():
@@ -94,7 +96,8 @@ class Scripts(StopSignals):
         reason = f"{script}.py: ended by signal {-status}"
         if status > 0:
             reason = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
-        if status == 1:
+        reason = reason or f"{script}.py: exit status {status}"
+        if DIVERGED in reason:
             kept.write_text(f"{reason}\n", encoding="utf-8")
         raise RunError(reason)
 

@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 
+from cli.errors import RunError
 from cli.files import locked
 from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
 from engine import study as engine_study
@@ -195,6 +196,21 @@ def test_interrupted_study_goes_on(study, dancer, tmp_path):
     assert read_csv(tmp_path / "study/study.csv")[0]["seeds"] == "1"
 
 
+@pytest.mark.parametrize("said, kept", [
+    ("Trainer.py: stopped: run/last.ckpt cannot be written (No space left on device)", False), ("", False),
+    ("Trainer.py: stopped: epoch 0, batch 1: loss nan; try --clamp_feedback", True)])
+def test_only_a_training_that_diverges_is_not_tried_again(tmp_path, monkeypatch, said, kept):
+    def call(scripts, script, words, log):
+        print(said, file=log)
+        return 1
+
+    monkeypatch.setattr(engine_study.Scripts, "call", call)
+    with pytest.raises(RunError) as failed:
+        engine_study.Scripts().run(tmp_path, "Trainer")
+    assert str(failed.value) == (said or "Trainer.py: exit status 1")
+    assert (tmp_path / "failed.txt").is_file() == kept
+
+
 @pytest.mark.parametrize("minutes, seconds, epochs", [(5, 71.2, 4), (5, 75, 4), (0.5, 71.2, 1)])
 def test_minutes_and_the_seconds_of_an_epoch_choose_the_epochs(tmp_path, minutes, seconds, epochs):
     (tmp_path / "times.csv").write_text(f"{','.join(TIMES_COLUMNS)}\n0,{seconds}\n")
@@ -234,6 +250,7 @@ def test_without_a_run_that_ends_the_study_fails(study, dancer, tmp_path, capsys
 
 @pytest.mark.parametrize("words, named", [
     (["nowhere.txt", "--epochs", "1"], "nowhere.txt"),
+    (["", "--epochs", "1"], "recipe is empty"),
     (["tiny.txt --tfr 2", "--epochs", "1"], '"tiny.txt --tfr 2": error: argument --tfr'),
     (["tiny.txt --tfr '2", "--epochs", "1"], "No closing quotation"),
     (["tiny.txt", "tiny.txt", "--epochs", "1"], "two recipes would go to study/tiny"),

@@ -21,4 +21,4 @@ def write_gif(path, frames, fps=FRAMES_PER_SECOND):
     pictures = map(Image.fromarray, frames)
     with atomic_write(path) as file:
         next(pictures).save(file, "GIF", save_all=True, append_images=pictures, loop=0,
-                            duration=round(1000 * every / fps))
+                            duration=10 * round(100 * every / fps))  # Pillow cuts milliseconds off

@@ -106,7 +106,7 @@ def write_takes(root, takes, fps, frame_size):
             truth.append([])
             for name, index, frame in cut_frames(take, fps, frame_size):
                 label = draw_label(take.poses[index], frame_size)
-                if progress.n % max(total // PREVIEW_FRAMES, 1) == 0:
+                if progress.n % -(-total // PREVIEW_FRAMES) == 0:
                     preview.append(overlay(frame, label))
                 if name == "test":
                     truth[number].append(as_read(frame, frame_size))

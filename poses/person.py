@@ -33,10 +33,10 @@ def find_person(path, fps, poses_file, flag):
     """
     found, size = [], None
     with nullcontext() if poses_file else pose_estimator() as estimate:
-        frames = Progress(read_video(path, fps, flag), total=round(fps * video_seconds(path, flag)) or None,
-                          desc=f"{'reading' if poses_file else 'poses of'} {path}", unit="frame")
-        with closing(frames):
-            for frame in frames:
+        total = round(fps * video_seconds(path, flag)) or None
+        with closing(read_video(path, fps, flag)) as video:
+            for frame in Progress(video, total=total, desc=f"{'reading' if poses_file else 'poses of'} {path}",
+                                  unit="frame"):
                 size = frame.shape[:2]
                 found.append(estimate(frame) if estimate else None)
     if poses_file:

@@ -142,6 +142,13 @@ def test_images_and_folders_may_be_links_to_anywhere(tmp_path):
     assert_clip(open_set(tmp_path / "whole")[0], frames, labels)
 
 
+def test_a_test_sequence_of_one_frame_is_named(tmp_path):
+    write_folder(tmp_path / "data/test/test_img/7", images(1))
+    write_folder(tmp_path / "data/test/test_label/7", images(1))
+    with pytest.raises(UsageError, match="test_label/7 has one label"):
+        open_set(tmp_path / "data", "test")
+
+
 @pytest.mark.parametrize("target, kind", [("nowhere", "a broken"), ("itself", "an endless")])
 @pytest.mark.parametrize("place", ["train/train_img/2.png", "train/train_label", "train", "train/sequences.txt", "",
                                    "test/test_img/0", "test/test_img/0/0.png", "test/test_label", "test/test_label/0"])

@@ -6,7 +6,7 @@ from cli.errors import UsageError, run_script
 from cli.files import check_output
 from cli.flags import add_schedule_flags, flags_of
 from cli.parser import Parser, split_words
-from figures.curves import FIGURES, OUT, draw_runs, draw_schedules, scheduled
+from figures.curves import FIGURES, NEEDS, OUT, draw_runs, draw_schedules, scheduled
 from figures.page import write_page
 from figures.runs import shown
 
@@ -31,10 +31,10 @@ def main(words=None):
         path = write_page(args.page, args.runs)
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     else:
-        paths, missing = draw_runs(args.runs, figures=args.figures, out=args.out, **style)
+        paths, missing = draw_runs(args.runs, figures=typed.get("figures"), out=args.out, **style)
         if not paths:
-            raise UsageError(f"{' '.join(args.runs)}: no {' or '.join(args.figures)} to draw; "
-                             "give a run that has written a row of metrics.csv or psnr_per_frame.csv")
+            needs = " or ".join(sorted({NEEDS.get(figure, NEEDS["other"]) for figure in args.figures}))
+            raise UsageError(f"{' '.join(args.runs)}: no {' or '.join(args.figures)} to draw; give {needs}")
         print(*paths, sep="\n")
         if missing:
             print("left out, no data:", "; ".join(f"{', '.join(names)} of {run}" for run, names in missing.items()))

@@ -227,6 +227,9 @@ FIGURES = {  # mostly by the column or the file that each needs: name of the fig
     "rate_distortion": ("rate_distortion", draw_rate_distortion),
 }
 # the columns of metrics.csv that a figure needs; others need that of their name
+NEEDS = {  # of a figure
+    "samples": "the folder of a test with --samples", "rate_distortion": "runs that have validated z",
+    "other": "a run that has written a row of metrics.csv or psnr_per_frame.csv"}
 COLUMNS = {"psnr_over_seconds": ["seconds", "val_psnr"], "z": ["val_kl"], "rate_distortion": ["val_kl"]}
 
 
@@ -242,29 +245,30 @@ def has_data(run, figure):
 
 
 def applies(figure, runs):
-    """Whether a figure is of any use for these runs; if not, it is not missed."""
+    """Whether these runs can have a figure; one that does not apply is drawn only if it is asked for."""
     if figure == "rate_distortion":
         return len({run.arguments["kl_weight"] for run in runs if "kl_weight" in run.arguments}) > 1
     return figure != "samples" or any(run.samples for run in runs)
 
 
-def draw_runs(folders, *, figures=FIGURES, out=None, side_by_side=False, file_format="png"):
+def draw_runs(folders, *, figures=None, out=None, side_by_side=False, file_format="png"):
     """Draw figures of one or more runs.
 
-    figures: names in FIGURES. out: folder of the figures; None: the run's own, or OUT for several runs.
+    figures: names in FIGURES; None: all that apply. out: folder of the figures; None: the run's own, or OUT for
+    several runs.
     Returns the paths of the figures, and {run: names of the figures that it has no data for}.
     """
     runs = read_runs(folders)
     out = out or (folders[0] if len(runs) == 1 else OUT)
     paths, missing = [], {}
-    for figure in (figure for figure in figures if applies(figure, runs)):
+    for figure in figures or [figure for figure in FIGURES if applies(figure, runs)]:
         drawable = [run for run in runs if has_data(run, figure)]
         for run in runs:
             if run not in drawable:
                 missing.setdefault(run.name, []).append(figure)
         if drawable:
             name, draw = FIGURES[figure]
-            paths.append(save(draw(drawable, side_by_side), out, name, file_format))
+            paths.append(save(draw(label_by_difference(drawable), side_by_side), out, name, file_format))
     return paths, missing
 
 

@@ -20,13 +20,13 @@ from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
 from engine.driving import nearest_start, open_drive
 from engine.evaluation import generate_sequences, score_all, score_table
-from engine.logs import clear_test, save_videos, write_columns, write_psnr_per_frame
+from engine.logs import clear_test, clear_test_videos, save_videos, write_columns, write_psnr_per_frame
 from engine.onnx_export import write_onnx
 from engine.perceptual import load_lpips
 from engine.resume import tester_flags
 from engine.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
 from media.video import check_video_format, write_comparison, write_video
-from modules.metrics import in_chunks, psnr, summarise
+from modules.metrics import psnr_per_frame, summarise
 from modules.views import MeanOfViews
 
 SAMPLES_ON_PAGE = 4
@@ -45,6 +45,7 @@ def main():
     root = dataset_or_dancer(args.DR)
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
     model = build_tested_model(args, device, dtype, checkpoint)
+    print(f"generating on {device}")
     roll_out = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
                        temperature=args.temperature, clamp=args.clamp_feedback)
     if args.drive:
@@ -52,14 +53,22 @@ def main():
         drive = open_drive(args.drive, args.poses, root, **options)
         return dance_anew(drive, folder, root, roll_out, options, args.video_format)
 
+    generate_and_score(args, root, options, roll_out, metrics, video_format)
+
+
+def generate_and_score(args, root, options, roll_out, metrics, video_format):
+    """Generate the sequences of a split, write them, and score them where the truth is known."""
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, options)
     truth, public = open_truth(args.split, args.gt, labels, frames)
+    train_set = None  # of the baselines
+    if truth is not None and (root / "train").is_dir():
+        train_set = Dataset_Dance(root, None, "train", 1, **options)
     folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / args.split)
 
     predictions = roll_out([frame[0] for frame in frames], labels)
-    print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} generated frames "
-          f"on {device}")
+    print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} frames generated")
     clear_test(folder)
+    clear_test_videos(folder)
     if args.split == "test":
         write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
     if video_format:
@@ -69,7 +78,7 @@ def main():
         samples = draw_samples(args.samples, names, frames, labels, roll_out)
         of_samples = write_samples(folder, samples, labels[0], truth, metrics, video_format)
     if truth is not None:
-        train_set = Dataset_Dance(root, None, "train", 1, **options) if (root / "train").is_dir() else None
+        write_psnr_per_frame(folder, psnr_per_frame(predictions, truth), names)
         write_scores(folder, predictions, truth, labels, train_set, public, metrics, of_samples)
     print(f"written to {folder}")
 
@@ -170,12 +179,10 @@ def write_samples(folder, samples, first_labels, truth, metrics, video_format):
 
 
 def write_scores(folder, predictions, truth, labels, train_set, public, metrics, of_samples):
-    """Write and print PSNR per frame and the scores of the model and, with a training set, of the baselines.
+    """Write and print the scores of the model and, with a training set, of the baselines.
 
     of_samples: further rows of the table, see write_samples.
     """
-    write_psnr_per_frame(folder, [in_chunks(psnr, prediction[1:], true[1:]).tolist()
-                                  for prediction, true in zip(predictions, truth)])
     further = {name: metric for name, metric in metrics.items() if name not in ("psnr", "ssim")}  # of `summarise`
     scores = score_all(predictions, truth, labels, train_set, lambda videos, true: (
         summarise(videos, true) | mean_scores(videos, true, further) | course_score(videos, true, public)))

@@ -2,8 +2,7 @@
 
 A checkpoint is a dict. Keys that the course template has too: `state_dict` (weights), `optimizer` (its state; the
 template keeps a second copy of the weights there), `lr`, `tfr`, `last_epoch`. Keys of ours: `arguments` (every flag),
-`best_psnr`, `sequence_lengths` (of the training set), `scaler`, `world_size`, and within an epoch `step`, the batches
-of epoch last_epoch + 1 that are done, and `totals`, the sums of their metrics.
+`sequence_lengths` (of the training set), `scaler`, `world_size`, and the fields of engine.training.RunState.
 """
 
 import io

@@ -65,10 +65,14 @@ def read_metrics(folder):
     return metrics
 
 
-def write_psnr_per_frame(folder, per_frame):
-    """Write psnr_per_frame.csv. per_frame: for each sequence, the PSNR (dB) of its frames 1..T-1."""
+def write_psnr_per_frame(folder, per_frame, names=None):
+    """Write psnr_per_frame.csv. per_frame: for each sequence, the PSNR (dB) of its frames 1..T-1, [T-1].
+
+    names: of the sequences; None: their numbers.
+    """
     columns = {"frame": range(1, 1 + max(map(len, per_frame)))}
-    columns |= {f"seq{number}": [f"{value:.6g}" for value in values] for number, values in enumerate(per_frame)}
+    columns |= {f"seq{name}": [f"{float(value):.6g}" for value in values]
+                for name, values in zip(names or range(len(per_frame)), per_frame)}
     write_columns(folder / "psnr_per_frame.csv", columns)
 
 
@@ -118,9 +122,15 @@ def read_arguments(folder):
 
 
 def clear_test(folder):
-    """Remove what an earlier test of another model may have left in the folder of a test, if there is one."""
+    """Remove the scores and arrays of an earlier test from a folder, if there are any; its videos stay."""
     for name in TEST_FILES:
         patiently(partial((folder / name).unlink, missing_ok=True))
+
+
+def clear_test_videos(folder):
+    """Remove the videos of an earlier test from a folder: they may be of another model."""
+    for path in [*folder.glob("*_seq*.gif"), *folder.glob("*_seq*.mp4")]:
+        patiently(path.unlink)
 
 
 def read_scores(folder):

@@ -11,7 +11,7 @@ from cli.errors import RunError, Stopped, StopSignals
 from cli.files import write_bytes
 from cli.progress import Progress
 from media.video import write_comparison
-from modules.metrics import psnr
+from modules.metrics import psnr_per_frame
 
 from .checkpoint import save_checkpoint
 from .event_files import EventFiles
@@ -58,8 +58,7 @@ class RunRecorder:
             if video_format:
                 write_comparison(self.folder / f"epoch={row['epoch']}", first_of_each(videos), video_format)
             if row["val_psnr"] > self.state.best_psnr:
-                per_frame = psnr(videos["prediction"][:, 1:], videos["truth"][:, 1:])
-                write_psnr_per_frame(self.folder, per_frame.tolist())
+                write_psnr_per_frame(self.folder, psnr_per_frame(videos["prediction"], videos["truth"]))
                 write_best_rollout(self.folder, videos["prediction"])
         except RunError as error:  # the checkpoint is worth more
             print(f"note: {error}; the figures and videos of this run will lack it")

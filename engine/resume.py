@@ -189,8 +189,12 @@ def tester_flags():
         raise UsageError("--poses goes with --drive, the video that they are of")
     if args.poses and Path(args.drive).is_dir():
         raise UsageError(f"--poses goes with a video, and --drive {args.drive} is a folder of labels; leave it out")
-    if args.onnx and args.views > 1:
-        raise UsageError("--views goes with generated sequences, and --onnx writes one step; leave one of them out")
+    other = [flag for flag in ("gt", "samples", "lpips", "split", "views", "make_gif") if flag in typed]
+    if args.onnx and other:
+        raise UsageError(f"--{other[0]} goes with generated sequences, and --onnx writes a single step; leave one of "
+                         "them out")
+    if args.lpips and args.split == "test" and not args.gt:
+        raise UsageError("--lpips needs the true frames; give them by --gt, or score --split val")
     return args, tested_checkpoint(parser, args, typed)
 
 

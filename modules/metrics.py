@@ -67,6 +67,11 @@ def in_chunks(metric, prediction, target, frames=64):
     return torch.cat([metric(to_unit(predicted), to_unit(true)) for predicted, true in pairs])
 
 
+def psnr_per_frame(predictions, targets):
+    """PSNR in dB of the frames 1..T-1 of each video: a list of [T-1]; see `summarise`."""
+    return [in_chunks(psnr, prediction[1:], target[1:]) for prediction, target in zip(predictions, targets)]
+
+
 def summarise(predictions, targets):
     """PSNR (dB) and SSIM of generated videos, means over the frames 1..T-1 of each, then over the videos.
 

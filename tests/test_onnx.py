@@ -135,8 +135,9 @@ def test_missing_packages_are_told(model, call, capsys, monkeypatch, tmp_path):
     assert "--onnx" in error and "pip install -r requirements-onnx.txt" in error
 
 
-def test_several_views_are_no_single_step(call, capsys):
+@pytest.mark.parametrize("words", [["--views", 2], ["--samples", 3], ["--gt", "gt.csv"], ["--split", "val"]])
+def test_what_generates_sequences_does_not_go_with_a_single_step(words, call, capsys):
     with pytest.raises(SystemExit) as ended:
-        call("Tester", "--ckpt_path", "best.ckpt", "--onnx", "dancer.onnx", "--views", 2)
+        call("Tester", "--ckpt_path", "best.ckpt", "--onnx", "dancer.onnx", *words)
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and error.count("\n") == 1 and "--views" in error
+    assert ended.value.code == 2 and error.count("\n") == 1 and words[0] in error

@@ -149,6 +149,6 @@ def test_what_lpips_lacks_is_said_in_one_line(trained, call, lpips, monkeypatch,
         lpips.LPIPS = without_weights
         monkeypatch.setitem(sys.modules, "lpips", package)
         with pytest.raises(SystemExit) as ended:
-            call("Tester", "--ckpt_path", trained / "best.ckpt", "--lpips")
+            call("Tester", "--ckpt_path", trained / "best.ckpt", "--split", "val", "--lpips")
         error = capsys.readouterr().err
         assert ended.value.code == 2 and wanted in error and "--lpips" in error and error.count("\n") == 1

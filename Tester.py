@@ -25,17 +25,17 @@ from engine.onnx_export import write_onnx
 from engine.perceptual import load_lpips
 from engine.resume import tester_flags
 from engine.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
-from media.video import check_video_format, write_comparison, write_video
+from media.video import FRAMES_PER_SECOND, VideoFormat, check_video_format, write_comparison, write_video
 from modules.metrics import psnr_per_frame, summarise
 from modules.views import MeanOfViews
+from poses.dataset import noted_fps
 
 SAMPLES_ON_PAGE = 4
 
 
 def main():
     args, checkpoint = tester_flags()
-    video_format = args.video_format if args.make_gif else None
-    check_video_format(video_format)
+    check_video_format(args.video_format)
     tune_cpu()
     if args.onnx:
         return export(args, checkpoint)
@@ -52,7 +52,7 @@ def main():
         folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / "drive")
         drive = open_drive(args.drive, args.poses, root, **options)
         return dance_anew(drive, folder, root, roll_out, options, args.video_format)
-
+    video_format = VideoFormat(args.video_format, noted_fps(root, FRAMES_PER_SECOND)) if args.make_gif else None
     generate_and_score(args, root, options, roll_out, metrics, video_format)
 
 
@@ -95,7 +95,7 @@ def export(args, checkpoint):
     write_onnx(args.onnx, model, (args.frame_H, args.frame_W), clamp=args.clamp_feedback)
 
 
-def dance_anew(drive, folder, root, roll_out, options, video_format):
+def dance_anew(drive, folder, root, roll_out, options, files):
     """Generate the dance of --drive from the training frame nearest to its first label, and write it as `driven`.
 
     A video that drives is shown beside it, and the result is written as GIF and as MP4.
@@ -104,8 +104,8 @@ def dance_anew(drive, folder, root, roll_out, options, video_format):
     [prediction] = roll_out([nearest_start(train_set, drive.labels[0])], [drive.labels])
     videos = {"label": drive.labels, "prediction": prediction}
     if drive.video is not None:
-        videos, video_format = {"driven by": drive.video, **videos}, "both"
-    write_comparison(folder / "driven", videos, video_format, fps=drive.fps)
+        videos, files = {"driven by": drive.video, **videos}, "both"
+    write_comparison(folder / "driven", videos, VideoFormat(files, drive.fps))
     print(f"{len(prediction) - 1} frames generated; the dance is in {folder}")
 
 
@@ -136,7 +136,7 @@ def write_videos(folder, names, labels, predictions, truth, video_format):
     """Write pred_seq{s}, and compare_seq{s} with the label and any truth beside it, in two threads.
 
     The videos of the first sequence are saved in first.npz as well, for the page of the run. Each thread holds all
-    frames of its GIF, in a byte a pixel. video_format: see media.video.write_video.
+    frames of its GIF, in a byte a pixel. video_format: a VideoFormat.
     """
 
     def write(number):
@@ -157,7 +157,7 @@ def write_samples(folder, samples, first_labels, truth, metrics, video_format):
 
     samples: name of each sequence and its samples, uint8 [K, T, 3, H, W], one sequence in memory at a time.
     first_labels: of the first sequence, whose samples are written side by side into samples_seq{s}, the first few into
-    samples.npz as well, for the page of the run. video_format: see media.video.write_video; None writes no video.
+    samples.npz as well, for the page of the run. video_format: a VideoFormat; None writes no video.
     Returns {"mean of K samples": {metric: number}, "best of K samples": ...}; {} without a truth.
     """
     scored, spreads = [], []

@@ -28,8 +28,9 @@ from engine.schedules import Schedules
 from engine.training import RunState, train_one_epoch
 from figures.curves import draw_runs
 from figures.page import write_page
-from media.video import check_video_format, write_comparison
+from media.video import FRAMES_PER_SECOND, VideoFormat, check_video_format, write_comparison
 from modules.metrics import summarise
+from poses.dataset import noted_fps
 
 MEASURED_PIXELS = 256 * 32 * 64  # of labels, whose mean and variance --label_norm fixed takes
 
@@ -57,9 +58,10 @@ def main():
             state = restore(trainer, checkpoint, args.ckpt_path, train_set, batch_size=args.batch_size,
                             accumulate=args.accumulate)
         clips = place_on(train_set, device, args.data_device)
-        with open_run(args.save_root, model, arguments=vars(args), resume=args.resume, overwrite=args.overwrite,
-                      num_epoch=args.num_epoch, per_save=args.per_save) as folder, \
-                drawn_at_its_end(folder, val_set, state, device, args.video_format):
+        video_format = VideoFormat(args.video_format, noted_fps(train_set.root, FRAMES_PER_SECOND))
+        with open_run(args.save_root, model, arguments=vars(args), fps=video_format.fps, resume=args.resume,
+                      overwrite=args.overwrite, num_epoch=args.num_epoch, per_save=args.per_save) as folder, \
+                drawn_at_its_end(folder, val_set, state, device, video_format):
             recorder = RunRecorder(folder, trainer, state, arguments=vars(args), num_epoch=args.num_epoch,
                                    sequence_lengths=train_set.sequence_lengths, save_minutes=args.save_minutes,
                                    per_save=args.per_save, tensorboard=args.tensorboard)
@@ -69,7 +71,7 @@ def main():
                 if rank() == 0 and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
                     videos = validate(model, val_set, roll_out)
                     metrics |= validation_metrics(videos) | measure_z(model, val_set, **how)
-                    recorder.after_validation(metrics, videos, args.video_format if args.store_visualization else None)
+                    recorder.after_validation(metrics, videos, video_format if args.store_visualization else None)
                 recorder.after_epoch(metrics)
         if rank() == 0:
             show_best(folder, val_set, train_set, state)

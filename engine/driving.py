@@ -9,13 +9,12 @@ import torch
 from torch.nn.functional import avg_pool2d, normalize
 
 from cli.errors import UsageError
-from cli.files import read_json_or_none
 from dataloader import list_frames_and_labels, list_images
 from media.decoded import decode_images
 from media.ffmpeg import read_video
 from media.images import read_image, resize_image, resize_picture
 from modules.pixels import to_unit
-from poses.dataset import MARKER
+from poses.dataset import noted_fps
 from poses.keypoints import present, read_poses
 from poses.labels import draw_label
 from poses.person import find_person
@@ -38,7 +37,7 @@ class Drive(NamedTuple):
 
 def open_drive(path, poses_file, root, frame_size, num_workers):
     """Open what --drive names, for a model trained on the dataset `root` at frame_size (H, W); raises UsageError."""
-    path, fps = Path(path), frames_per_second(root)
+    path, fps = Path(path), noted_fps(root, FRAMES_PER_SECOND)
     if path.is_dir():
         paths = list(list_images(path).values())
         labels = decode_images(paths, lambda image: resize_image(image, frame_size), num_workers)
@@ -48,13 +47,6 @@ def open_drive(path, poses_file, root, frame_size, num_workers):
     if len(drive.labels) < 2:
         raise UsageError(f"--drive {path} gives one label, too few; two or more are needed")
     return drive
-
-
-def frames_per_second(root):
-    """Return the frames a second of a dataset, as Preparer.py --video has noted them."""
-    about = read_json_or_none(root / MARKER)
-    fps = about.get("fps") if isinstance(about, dict) else None
-    return fps if isinstance(fps, (int, float)) and fps > 0 else FRAMES_PER_SECOND
 
 
 def drive_by_video(path, poses_file, root, frame_size, fps):

@@ -52,7 +52,8 @@ class RunRecorder:
     def after_validation(self, row, videos, video_format=None):
         """Keep the rollout of a validation and its PSNR per frame, if it is the best so far; before after_epoch.
 
-        videos: see engine.evaluation.validate. video_format: write the first of them, the best or not, as epoch=N.
+        videos: see engine.evaluation.validate. video_format: write the first of them, the best or not, as epoch=N;
+        a VideoFormat, or None.
         """
         try:
             if video_format:

@@ -22,10 +22,11 @@ from .recorder import BEST_ROLLOUT
 
 
 @contextmanager
-def open_run(save_root, model, *, arguments, resume, overwrite, num_epoch, per_save):
+def open_run(save_root, model, *, arguments, fps, resume, overwrite, num_epoch, per_save):
     """Make and lock the folder of this run, and write its args.json. Yields it, on all ranks.
 
-    save_root: None for a new folder below runs/. arguments: every flag, as a dict.
+    save_root: None for a new folder below runs/. arguments: every flag, as a dict. fps: frames a second of the data,
+    for the page of the run.
     """
     parameters = list(model.parameters())
     folder = Path(save_root or from_rank_0(f"runs/{datetime.now():%Y-%m-%d_%H%M%S}", parameters[0].device))
@@ -48,6 +49,7 @@ def open_run(save_root, model, *, arguments, resume, overwrite, num_epoch, per_s
             "git_commit": git_commit(),
             "parameters": sum(weights.numel() for weights in parameters),
             "processes": world_size(),
+            "frames_per_second": fps,
             "seed": arguments["seed"],
         })
         print(f"the run is in {folder}")

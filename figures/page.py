@@ -9,6 +9,7 @@ import numpy as np
 
 from cli.files import atomic_write
 from engine.logs import read_record, read_scores
+from media.gif import FRAMES_PER_SECOND
 
 from .page_parts import chart_html, curve, definitions, swatch, table
 from .page_videos import read_clips, videos_html
@@ -32,7 +33,8 @@ def write_page(path, folders, tests=True):
     names, sheets, charts = [run.name for run in runs], Sheets(), training_charts(runs)
     curves = "".join(chart_html(name, chart) for name, chart in charts.items())
     videos = videos_html(names, clips, sheets, charts)
-    data = {"runs": names, "sheets": sheets.all, "charts": charts}
+    data = {"runs": names, "sheets": sheets.all, "charts": charts,
+            "fps": records[0].get("frames_per_second", FRAMES_PER_SECOND)}
     text = Template(read_web("page.html")).substitute(
         title=escape(f"Run {names[0]}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}"),
         style=read_web("page.css"), script=read_web("page.js"), runs=runs_table(runs, records, scores), videos=videos,

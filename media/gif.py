@@ -7,7 +7,7 @@ from PIL import Image
 
 from cli.files import atomic_write
 
-FRAMES_PER_SECOND = 50  # of the videos that Trainer.py and Tester.py write
+FRAMES_PER_SECOND = 50  # of a video whose dataset says nothing else; no browser shows more
 
 
 def write_gif(path, frames, fps=FRAMES_PER_SECOND):

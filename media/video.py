@@ -1,5 +1,7 @@
 """Videos as files: alone, or several side by side; as GIF, MP4 or both."""
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -11,16 +13,23 @@ GAP = 4  # pixels between two videos
 LARGE_HEIGHT = 96  # pixels; smaller frames are enlarged
 
 
-def check_video_format(video_format):
-    """Raise UsageError if videos cannot be written in this format, for lack of a package."""
-    if video_format in ("mp4", "both"):
+class VideoFormat(NamedTuple):
+    """How videos are written: as `gif`, `mp4` or `both`, with `fps` frames a second."""
+
+    files: str
+    fps: float = FRAMES_PER_SECOND
+
+
+def check_video_format(files):
+    """Raise UsageError if a package is missing that these `files` of a VideoFormat need."""
+    if files in ("mp4", "both"):
         load_ffmpeg("--video_format mp4")
 
 
 def write_video(path, video, video_format):
-    """Write a video, a uint8 tensor [T, 3, H, W], with 20 ms a frame.
+    """Write a video, a uint8 tensor [T, 3, H, W].
 
-    path: without its suffix. video_format: gif, mp4, or both. Small frames are enlarged in an MP4 alone, which has one
+    path: without its suffix. video_format: a VideoFormat. Small frames are enlarged in an MP4 alone, which has one
     colour for four pixels, and which some phones do not play below 96 pixels.
     """
     scale = _scale(video.shape[-2])
@@ -28,11 +37,11 @@ def write_video(path, video, video_format):
            mp4=(_enlarged(frame, scale) for frame in video))
 
 
-def write_comparison(path, videos, video_format, scale=None, fps=FRAMES_PER_SECOND):
+def write_comparison(path, videos, video_format, scale=None):
     """Write videos side by side, each under its name.
 
     videos: name -> uint8 tensor [T, 3, H, W]; all of one size. scale: factor on the frames' height and width; None is 3
-    for small frames and 1 for large ones. fps: frames a second. path, video_format: see `write_video`.
+    for small frames and 1 for large ones. path, video_format: see `write_video`.
     """
     height, width = next(iter(videos.values())).shape[-2:]
     scale = scale or _scale(height)
@@ -41,14 +50,15 @@ def write_comparison(path, videos, video_format, scale=None, fps=FRAMES_PER_SECO
     def composed():
         return (_side_by_side(captions, frames, scale) for frames in zip(*videos.values(), strict=True))
 
-    _write(path, video_format, composed(), composed(), fps)
+    _write(path, video_format, composed(), composed())
 
 
-def _write(path, video_format, gif, mp4, fps=FRAMES_PER_SECOND):
-    """Write the frames of the formats that are wanted, generators of arrays [H, W, 3]: few are in memory at a time."""
-    if video_format in ("gif", "both"):
+def _write(path, video_format, gif, mp4):
+    """Write the frames of the formats that are wanted, generators of arrays [H, W, 3]."""
+    files, fps = video_format
+    if files in ("gif", "both"):
         write_gif(path.with_name(f"{path.name}.gif"), gif, fps)
-    if video_format in ("mp4", "both"):
+    if files in ("mp4", "both"):
         write_mp4(path.with_name(f"{path.name}.mp4"), mp4, fps)
 
 

@@ -1,6 +1,7 @@
 """The files of a run: what is written can be read back, and means what it says."""
 
 import json
+import shutil
 import tracemalloc
 import weakref
 
@@ -11,12 +12,12 @@ from PIL import Image
 
 from cli.errors import RunError, UsageError
 from cli.files import atomic_write, write_json
-from conftest import read_csv
+from conftest import TINY_TRAINING, flags, read_csv
 from engine.course import read_truth, write_submission
 from engine.logs import METRICS_COLUMNS, rows_before, write_epoch_logs, write_psnr_per_frame
 from media.gif import write_gif
 from media.pixel_csv import pixels_of_a_frame, read_pixels_csv, write_pixels_csv
-from media.video import write_comparison, write_video
+from media.video import VideoFormat, write_comparison, write_video
 
 FRAME_MILLISECONDS = 20
 
@@ -152,12 +153,13 @@ def test_a_csv_that_is_none_is_refused_with_its_line(tmp_path, text, line):
 def test_gif_lasts_20_ms_a_frame_and_shows_the_video(tmp_path, levels):
     """A frame equal to the one before is no new frame in a GIF, but a longer duration."""
     video = plain_frames(levels)
-    write_video(tmp_path / "a", video, "gif")
+    write_video(tmp_path / "a", video, VideoFormat("gif"))
     shown = read_gif(tmp_path / "a.gif")
     np.testing.assert_allclose(shown, video.permute(0, 2, 3, 1).numpy(), atol=8)
 
 
-@pytest.mark.parametrize("fps, milliseconds, shown", [(15, 70, 12), (25, 40, 12), (36, 30, 12), (50, 20, 12), (60, 30, 6), (120, 20, 4)])
+@pytest.mark.parametrize("fps, milliseconds, shown", [
+    (15, 70, 12), (25, 40, 12), (36, 30, 12), (50, 20, 12), (60, 30, 6), (120, 20, 4)])
 def test_gif_keeps_its_speed_at_any_rate(tmp_path, fps, milliseconds, shown):
     """Browsers slow a frame of less than 20 ms down to 100 ms."""
     write_gif(tmp_path / "a.gif", pixels(12, 8, 16, 3), fps)
@@ -168,7 +170,7 @@ def test_gif_keeps_its_speed_at_any_rate(tmp_path, fps, milliseconds, shown):
 def test_gif_of_a_moving_picture_shows_it(tmp_path):
     ramp = torch.linspace(0, 255, 64).expand(3, 32, 64)
     video = torch.stack([ramp.roll(2 * step, dims=2) for step in range(40)]).to(torch.uint8)
-    write_video(tmp_path / "a", video, "gif")
+    write_video(tmp_path / "a", video, VideoFormat("gif"))
     shown = read_gif(tmp_path / "a.gif")
     assert shown.shape == (40, 32, 64, 3)
     assert np.abs(shown.astype(int) - video.permute(0, 2, 3, 1).numpy()).mean() < 4
@@ -180,7 +182,7 @@ def test_comparison_shows_the_videos_enlarged_side_by_side_below_their_names(tmp
     height, width = 32, 64
     videos = {name: plain_frames([60 * place, 60 * place + 20, 60 * place + 40], height, width)
               for place, name in enumerate(names)}
-    write_comparison(tmp_path / "a", videos, "gif", scale)
+    write_comparison(tmp_path / "a", videos, VideoFormat("gif"), scale)
     shown = read_gif(tmp_path / "a.gif").astype(int)
     assert len(shown) == 3
     rows, columns = shown.shape[1:3]
@@ -196,7 +198,7 @@ def test_comparison_shows_the_videos_enlarged_side_by_side_below_their_names(tmp
 
 @pytest.mark.parametrize("height, scale", [(8, 3), (32, 3), (95, 3), (96, 1), (128, 1)])
 def test_comparison_enlarges_small_frames_alone(tmp_path, height, scale):
-    write_comparison(tmp_path / "a", {"label": plain_frames([30], height, 2 * height)}, "gif")
+    write_comparison(tmp_path / "a", {"label": plain_frames([30], height, 2 * height)}, VideoFormat("gif"))
     rows, columns = read_gif(tmp_path / "a.gif").shape[1:3]
     assert columns == 2 * height * scale and height * scale < rows < height * scale + 40
 
@@ -212,8 +214,8 @@ def test_frames_of_a_gif_are_composed_one_at_a_time(tmp_path, monkeypatch):
         return picture
 
     monkeypatch.setattr("media.gif.Image.fromarray", make_and_count)
-    for write in (lambda: write_comparison(tmp_path / "a", {"label": video, "prediction": video}, "gif"),
-                  lambda: write_video(tmp_path / "a", video, "gif")):
+    for write in (lambda: write_comparison(tmp_path / "a", {"label": video, "prediction": video}, VideoFormat("gif")),
+                  lambda: write_video(tmp_path / "a", video, VideoFormat("gif"))):
         assert peak(write) < video.numel() / 2  # the arrays
     assert len(counts) == 80 and max(counts) <= 4  # the pictures
 
@@ -261,3 +263,15 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         file.write("half")
         raise KeyboardInterrupt
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_videos_have_the_speed_of_the_data(dancer, call, tmp_path):
+    shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded"))
+    (tmp_path / "data/video.json").write_text('{"fps": 10}')
+    call("Trainer", "--DR", "data", *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
+    call("Tester", *flags(ckpt_path="run/best.ckpt", DR="data", device="cpu"))
+    for path in ("run/best.gif", "run/test/pred_seq0.gif", "run/test/compare_seq0.gif"):
+        with Image.open(tmp_path / path) as gif:
+            assert gif.info["duration"] % 100 == 0, path  # a frame like the one before lasts twice as long
+    assert json.loads((tmp_path / "run/args.json").read_text())["frames_per_second"] == 10
+    assert '"fps": 10' in (tmp_path / "run/page.html").read_text()

@@ -10,7 +10,7 @@ from cli.errors import RunError
 from conftest import TINY_TRAINING, flags
 from dataloader import Dataset_Dance
 from media.ffmpeg import write_mp4
-from media.video import write_comparison, write_video
+from media.video import VideoFormat, write_comparison, write_video
 from test_outputs import peak, pixels, plain_frames
 
 SIZES = [(32, 64), (33, 65), (96, 192)]
@@ -50,7 +50,7 @@ def assert_like(shown, frames):
 @pytest.mark.parametrize("size", SIZES)
 def test_mp4_shows_every_frame_for_20_ms(read_mp4, dancer, tmp_path, size):
     frames, _ = dance(dancer, size)
-    write_video(tmp_path / "a", frames, "mp4")
+    write_video(tmp_path / "a", frames, VideoFormat("mp4"))
     shown, about = read_mp4(tmp_path / "a.mp4")
     assert about["fps"] == 50 and about["codec"] == "h264"
     assert about["pix_fmt"].startswith("yuv420p(tv, bt709") and "unknown" not in about["pix_fmt"]
@@ -66,7 +66,7 @@ def test_comparison_is_the_same_picture_as_gif_and_as_mp4(read_mp4, dancer, tmp_
     frames, labels = dance(dancer, size)
     composed = []
     monkeypatch.setattr("media.video.write_gif", lambda path, frames, fps: composed.extend(frames))
-    write_comparison(tmp_path / "a", {"label": labels, "truth": frames}, "both")
+    write_comparison(tmp_path / "a", {"label": labels, "truth": frames}, VideoFormat("both"))
     height, width = composed[0].shape[:2]
     assert_like(read_mp4(tmp_path / "a.mp4")[0][:, :height, :width], np.stack(composed))
 
@@ -74,14 +74,15 @@ def test_comparison_is_the_same_picture_as_gif_and_as_mp4(read_mp4, dancer, tmp_
 @pytest.mark.parametrize("video_format, names", [
     ("gif", ["a.gif", "b.gif"]), ("mp4", ["a.mp4", "b.mp4"]), ("both", ["a.gif", "a.mp4", "b.gif", "b.mp4"])])
 def test_videos_are_written_in_the_formats_asked_for(ffmpeg, tmp_path, video_format, names):
-    write_video(tmp_path / "a", plain_frames([0, 100]), video_format)
-    write_comparison(tmp_path / "b", {"label": plain_frames([0, 100])}, video_format)
+    write_video(tmp_path / "a", plain_frames([0, 100]), VideoFormat(video_format))
+    write_comparison(tmp_path / "b", {"label": plain_frames([0, 100])}, VideoFormat(video_format))
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_frames_of_an_mp4_are_composed_one_at_a_time(ffmpeg, tmp_path):
     video = torch.from_numpy(pixels(40, 3, 96, 192))
-    assert peak(lambda: write_comparison(tmp_path / "a", {"label": video, "truth": video}, "mp4")) < video.numel() / 2
+    videos = {"label": video, "truth": video}
+    assert peak(lambda: write_comparison(tmp_path / "a", videos, VideoFormat("mp4"))) < video.numel() / 2
 
 
 def test_an_mp4_that_cannot_be_written_is_told_in_one_line(ffmpeg, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 "use strict";
 
-const FRAME_MILLISECONDS = 20;
 const data = JSON.parse(document.getElementById("data").textContent);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const shown = (value, digits = 4) => value && Math.abs(value) < 1e-3
@@ -189,7 +188,7 @@ function showFrame(frame) {
 function advance(now) {
   if (!begun) return;
   begun.time ??= now;
-  const frame = begun.frame + Math.floor((now - begun.time) / FRAME_MILLISECONDS);
+  const frame = begun.frame + Math.floor((now - begun.time) / 1000 * data.fps);
   showFrame(frame % (Number(slider.max) + 1));
   requestAnimationFrame(advance);
 }

@@ -17,16 +17,18 @@ demo: .venv/requirements
 test: .venv/requirements-test
 	$(RUN) -m pytest -q -n auto --dist loadfile tests
 
-# .venv/requirements and .venv/requirements-test are empty files that say what is installed.
-.venv/requirements-test: .venv/requirements
-.venv/%: %.txt constraints.txt
+# .venv/requirements, .venv/requirements-video and so on are empty files that say what is installed.
+.venv/requirements: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r $*.txt -c constraints.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r $< -c constraints.txt
 	@touch $@
 
-# See requirements-poses.txt.
-.venv/requirements-poses: requirements-poses.txt .venv/requirements
+.venv/requirements-%: requirements/%.txt constraints.txt .venv/requirements
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r $< -c constraints.txt
+	@touch $@
+
+.venv/requirements-poses: requirements/poses.txt .venv/requirements  # without what its packages ask for, see there
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@
 

@@ -13,7 +13,7 @@ def build_parser():
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--dancer", metavar="FOLDER", help="make the stage dancer in this new folder")
     task.add_argument("--video", metavar="FILE", nargs="+",
-                      help="make a dataset from videos of one person; needs the packages of requirements-poses.txt")
+                      help="make a dataset from videos of one person; needs the packages of requirements/poses.txt")
     task.add_argument("--check", metavar="FOLDER", help="check the dataset in this folder, say what it holds")
     parser.add_argument("--overwrite", action="store_true",
                         help="replace a dataset of the same kind in the folder, and a film")
@@ -35,7 +35,7 @@ def add_dancer_flags(parser):
                        help="processes that draw; left out, one a processor and at most 8")
     group.add_argument("--film", metavar="FILE",
                        help="write the training frames as a video too, drawn large, and their true poses beside it as "
-                            "a .csv; needs the package imageio-ffmpeg (requirements-video.txt)")
+                            "a .csv; needs the package imageio-ffmpeg (requirements/video.txt)")
 
 
 def add_video_flags(parser):

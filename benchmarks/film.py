@@ -18,7 +18,7 @@ def build_parser():
     parser = Parser(
         "Draw a film of the stage dancer; measure the poses that are estimated from it; make a dataset from it with "
         "these and one with her true poses; train recipes/demo.txt on each; and score both on what is held out of the "
-        "film, with labels of their own kind. Needs the packages of requirements-poses.txt. Ten minutes on two cores.")
+        "film, with labels of their own kind. Needs the packages of requirements/poses.txt. Ten minutes on two cores.")
     parser.add_argument("--frames", type=at_least(60), default=1260, help="frames of the film")
     parser.add_argument("--num_epoch", type=positive_int, default=20, help="epochs of each training")
     parser.add_argument("--out", metavar="FOLDER", default="runs/film", help="new folder of everything made")

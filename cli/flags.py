@@ -151,10 +151,10 @@ def add_run_flags(parser):
     group.add_argument("--store_visualization", action="store_true", help="write a video at every validation")
     group.add_argument("--video_format", choices=["gif", "mp4", "both"], default="gif",
                        help="of every video; mp4 (H.264) has true colours, and needs the package imageio-ffmpeg "
-                            "(requirements-video.txt)")
+                            "(requirements/video.txt)")
     group.add_argument("--tensorboard", action=BooleanOptionalAction, default=False,
                        help="write the numbers of metrics.csv for TensorBoard, too; needs the package tensorboard "
-                            "(requirements-tensorboard.txt)")
+                            "(requirements/tensorboard.txt)")
     group.add_argument("--test", action="store_true", help="only validate the checkpoint of --ckpt_path")
     group.add_argument("--resume", action="store_true", help="continue the run in --save_root")
     group.add_argument("--overwrite", action="store_true", help="replace the run in --save_root")
@@ -186,14 +186,14 @@ def tester_parser():
                        help="draw K futures of every sequence and score their mean and the best of them; those of the "
                             "first are shown side by side in a video: what z does")
     group.add_argument("--lpips", action="store_true",
-                       help="score LPIPS, too; needs the package lpips (requirements-lpips.txt)")
+                       help="score LPIPS, too; needs the package lpips (requirements/lpips.txt)")
     group.add_argument("--onnx", metavar="FILE",
                        help="only write a time step of the model as ONNX; needs the package onnx "
-                            "(requirements-onnx.txt)")
+                            "(requirements/onnx.txt)")
     group.add_argument("--drive", metavar="PATH",
                        help="generate a new dance in place of the split: that of the person in this video, moved to "
                             "the size and place of the trained one, or a folder of labels; a video needs the "
-                            "packages of requirements-poses.txt")
+                            "packages of requirements/poses.txt")
     group.add_argument("--poses", metavar="FILE",
                        help="poses in the video of --drive as a CSV file (see Preparer.py), in place of an estimator's")
     group.add_argument("--no_sanity", action="store_true", help="do not read the submission back to check it")

@@ -14,7 +14,7 @@ def check_tensorboard():
     try:
         import tensorboard  # noqa: F401
     except ImportError:
-        raise UsageError("--tensorboard needs the package tensorboard: pip install -r requirements-tensorboard.txt, or "
+        raise UsageError("--tensorboard needs the package tensorboard: pip install -r requirements/tensorboard.txt, or "
                          "give --no-tensorboard") from None
 
 

@@ -53,7 +53,7 @@ def onnx_bytes(next_frame, inputs):
     try:
         import onnx  # noqa: F401
     except ImportError:
-        raise UsageError("--onnx needs the package onnx: pip install -r requirements-onnx.txt") from None
+        raise UsageError("--onnx needs the package onnx: pip install -r requirements/onnx.txt") from None
     buffer, names = io.BytesIO(), [*inputs, "next_frame"]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about the newer exporter, and about what is not folded

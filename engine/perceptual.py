@@ -19,7 +19,7 @@ def load_lpips(device):
     try:
         import lpips
     except ImportError:
-        raise UsageError("--lpips needs the package lpips: pip install -r requirements-lpips.txt") from None
+        raise UsageError("--lpips needs the package lpips: pip install -r requirements/lpips.txt") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about how lpips calls torchvision

@@ -25,7 +25,7 @@ def load_ffmpeg(flag):
 
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError):
-        raise UsageError(f"{flag} needs the package imageio-ffmpeg: pip install -r requirements-video.txt") from None
+        raise UsageError(f"{flag} needs the package imageio-ffmpeg: pip install -r requirements/video.txt") from None
     logging.getLogger("imageio_ffmpeg").setLevel(logging.CRITICAL)  # it warns of frames that ffmpeg resizes
     return imageio_ffmpeg
 

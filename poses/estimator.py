@@ -30,7 +30,7 @@ def pose_estimator():
             from mediapipe.python.solutions.pose import Pose
     except ImportError:
         raise UsageError("a video without --poses needs the package mediapipe: pip install --no-deps -r "
-                         "requirements-poses.txt, with Python 3.12 or older") from None
+                         "requirements/poses.txt, with Python 3.12 or older") from None
 
     with _silent_stderr():
         tracker = Pose(static_image_mode=False, smooth_landmarks=False)  # tracks.py smooths without delay

@@ -96,7 +96,7 @@ def test_without_feet_there_is_nothing_to_go_by():
 @pytest.fixture
 def prepared(tmp_path, dancer):
     """Flags of Tester.py for a checkpoint of the tiny network, beside a dataset that has poses, and a video."""
-    pytest.importorskip("imageio_ffmpeg", reason="the extra of requirements-video.txt is not installed")
+    pytest.importorskip("imageio_ffmpeg", reason="the extra of requirements/video.txt is not installed")
     from media.ffmpeg import write_mp4
 
     shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded"))

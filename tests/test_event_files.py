@@ -13,7 +13,7 @@ from engine.event_files import EVENT_FILES, EventFiles
 @pytest.fixture
 def accumulator():
     """accumulator(folder) reads the event files of a folder, as TensorBoard does; again at Reload()."""
-    pytest.importorskip("tensorboard", reason="--tensorboard needs tensorboard: requirements-tensorboard.txt")
+    pytest.importorskip("tensorboard", reason="--tensorboard needs tensorboard: requirements/tensorboard.txt")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     return lambda folder: EventAccumulator(str(folder)).Reload()
@@ -102,4 +102,4 @@ def test_a_missing_package_is_told_before_any_work(dancer, train, capsys, monkey
         train("--tensorboard")
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.count("\n") == 1 and not (tmp_path / "run").exists()
-    assert "--tensorboard" in error and "pip install -r requirements-tensorboard.txt" in error
+    assert "--tensorboard" in error and "pip install -r requirements/tensorboard.txt" in error

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("imageio_ffmpeg", reason="the extra of requirements-video.txt is not installed")
+pytest.importorskip("imageio_ffmpeg", reason="the extra of requirements/video.txt is not installed")
 
 from imageio_ffmpeg import get_ffmpeg_exe  # noqa: E402
 
@@ -174,5 +174,5 @@ def test_film_needs_its_package(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         call_script(tmp_path, "Preparer", "--dancer", "dancer", "--film", "a.mp4")
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and "requirements-video.txt" in error and error.count("\n") == 1
-    assert (ROOT / "requirements-video.txt").is_file() and list(tmp_path.iterdir()) == []
+    assert ended.value.code == 2 and "requirements/video.txt" in error and error.count("\n") == 1
+    assert (ROOT / "requirements/video.txt").is_file() and list(tmp_path.iterdir()) == []

@@ -27,7 +27,7 @@ EXAMPLE, = [text for text in EXAMPLES if "onnxruntime" in text]
 @pytest.fixture
 def onnxruntime():
     for package in ("onnx", "onnxruntime"):
-        pytest.importorskip(package, reason=f"--onnx needs {package}: requirements-onnx.txt")
+        pytest.importorskip(package, reason=f"--onnx needs {package}: requirements/onnx.txt")
     return sys.modules["onnxruntime"]
 
 
@@ -120,7 +120,7 @@ def test_a_file_that_computes_other_frames_is_not_written(onnxruntime, model, tm
 
 
 def test_missing_packages_are_told(model, call, capsys, monkeypatch, tmp_path):
-    pytest.importorskip("onnx", reason="--onnx needs onnx: requirements-onnx.txt")
+    pytest.importorskip("onnx", reason="--onnx needs onnx: requirements/onnx.txt")
     save_checkpoint([tmp_path / "best.ckpt"], {"state_dict": model.state_dict()})
     words = "Tester", "--ckpt_path", "best.ckpt", "--onnx", "folder/dancer.onnx"
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -132,7 +132,7 @@ def test_missing_packages_are_told(model, call, capsys, monkeypatch, tmp_path):
         call(*words)
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.count("\n") == 1 and list((tmp_path / "folder").iterdir()) == []
-    assert "--onnx" in error and "pip install -r requirements-onnx.txt" in error
+    assert "--onnx" in error and "pip install -r requirements/onnx.txt" in error
 
 
 @pytest.mark.parametrize("words", [["--views", 2], ["--samples", 3], ["--gt", "gt.csv"], ["--split", "val"]])

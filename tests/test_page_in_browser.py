@@ -12,7 +12,7 @@ from engine.logs import save_videos
 from figures.page import write_page
 from test_plotting import write_run
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install -r requirements-page-test.txt")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install -r requirements/page-test.txt")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FRAMES = 21  # of the videos: the given one, and those in write_run's psnr_per_frame.csv
 GREY_STEP = 10  # from a frame to the next

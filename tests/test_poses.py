@@ -193,7 +193,7 @@ def test_beyond_the_picture_it_is_black():
 @pytest.fixture
 def video(tmp_path):
     """video("a", poses) writes a video of a person with these poses, and the poses, which it returns the words for."""
-    pytest.importorskip("imageio_ffmpeg", reason="the extra of requirements-video.txt is not installed")
+    pytest.importorskip("imageio_ffmpeg", reason="the extra of requirements/video.txt is not installed")
     from media.ffmpeg import write_mp4
 
     def write(name, poses, fps=30):
@@ -337,11 +337,11 @@ def test_a_missing_package_is_named(package, words, requirements, video, refused
     video("a", walk(60))
     monkeypatch.setitem(sys.modules, package, None)
     error = refused("--video", "a.mp4", *words, "--dataset", "me")
-    assert package.split(".")[0].replace("_", "-") in error and f"requirements-{requirements}.txt" in error
+    assert package.split(".")[0].replace("_", "-") in error and f"requirements/{requirements}.txt" in error
 
 
 with_mediapipe = pytest.mark.skipif(find_spec("mediapipe") is None,
-                                    reason="mediapipe is not installed (requirements-poses.txt)")
+                                    reason="mediapipe is not installed (requirements/poses.txt)")
 
 
 @with_mediapipe

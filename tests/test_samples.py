@@ -145,7 +145,7 @@ def test_what_lpips_lacks_is_said_in_one_line(trained, call, lpips, monkeypatch,
     def without_weights(net, verbose):
         raise OSError("no network")
 
-    for package, wanted in ((lpips, "alexnet-owt-7be5be79.pth"), (None, "pip install -r requirements-lpips.txt")):
+    for package, wanted in ((lpips, "alexnet-owt-7be5be79.pth"), (None, "pip install -r requirements/lpips.txt")):
         lpips.LPIPS = without_weights
         monkeypatch.setitem(sys.modules, "lpips", package)
         with pytest.raises(SystemExit) as ended:

@@ -18,7 +18,7 @@ SIZES = [(32, 64), (33, 65), (96, 192)]
 
 @pytest.fixture
 def ffmpeg():
-    return pytest.importorskip("imageio_ffmpeg", reason="MP4 needs imageio-ffmpeg: requirements-video.txt")
+    return pytest.importorskip("imageio_ffmpeg", reason="MP4 needs imageio-ffmpeg: requirements/video.txt")
 
 
 @pytest.fixture
@@ -129,4 +129,4 @@ def test_a_missing_package_is_told_before_any_work(dancer, call, capsys, monkeyp
             call(script, "--DR", dancer, *words, "--video_format", video_format)
         error = capsys.readouterr().err
         assert ended.value.code == 2 and error.count("\n") == 1
-        assert "--video_format mp4" in error and "pip install -r requirements-video.txt" in error
+        assert "--video_format mp4" in error and "pip install -r requirements/video.txt" in error

@@ -83,7 +83,7 @@ def write_tables(out, rows, recipes, command, minutes):
                 "first and last 100 generated frames of the test sequences; score: the course's. Seconds: training and "
                 "validation.")
     if some_failed:
-        text.append("A failed run is not tried again until its failed.txt is removed.")
+        text.append("A run whose training diverged is not tried again until its failed.txt is removed.")
     text += [f"![]({name}.png)" for name in ("psnr_over_seconds", "psnr_per_frame", "sheet")]
     with atomic_write(out / "study.md", "w") as file:
         file.write("\n\n".join(text) + "\n")

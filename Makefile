@@ -28,7 +28,7 @@ test: .venv/requirements-test
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r $< -c constraints.txt
 	@touch $@
 
-.venv/requirements-poses: requirements/poses.txt .venv/requirements  # without what its packages ask for, see there
+.venv/requirements-poses: requirements/poses.txt .venv/requirements  # --no-deps: see requirements/poses.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@
 

@@ -31,10 +31,11 @@ def main(words=None):
         path = write_page(args.page, args.runs)
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     else:
-        paths, missing = draw_runs(args.runs, figures=typed.get("figures"), out=args.out, **style)
+        paths, missing = draw_runs(args.runs, figures=args.figures, out=args.out, **style)
         if not paths:
-            needs = " or ".join(sorted({NEEDS.get(figure, NEEDS["other"]) for figure in args.figures}))
-            raise UsageError(f"{' '.join(args.runs)}: no {' or '.join(args.figures)} to draw; give {needs}")
+            needs = sorted({NEEDS.get(figure, NEEDS["other"]) for figure in args.figures or ["other"]})
+            raise UsageError(f"{' '.join(args.runs)}: no {' or '.join(args.figures or ['figure'])} to draw; "
+                             f"give {' or '.join(needs)}")
         print(*paths, sep="\n")
         if missing:
             print("left out, no data:", "; ".join(f"{', '.join(names)} of {run}" for run, names in missing.items()))
@@ -60,7 +61,7 @@ def plotting_parser():
                         help="write one HTML file instead, for a browser: the runs' videos, scores, curves and flags")
     parser.add_argument("--out", metavar="FOLDER",
                         help=f"folder of the figures; if left out, the run's own if it is one, else {OUT}")
-    parser.add_argument("--figures", nargs="+", choices=FIGURES, default=list(FIGURES), help="which to draw")
+    parser.add_argument("--figures", nargs="+", choices=FIGURES, help="which to draw; if left out, all that apply")
     parser.add_argument("--layout", choices=["overlay", "side_by_side"], default="overlay",
                         help="several runs in the same axes, or each in its own with common scales")
     parser.add_argument("--format", choices=["png", "pdf", "svg"], default="png", help="file format")

@@ -28,7 +28,7 @@ def add_dancer_flags(parser):
     group.add_argument("--frames", type=positive_int, default=default["frames"], help="training frames")
     group.add_argument("--val_frames", type=positive_int, default=default["val_frames"], help="validation frames")
     group.add_argument("--test_sequences", type=positive_int, default=default["test_sequences"], help="test sequences")
-    group.add_argument("--test_frames", type=positive_int, default=default["test_frames"],
+    group.add_argument("--test_frames", type=at_least(2), default=default["test_frames"],
                        help="frames of each test sequence")
     group.add_argument("--seed", type=natural_int, default=default["seed"], help="seed of the choreography")
     group.add_argument("--num_workers", type=positive_int,

@@ -35,7 +35,7 @@ SAMPLES_ON_PAGE = 4
 
 def main():
     args, checkpoint = tester_flags()
-    check_video_format(args.video_format)
+    check_video_format(args.video_format if args.make_gif else None)
     tune_cpu()
     if args.onnx:
         return export(args, checkpoint)

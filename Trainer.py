@@ -32,7 +32,8 @@ from media.video import FRAMES_PER_SECOND, VideoFormat, check_video_format, writ
 from modules.metrics import summarise
 from poses.dataset import noted_fps
 
-MEASURED_PIXELS = 256 * 32 * 64  # of labels, whose mean and variance --label_norm fixed takes
+FOR_MEMORY = "give smaller frames or a lower --partial, or on a GPU --data_device cpu"
+MEASURED_LABELS = 256  # whose mean and variance --label_norm fixed takes; of large ones a quarter
 
 
 def main():
@@ -43,7 +44,7 @@ def main():
     tune_cpu()
     device = choose_device(args.device, args.gpu)
     dtype = choose_precision(args.amp, device)
-    with joined_processes(device), telling_full_memory(device, "give --data_device cpu, or smaller frames"):
+    with joined_processes(device), telling_full_memory(device, FOR_MEMORY):
         train_set, val_set = open_datasets(args)
         model = first_model(args, train_set, device, dtype, checkpoint)
         announce(model, train_set, device, dtype)
@@ -101,7 +102,8 @@ def first_model(args, train_set, device, dtype, checkpoint):
     torch.manual_seed(args.seed)
     model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
     if args.label_norm == "fixed" and checkpoint is None:
-        wanted = max(MEASURED_PIXELS // (args.frame_H * args.frame_W), 8)
+        large = args.frame_H * args.frame_W > 64 * 128
+        wanted = MEASURED_LABELS // 4 if large else MEASURED_LABELS
         chosen = train_set.labels[evenly_spread(len(train_set.labels), wanted)]
         model.fix_label_norm(chosen.to(device))
     return model

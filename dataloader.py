@@ -150,7 +150,8 @@ def list_test_sequences(root):
     for name in names:
         frames, numbered_labels = list_images(images / name), list_images(folder / name)
         if len(numbered_labels) < 2:
-            raise UsageError(f"{folder / name} has one label, and the first frame needs none; two or more are wanted")
+            raise UsageError(f"{folder / name} has one label; a test sequence needs two or more: that of the first "
+                             "frame, and one for each frame to generate")
         first = min(numbered_labels)  # frame t is generated from label t, so another first frame would shift all labels
         if first not in frames:
             raise UsageError(f"{images / name} has no frame {first}, the number of the first label in "

@@ -42,8 +42,8 @@ def main():
 def score(kind, data, run_folder, num_epoch):
     """Train on a dataset, generate what is held out of it, and return rows: PSNR of the model and of the baselines."""
     val_frames = (data / "val/sequences.txt").read_text(encoding="utf-8").strip()
-    run("Trainer.py", "@recipes/demo.txt", "--DR", data.resolve(), "--val_vi_len", val_frames, "--num_epoch", num_epoch,
-        "--save_root", run_folder)
+    run("Trainer.py", f"@{ROOT / 'recipes/demo.txt'}", "--DR", data.resolve(), "--val_vi_len", val_frames,
+        "--num_epoch", num_epoch, "--save_root", run_folder)
     run("Tester.py", "--ckpt_path", run_folder / "best.ckpt", "--split", "val")
     run("Tester.py", "--ckpt_path", run_folder / "best.ckpt", "--gt", data / "test/gt.csv")
     val, test = (read_json(run_folder / split / "scores.json") for split in ("val", "test"))

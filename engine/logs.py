@@ -129,8 +129,10 @@ def clear_test(folder):
 
 def clear_test_videos(folder):
     """Remove the videos of an earlier test from a folder: they may be of another model."""
-    for path in [*folder.glob("*_seq*.gif"), *folder.glob("*_seq*.mp4")]:
-        patiently(path.unlink)
+    for kind in ("pred", "compare", "samples"):
+        for path in folder.glob(f"{kind}_seq*"):
+            if path.suffix in (".gif", ".mp4"):
+                patiently(path.unlink)
 
 
 def read_scores(folder):

@@ -72,8 +72,8 @@ def all_reduce(values, operation, device):
     return tensor.tolist()
 
 
-def from_rank_0(value, device):
-    """Return rank 0's value, which can be pickled, on every rank; it travels by way of this rank's `device`."""
+def broadcast(value, device):
+    """Broadcast a picklable value from rank 0, and return it on every rank; device: this rank's, for NCCL."""
     if world_size() == 1:
         return value
     values = [value]

@@ -17,7 +17,7 @@ from cli.parser import typed_command
 from .devices import machine_name
 from .event_files import EVENT_FILES
 from .logs import clear_test
-from .processes import from_rank_0, rank, world_size
+from .processes import broadcast, rank, world_size
 from .recorder import BEST_ROLLOUT
 
 
@@ -29,18 +29,18 @@ def open_run(save_root, model, *, arguments, fps, resume, overwrite, num_epoch, 
     for the page of the run.
     """
     parameters = list(model.parameters())
-    folder = Path(save_root or from_rank_0(f"runs/{datetime.now():%Y-%m-%d_%H%M%S}", parameters[0].device))
+    folder = Path(save_root or broadcast(f"runs/{datetime.now():%Y-%m-%d_%H%M%S}", parameters[0].device))
     if rank() > 0:
         yield folder
         return
     with locked("--save_root", folder):
+        for stale in folder.glob(".*.tmp"):
+            stale.unlink()
         if not resume:
             check_free(folder, overwrite)
         check_room(folder, parameters, checkpoints=num_epoch // per_save + 3)
         if not resume:
             clear_run(folder)
-        for stale in folder.glob(".*.tmp"):
-            stale.unlink()
         write_json(folder / "args.json", {
             "arguments": arguments,
             "command": typed_command(),
@@ -82,7 +82,8 @@ def check_room(folder, parameters, checkpoints):
     The checkpoints in the folder are among them, or will be replaced.
     """
     wanted = 3 * checkpoints * sum(weights.numel() * weights.element_size() for weights in parameters)
-    free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.glob("*.ckpt"))
+    there = [path for name in ("last.ckpt", "best.ckpt", "epoch=*.ckpt") for path in folder.glob(name)]
+    free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in there)
     if free < wanted:
         raise UsageError(f"--save_root {folder}: the disk has {free / 2**20:.0f} MiB of room, the checkpoints need "
                          f"{wanted / 2**20:.0f} MiB; make room, or raise --per_save")

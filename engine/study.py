@@ -77,8 +77,8 @@ class Scripts(StopSignals):
     def run(self, folder, script, *words):
         """Run a script and append what it prints to folder/log.txt. Raises RunError with its last line if it fails.
 
-        That a training diverges would occur again: it is kept in folder/failed.txt, and raised again without running
-        the script. Another failure, like a full disk, may pass.
+        A training that diverged would diverge again: its reason is kept in folder/failed.txt, and raised without
+        running the script. After another failure, like a full disk, the script is tried again.
         """
         kept = folder / "failed.txt"
         if kept.is_file():
@@ -97,7 +97,7 @@ class Scripts(StopSignals):
         if status > 0:
             reason = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
         reason = reason or f"{script}.py: exit status {status}"
-        if DIVERGED in reason:
+        if status == 1 and DIVERGED in reason:
             kept.write_text(f"{reason}\n", encoding="utf-8")
         raise RunError(reason)
 

@@ -226,10 +226,10 @@ FIGURES = {  # mostly by the column or the file that each needs: name of the fig
     "z": ("z", draw_z),
     "rate_distortion": ("rate_distortion", draw_rate_distortion),
 }
-# the columns of metrics.csv that a figure needs; others need that of their name
-NEEDS = {  # of a figure
+NEEDS = {  # of a figure, as a remedy
     "samples": "the folder of a test with --samples", "rate_distortion": "runs that have validated z",
-    "other": "a run that has written a row of metrics.csv or psnr_per_frame.csv"}
+    "z": "a run that has validated z", "other": "a run that has written a row of metrics.csv or psnr_per_frame.csv"}
+# the columns of metrics.csv that a figure needs; others need that of their name
 COLUMNS = {"psnr_over_seconds": ["seconds", "val_psnr"], "z": ["val_kl"], "rate_distortion": ["val_kl"]}
 
 

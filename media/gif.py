@@ -13,12 +13,18 @@ FRAMES_PER_SECOND = 50  # of a video whose dataset says nothing else; no browser
 def write_gif(path, frames, fps=FRAMES_PER_SECOND):
     """Write frames, uint8 arrays [H, W, 3], as an endless GIF; few of them are in memory if they are a generator.
 
-    fps: frames a second. A GIF counts in hundredths of a second, and browsers show no frame for less than two of them:
-    of more frames a second some are left out.
+    fps: frames a second. A GIF counts in hundredths of a second, so that frames may last a hundredth more or less than
+    their neighbours. Browsers show no frame for less than two of them: of more frames a second some are left out.
     """
     every = math.ceil(fps / FRAMES_PER_SECOND)
-    frames = islice(frames, None, None, every)
-    pictures = map(Image.fromarray, frames)
+    pictures = timed(islice(frames, None, None, every), seconds=every / fps)
     with atomic_write(path) as file:
-        next(pictures).save(file, "GIF", save_all=True, append_images=pictures, loop=0,
-                            duration=10 * round(100 * every / fps))  # Pillow cuts milliseconds off
+        next(pictures).save(file, "GIF", save_all=True, append_images=pictures, loop=0)
+
+
+def timed(frames, seconds):
+    """Yield frames as pictures that note how long each is shown, in milliseconds: whole hundredths of a second."""
+    for number, frame in enumerate(frames):
+        picture = Image.fromarray(frame)
+        picture.info["duration"] = 10 * (round(100 * seconds * (number + 1)) - round(100 * seconds * number))
+        yield picture

@@ -28,8 +28,8 @@ def pose_estimator():
     try:
         with _silent_stderr():
             from mediapipe.python.solutions.pose import Pose
-    except ImportError:
-        raise UsageError("a video without --poses needs the package mediapipe: pip install --no-deps -r "
+    except ImportError as error:
+        raise UsageError(f"a video without --poses needs the package mediapipe ({error}): pip install --no-deps -r "
                          "requirements/poses.txt, with Python 3.12 or older") from None
 
     with _silent_stderr():

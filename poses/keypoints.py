@@ -70,8 +70,8 @@ def read_people(path, flag, frames):
                     continue
                 frame, pose = _parse_line(cells, f"{flag} {path}, line {number}")
                 if frame >= frames:
-                    raise UsageError(f"{flag} {path}, line {number}: frame {frame}, where there are {frames} "
-                                     "frames; give the poses of these frames, counted from 0 at their rate")
+                    raise UsageError(f"{flag} {path}, line {number}: frame {frame}, but there are {frames} "
+                                     "frames; number them from 0, at the rate at which the video is sampled (--fps)")
                 if present(pose):
                     people[frame].append(pose)
     except (OSError, UnicodeError, csv.Error) as error:

@@ -1,8 +1,11 @@
 """Trainer.py with a BatchNorm that normalises by its running statistics in training too, for test_distributed.py:
-on the CPU each process would take its own statistics. Notes the process of each rank in $PROCESSES/RANK."""
+on the CPU each process would take its own statistics. The clocks of the ranks are a second apart. Notes the process of
+each rank in $PROCESSES/RANK, and the folder of its run in $PROCESSES/RANK.folder."""
 
 import os
 import sys
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import torch
@@ -12,14 +15,33 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import Trainer  # noqa: E402
 from cli.errors import run_script  # noqa: E402
+from engine import run_folder  # noqa: E402
+
+RANK = int(os.environ.get("RANK", 0))
 
 
 def frozen(self, x):
     return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
+class Clock(datetime):
+    @classmethod
+    def now(cls):
+        return datetime.now() + timedelta(seconds=RANK)
+
+
+@contextmanager
+def noted(*words, **named):
+    with run_folder.open_run(*words, **named) as folder:
+        (PROCESSES / f"{RANK}.folder").write_text(str(folder))
+        yield folder
+
+
 if __name__ == "__main__":
     torch.nn.BatchNorm2d.forward = frozen
+    run_folder.datetime = Clock
     if "PROCESSES" in os.environ:
-        (Path(os.environ["PROCESSES"]) / os.environ["RANK"]).write_text(str(os.getpid()))
+        PROCESSES = Path(os.environ["PROCESSES"])
+        (PROCESSES / str(RANK)).write_text(str(os.getpid()))
+        Trainer.open_run = noted
     run_script(Trainer.main)

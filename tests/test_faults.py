@@ -154,7 +154,7 @@ def test_too_little_room_on_the_disk_is_told_before_training(train, ends, full_d
 
 def test_checkpoints_that_are_there_need_no_room(run, call, full_disk):
     for path in [*run.glob("*.ckpt")]:
-        shutil.copy(path, path.with_name(f"another {path.name}"))
+        shutil.copy(path, path.with_name(f"epoch=1{path.name}"))
     call("Trainer", "--resume", "--save_root", run)
 
 

@@ -95,6 +95,12 @@ def test_several_runs_are_drawn_into_a_folder_of_their_own(tmp_path, monkeypatch
     assert {path.name for path in Path("runs/figures").iterdir()} == FILES
 
 
+def test_a_figure_without_data_says_what_it_needs(tmp_path):
+    run = write_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="no samples to draw; give .* --samples"):
+        Plotting.main([run, "--figures", "samples"])
+
+
 def test_format_and_out(tmp_path):
     run = write_run(tmp_path / "run")
     Plotting.main([run, "--figures", "beta", "--format", "pdf", "--out", str(tmp_path / "o")])

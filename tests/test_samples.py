@@ -152,3 +152,10 @@ def test_what_lpips_lacks_is_said_in_one_line(trained, call, lpips, monkeypatch,
             call("Tester", "--ckpt_path", trained / "best.ckpt", "--split", "val", "--lpips")
         error = capsys.readouterr().err
         assert ended.value.code == 2 and wanted in error and "--lpips" in error and error.count("\n") == 1
+
+
+def test_lpips_without_true_frames_is_refused(trained, call, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call("Tester", "--ckpt_path", trained / "best.ckpt", "--lpips")
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and "--lpips" in error and "--gt" in error and error.count("\n") == 1

@@ -4,10 +4,13 @@ import json
 import subprocess
 import sys
 from contextlib import contextmanager
+from importlib.metadata import packages_distributions, requires
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cli.errors import UsageError
 from conftest import ROOT, call_script, flags
@@ -363,7 +366,32 @@ def test_mediapipe_finds_the_dancer_in_her_film():
 
 
 @with_mediapipe
-def test_mediapipe_says_nothing():
-    program = "from poses.estimator import pose_estimator\nwith pose_estimator(): print('ready')"
+def test_mediapipe_says_nothing_and_imports_what_is_required_alone():
+    """It is installed without what it asks for: what it imports must be in requirements/poses.txt."""
+    program = ("import sys\nfrom poses.estimator import pose_estimator\nwith pose_estimator(): pass\n"
+               "print(*{name.split('.')[0] for name in sys.modules})")
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert (ended.stdout, ended.stderr) == ("ready\n", "")
+    assert ended.stderr == ""
+    distributions = packages_distributions()
+    imported = {canonicalize_name(name) for module in ended.stdout.split() for name in distributions.get(module, [])}
+    required = with_dependencies(listed("requirements.txt")) | listed("requirements/poses.txt")
+    assert "mediapipe" in imported and imported - required - {"setuptools"} == set()
+
+
+def listed(file):
+    """The names of the packages in a requirements file."""
+    lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
+    return {canonicalize_name(Requirement(line).name) for line in lines if line}
+
+
+def with_dependencies(names):
+    """The names of installed packages and of all that they need."""
+    found, coming = set(), [*names]
+    while coming:
+        name = coming.pop()
+        if name not in found:
+            found.add(name)
+            needed = [Requirement(text) for text in requires(name) or []]
+            coming += [canonicalize_name(one.name) for one in needed
+                       if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return found

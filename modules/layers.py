@@ -77,8 +77,12 @@ class GaussianPosterior(nn.Sequential):
         """
         features = torch.cat([img, label], dim=1)  # [B, F+L, h, w]
         outputs = super().forward(features).to(self[-1].weight.dtype)  # float32 under autocast too
-        mu, logvar = outputs.chunk(2, dim=1)
+        mu, logvar = self.moments(outputs)
         return self.reparameterize(mu, logvar, epsilon), mu, logvar
+
+    def moments(self, outputs):
+        """Part outputs [B, 2N, h', w'] into mu and logvar."""
+        return outputs.chunk(2, dim=1)
 
     def reparameterize(self, mu, logvar, epsilon=None):
         """z = mu + exp(logvar / 2) * epsilon (Kingma & Welling 2014, arXiv:1312.6114).

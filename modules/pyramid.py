@@ -60,6 +60,14 @@ class Gaussian_Predictor(GaussianPosterior):
             nn.Conv2d(8 * out_chans, 2 * out_chans, 1),
         )
 
+    def moments(self, outputs):
+        """Part outputs into mu and logvar. The variance is exp(x) up to x = 0, and 1 + x above.
+
+        An exponential there lets a single step of the optimizer raise the KL to millions of nats.
+        """
+        mu, x = outputs.chunk(2, dim=1)
+        return mu, torch.where(x > 0, torch.log1p(x.clamp(min=0)), x)
+
 
 class Decoder_Fusion(nn.Module):
     """Fuse frame features, label features and z: -> [B, D, H/2, W/2].

@@ -7,9 +7,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import TINY_CLIPS, TINY_NETWORK, TINY_TRAINING, flags, read_csv
 from modules import VAE_Model
+from modules.losses import kl_divergence
 from modules.noise import GivenNoise, Noise
 from modules.pixels import shifted, to_unit
-from modules.pyramid import LeakySigmoid
+from modules.pyramid import Gaussian_Predictor, LeakySigmoid
 from modules.rollout import generate, rollout
 from modules.views import MeanOfViews
 
@@ -174,6 +175,20 @@ def test_frame_t_is_generated_from_label_t(t):
     changed[:, t] = 255 - changed[:, t]
     before, after = generated(model, frames, labels), generated(model, frames, changed)
     assert torch.equal(before[:, :t], after[:, :t]) and not torch.equal(before[:, t], after[:, t])
+
+
+def test_the_kl_grows_slowly_with_a_stray_variance_and_leads_back():
+    predictor = Gaussian_Predictor(24, 4)
+    outputs = torch.zeros(1, 8, 1, 5)
+    outputs[:, 4:] = torch.tensor([-30.0, -1, 0, 1e-4, 1000])
+    outputs.requires_grad_()
+    mu, logvar = predictor.moments(outputs)
+    assert torch.equal(mu, outputs[:, :4]) and torch.equal(logvar[..., :3], outputs[:, 4:, :, :3])
+    assert logvar[..., 3:].exp().flatten()[:2].tolist() == pytest.approx([1.0001, 1001])
+    kl_divergence(mu, logvar).backward()
+    slope = outputs.grad[0, 4:]
+    assert slope[..., 1:2].max() < 0 and slope[..., 2].abs().max() == 0
+    assert slope[..., 4].flatten().tolist() == pytest.approx([0.4995] * 4, abs=1e-4)  # at most 1/2, where exp(1000) overflows
 
 
 def test_z_is_drawn_and_matters():

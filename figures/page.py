@@ -33,8 +33,9 @@ def write_page(path, folders, tests=True):
     names, sheets, charts = [run.name for run in runs], Sheets(), training_charts(runs)
     curves = "".join(chart_html(name, chart) for name, chart in charts.items())
     videos = videos_html(names, clips, sheets, charts)
+    record = records[0] or read_record(paths[0].parent)  # a test has none of its own, but the run around it may
     data = {"runs": names, "sheets": sheets.all, "charts": charts,
-            "fps": rate_of(paths[0])}
+            "fps": record.get("frames_per_second", FRAMES_PER_SECOND)}
     text = Template(read_web("page.html")).substitute(
         title=escape(f"Run {names[0]}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}"),
         style=read_web("page.css"), script=read_web("page.js"), runs=runs_table(runs, records, scores), videos=videos,
@@ -44,12 +45,6 @@ def write_page(path, folders, tests=True):
     with atomic_write(path, "w") as file:
         file.write(text)
     return Path(path)
-
-
-def rate_of(folder):
-    """Frames a second of the data of a run, or of a test in a run's folder."""
-    record = read_record(folder) or read_record(folder.parent)
-    return record.get("frames_per_second", FRAMES_PER_SECOND)
 
 
 def read_web(name):

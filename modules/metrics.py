@@ -79,8 +79,7 @@ def summarise(predictions, targets):
     `psnr_last_100` are of the first and the last 100 generated frames of a video: they show its drift.
     """
     rows = []
-    for prediction, target in zip(predictions, targets):
-        per_frame = in_chunks(psnr, prediction[1:], target[1:])
+    for prediction, target, per_frame in zip(predictions, targets, psnr_per_frame(predictions, targets)):
         similarity = in_chunks(ssim, prediction[1:], target[1:])
         rows.append([per_frame.mean(), similarity.mean(), per_frame[:100].mean(), per_frame[-100:].mean()])
     means = torch.tensor(rows).mean(dim=0).tolist()

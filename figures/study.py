@@ -11,7 +11,8 @@ from .curves import draw_psnr_over_seconds, draw_psnr_per_frame
 from .runs import read_runs
 from .style import save, wrap
 
-MEASURES = {"val": ("psnr", "ssim"), "test": ("psnr", "ssim", "psnr_first_100", "psnr_last_100", "score")}
+MEASURES = {"val": ("psnr", "ssim", "psnr_person"),
+            "test": ("psnr", "ssim", "psnr_person", "psnr_first_100", "psnr_last_100", "score")}
 
 
 def table_rows(recipes, runs):
@@ -36,11 +37,12 @@ def table_rows(recipes, runs):
 
 
 def summary(scores, predictor):
-    """The mean over the runs of each score of a predictor, and the least and the greatest PSNR."""
+    """The mean over the runs of each score of a predictor that they have, and the least and the greatest PSNR."""
     row = {}
     for split, measures in MEASURES.items():
         for measure in measures:
-            values = [score[split][predictor][measure] for score in scores if split in score]
+            values = [score[split][predictor][measure] for score in scores
+                      if measure in score.get(split, {}).get(predictor, {})]
             if values:
                 row[f"{split}_{measure}"] = np.mean(values)
                 if measure == "psnr":
@@ -57,7 +59,9 @@ def cells(row):
     return {"recipe": row["recipe"], **{name: number(row.get(name), 0)
                                         for name in ("seeds", "parameters", "epochs", "seconds")},
             "val PSNR": psnr("val"), "val SSIM": number(row.get("val_ssim"), 3),
+            "val person": number(row.get("val_psnr_person")),
             "test PSNR": psnr("test"), "test SSIM": number(row.get("test_ssim"), 3),
+            "test person": number(row.get("test_psnr_person")),
             "first 100": number(row.get("test_psnr_first_100")), "last 100": number(row.get("test_psnr_last_100")),
             "score": number(row.get("test_score"))}
 
@@ -80,8 +84,8 @@ def write_tables(out, rows, recipes, command, minutes):
                   for recipe in recipes if recipe.epochs]
         text.append(f"Epochs that fit into {minutes:g} minutes: {', '.join(chosen) or '-'}.")
     text.append("PSNR in dB of all generated frames, mean over the seeds (least..greatest), at each run's best epoch; "
-                "first and last 100 generated frames of the test sequences; score: the course's. Seconds: training and "
-                "validation.")
+                "person: over the pixels that differ from the background; first and last 100 generated frames of the "
+                "test sequences; score: the course's. Seconds: training and validation.")
     if some_failed:
         text.append("A run whose training diverged is not tried again until its failed.txt is removed.")
     text += [f"![]({name}.png)" for name in ("psnr_over_seconds", "psnr_per_frame", "sheet")]

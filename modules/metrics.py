@@ -1,10 +1,15 @@
 """How good a generated video is."""
 
+import math
+from functools import partial
+
 import torch
 
 from .pixels import to_unit
 
 PERFECT_PSNR = 100.0
+DIFFERENT = 0.1  # of 1: a pixel that differs by more from the background, in any channel, shows the person
+SEEN = 0.01  # of the pixels: a frame that shows less of the person is not counted as one with a person
 
 
 def psnr(prediction, target):
@@ -67,6 +72,29 @@ def in_chunks(metric, prediction, target, frames=64):
     return torch.cat([metric(to_unit(predicted), to_unit(true)) for predicted, true in pairs])
 
 
+def background(videos):
+    """The median over up to 256 frames of videos, uint8 or in [0, 1], [T, 3, H, W] each: [3, H, W] in [0, 1].
+
+    Someone who moves about is in no place for half of the time, and so is not in it.
+    """
+    frames = sum(map(len, videos))
+    chosen = torch.linspace(0, frames - 1, min(256, frames)).long().tolist()
+    places = [(video, t) for video, length in enumerate(map(len, videos)) for t in range(length)]
+    return to_unit(torch.stack([videos[video][t] for video, t in map(places.__getitem__, chosen)])).median(dim=0).values
+
+
+def person_psnr(prediction, target, plate):
+    """PSNR in dB over the pixels in which each target frame differs from the background: [..., 3, H, W] -> [...].
+
+    A large still background raises the PSNR of a whole frame, whatever becomes of the person. plate: the background,
+    [3, H, W] in [0, 1]. NaN for a frame without a person.
+    """
+    person = ((to_unit(target) - plate).abs() > DIFFERENT).any(dim=-3)  # [..., H, W]
+    error = (to_unit(prediction).clamp(0, 1) - to_unit(target)).square().mean(dim=-3)
+    mean_error = (error * person).sum(dim=(-2, -1)) / person.sum(dim=(-2, -1))
+    return torch.where(person.float().mean(dim=(-2, -1)) >= SEEN, _decibel(mean_error), torch.nan)
+
+
 def psnr_per_frame(predictions, targets):
     """PSNR in dB of the frames 1..T-1 of each video: a list of [T-1]; see `summarise`."""
     return [in_chunks(psnr, prediction[1:], target[1:]) for prediction, target in zip(predictions, targets)]
@@ -76,11 +104,16 @@ def summarise(predictions, targets):
     """PSNR (dB) and SSIM of generated videos, means over the frames 1..T-1 of each, then over the videos.
 
     predictions, targets: [T, 3, H, W] each, in [0, 1] or uint8; frame 0 is the given one. `psnr_first_100` and
-    `psnr_last_100` are of the first and the last 100 generated frames of a video: they show its drift.
+    `psnr_last_100` are of the first and the last 100 generated frames of a video: they show its drift. `psnr_person`
+    is that of `person_psnr`, over the frames with a person; left out if no frame has one.
     """
+    plate = background(targets)
     rows = []
     for prediction, target, per_frame in zip(predictions, targets, psnr_per_frame(predictions, targets)):
         similarity = in_chunks(ssim, prediction[1:], target[1:])
-        rows.append([per_frame.mean(), similarity.mean(), per_frame[:100].mean(), per_frame[-100:].mean()])
-    means = torch.tensor(rows).mean(dim=0).tolist()
-    return dict(zip(("psnr", "ssim", "psnr_first_100", "psnr_last_100"), means))
+        of_person = in_chunks(partial(person_psnr, plate=plate), prediction[1:], target[1:])
+        rows.append([per_frame.mean(), similarity.mean(), of_person.nanmean(),
+                     per_frame[:100].mean(), per_frame[-100:].mean()])
+    means = torch.tensor(rows).nanmean(dim=0).tolist()
+    scores = dict(zip(("psnr", "ssim", "psnr_person", "psnr_first_100", "psnr_last_100"), means))
+    return {name: value for name, value in scores.items() if not math.isnan(value)}

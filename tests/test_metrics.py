@@ -9,7 +9,7 @@ import torch
 from engine import evaluation
 from engine.course import course_score
 from engine.evaluation import baselines, mean_image, nearest_images
-from modules.metrics import in_chunks, psnr, ssim, summarise
+from modules.metrics import background, in_chunks, person_psnr, psnr, ssim, summarise
 from modules.pixels import to_unit
 
 
@@ -100,7 +100,7 @@ def test_summary_never_counts_the_given_frame():
     assert scores == summarise([other_start, true], [true, true])
     assert scores["psnr"] == pytest.approx((psnr(predicted[1:], true[1:]).mean().item() + 100) / 2)
     assert summarise([true], [true]) == pytest.approx(
-        {"psnr": 100, "ssim": 1, "psnr_first_100": 100, "psnr_last_100": 100})
+        {"psnr": 100, "ssim": 1, "psnr_person": 100, "psnr_first_100": 100, "psnr_last_100": 100})
 
 
 def test_summary_tells_the_first_100_frames_from_the_last():
@@ -110,6 +110,36 @@ def test_summary_tells_the_first_100_frames_from_the_last():
     scores = summarise([predicted], [true])
     assert scores["psnr_first_100"] == pytest.approx(40, abs=1e-4)
     assert scores["psnr_last_100"] == pytest.approx(20, abs=1e-4)
+
+
+def a_walk(frames=60, height=16, width=32):
+    """A bright square that walks over a dark background with a faint pattern: the frames, and where the square is."""
+    stage = 0.2 + 0.02 * random_images(3, height, width)
+    square = torch.zeros(frames, 1, height, width, dtype=torch.bool)
+    for t in range(frames):
+        left = t * (width - 6) // (frames - 1)
+        square[t, :, 4:12, left:left + 6] = True
+    return torch.where(square, 0.9, stage), square, stage
+
+
+def test_psnr_of_the_person_counts_the_pixels_of_the_person_alone():
+    true, square, stage = a_walk()
+    torch.testing.assert_close(background([true[:20], true[20:]]), stage)
+    wrong_person, wrong_stage = torch.where(square, true - 0.1, true), torch.where(square, true, true + 0.3)
+    assert person_psnr(wrong_stage, true, stage).tolist() == [100.0] * len(true)
+    torch.testing.assert_close(person_psnr(wrong_person, true, stage), torch.full((len(true),), 20.0, dtype=true.dtype))
+    assert psnr(wrong_person, true).min() > 28  # what the background hides
+    assert summarise([wrong_person], [true])["psnr_person"] == pytest.approx(20, abs=1e-4)
+
+
+def test_frames_without_a_person_do_not_count_in_the_psnr_of_the_person():
+    true, square, stage = a_walk()
+    true[30:] = stage
+    predicted = torch.where(square, true - 0.1, true)
+    scores = person_psnr(predicted, true, stage)
+    assert scores[:30].isfinite().all() and scores[30:].isnan().all()
+    assert summarise([predicted], [true])["psnr_person"] == pytest.approx(20, abs=1e-4)
+    assert "psnr_person" not in summarise([stage.expand_as(true)], [stage.expand_as(true)])
 
 
 def test_course_score_is_of_frames_1_to_600_of_every_sequence():

@@ -130,7 +130,7 @@ class Ours:
         forced = torch.tensor(teacher_forced).expand(batch[0].shape[:2])
         noise = Noise(noise_streams(noise_seed, len(forced), self.device), self.device)
         clips = Clips(*batch, forced, noise, len(forced))
-        return self.trainer.train_on([clips], len(forced), BETA)[0] / len(forced)
+        return self.trainer.train_on([([clips], len(forced))], BETA)[0] / len(forced)
 
     def roll_out(self, first_frames, labels, model=None):
         return generate_sequences(model or self.model, first_frames, labels, device=self.device, dtype=self.dtype,
@@ -156,7 +156,8 @@ class Ours:
 
         def epoch():
             batches = EpochBatches(self.placed, 0, self.device, tfr=1.0, tfr_per="epoch", partial=1.0, accumulate=1,
-                                   batch_size=args.batch_size, shuffle=True, random_start=True, seed=args.seed)
+                                   interleave=1, batch_size=args.batch_size, shuffle=True, random_start=True,
+                                   seed=args.seed)
             row = train_one_epoch(self.trainer, batches, 0, schedules, state, recorder)
             videos = validate(self.model, val_set,
                               lambda model, frames, labels: self.roll_out(frames, labels, model))

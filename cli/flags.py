@@ -107,6 +107,9 @@ def add_feedback_flags(parser):
                        help="predicted frames per optimizer step: a longer clip continues from its last prediction, "
                             "without gradient to earlier frames (truncated backpropagation); 0: whole clips, as the "
                             "course does")
+    group.add_argument("--interleave", type=positive_int, default=1, metavar="BATCHES",
+                       help="with --bptt: train this many batches in turn, an optimizer step on each, each at another "
+                            "frame of its clips; a run is saved or stopped after all of them")
     group.add_argument("--input_noise", type=natural_float, default=0.3,
                        help="Gaussian noise on every input frame in training; its standard deviation is drawn from 0 "
                             "to this")

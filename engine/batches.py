@@ -65,13 +65,14 @@ class EpochBatches:
     """The batches of one epoch, each of `batch_size * accumulate` clips for every process.
 
     tfr: teacher forcing ratio. tfr_per: draw teacher forcing once an `epoch`, once a `batch`, or for each `frame`.
+    interleave: how many batches are trained in turn, see ClipTrainer.train_on.
     partial: the fraction of the training set to use, from its start.
     """
 
-    def __init__(self, dataset, epoch, device, *, tfr, tfr_per, partial, batch_size, accumulate, shuffle, random_start,
-                 seed):
+    def __init__(self, dataset, epoch, device, *, tfr, tfr_per, partial, batch_size, accumulate, interleave, shuffle,
+                 random_start, seed):
         self.dataset, self.epoch, self.device, self.seed = dataset, epoch, device, seed
-        self.tfr, self.tfr_per, self.batch_size = tfr, tfr_per, batch_size
+        self.tfr, self.tfr_per, self.batch_size, self.interleave = tfr, tfr_per, batch_size, interleave
         stream = random_stream(seed, epoch)
         self.epoch_is_forced = torch.rand((), generator=stream) < tfr
         starts = epoch_starts(dataset, stream, shuffle, random_start, partial)
@@ -79,6 +80,11 @@ class EpochBatches:
 
     def __len__(self):
         return len(self.starts)
+
+    def rounds(self, first):
+        """Yield the steps from `first` on in ranges, each of batches that are trained in turn."""
+        for start in range(first, len(self), self.interleave):
+            yield range(start, min(start + self.interleave, len(self)))
 
     def clips_in(self, step):
         """The number of clips of a batch, over all processes."""

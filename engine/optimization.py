@@ -31,28 +31,49 @@ class ClipTrainer:
         self.model.train()
         self.model.label_transformation.train(self.label_norm == "batch")
 
-    def train_on(self, parts, total, beta):
-        """Take one optimizer step on a batch, or with --bptt one for every `bptt` predicted frames.
+    def train_on(self, batches, beta, lr=None):
+        """Train on some batches in turn: an optimizer step on each, then the next step on each, up to the last one.
 
-        parts: the Clips of this process; their gradients add up. total: clips of the batch in all processes.
+        A batch has one optimizer step, or with --bptt one for every `bptt` predicted frames. Each batch begins at
+        another frame of its clips and comes to the frames before it at last, so that steps in a row are on early and
+        late frames. batches: pairs of the Clips of this process, whose gradients add up, and the number of clips of the
+        batch in all processes. lr: function from the fraction of the steps that are done to the learning rate; None
+        leaves the rate as it is.
         Returns TERMS, means over the predicted frames and sums over the clips of this process: [4], on the device.
         Nothing here waits for the GPU.
         """
-        predicted = parts[0].labels.shape[1] - 1
+        predicted = batches[0][0][0].labels.shape[1] - 1
         segments = range(0, predicted, self.bptt or predicted)
-        inputs = [clips.frames[:, 0] for clips in parts]
+        in_turn = [self._steps(parts, total, beta, segments, begin=len(segments) * place // len(batches))
+                   for place, (parts, total) in enumerate(batches)]
         sums = torch.zeros(len(TERMS), device=self.device)
-        for start in segments:
+        for number in range(len(segments) * len(in_turn)):
+            for group in self.optimizer.param_groups if lr else ():
+                group["lr"] = lr((number + 0.5) / (len(segments) * len(in_turn)))
+            sums += next(in_turn[number % len(in_turn)])
+        return sums
+
+    def _steps(self, parts, total, beta, segments, begin):
+        """Take the optimizer steps on a batch, one for each of its segments, and yield the TERMS of each.
+
+        parts, total: see train_on. segments: where each begins, in predicted frames; the one with index `begin` is the
+        first. It and segment 0 start from true frames, the others from the last prediction.
+        """
+        for start in [*segments[begin:], *segments[:begin]]:
+            if start in (0, segments[begin]):
+                inputs = [clips.frames[:, start] for clips in parts]
             times = slice(start, start + segments.step + 1)  # the first frame is given, like x_0
+            sums = torch.zeros(len(TERMS), device=self.device)
             self.optimizer.zero_grad(set_to_none=True)
             for i, clips in enumerate(parts):
                 share = clips.counted / total * world_size()  # DistributedDataParallel takes the mean
                 with averaging(self.parallel_model, wanted=i == len(parts) - 1), naming_a_lost_process():
                     terms, inputs[i] = self._clip_loss(clips, times, inputs[i], beta)
                     self.scaler.scale(terms["loss"] * share).backward()
-                sums[:3] += clips.counted / predicted * torch.stack([terms[name].detach() for name in TERMS[:3]])
+                sums[:3] += torch.stack([terms[name].detach() for name in TERMS[:3]]) * clips.counted
+            sums[:3] /= clips.labels.shape[1] - 1
             sums[3] += self._step() * sum(clips.counted for clips in parts) / len(segments)
-        return sums
+            yield sums
 
     def _clip_loss(self, clips, times, first_frame, beta):
         """The loss of a segment of some clips, and the input of the frame after it; see VAE_Model.forward."""

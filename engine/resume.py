@@ -16,8 +16,8 @@ from .training import RunState
 # step are shared out, by --batch_size, --accumulate and processes, is free: see check_step.
 FIXED_IN_A_RUN = ("train_vi_len", "val_vi_len", "partial", "fast_train", "fast_partial",
                   "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "network", "F_dim", "L_dim",
-                  "N_dim", "D_out_dim", "posterior", "label_norm", "reconstruction", "optim", "bptt", "random_shift",
-                  "seed")
+                  "N_dim", "D_out_dim", "posterior", "label_norm", "reconstruction", "optim", "bptt", "interleave",
+                  "random_shift", "seed")
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root", "ckpt_path")
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}

@@ -39,25 +39,29 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
     trainer.training_mode()
     beta = schedules.beta(epoch)
     state.totals = state.totals or dict.fromkeys(("clips", *TERMS), 0.0)  # over all processes
-    unread, clips = [], 0  # TERMS of the steps since the last look, on the device, and the clips in these
-    progress = Progress(range(state.step, len(batches)), desc=f"epoch {epoch}", initial=state.step, total=len(batches),
-                        unit="step", disable=rank() > 0)
-    for step in progress:
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = schedules.lr(epoch + (step + 0.5) / len(batches))
-        unread.append(trainer.train_on(batches.parts_of_batch(step), batches.clips_in(step), beta))
-        clips += batches.clips_in(step)
-        if trainer.device.type != "cpu" and (step + 1) % READ_EVERY and step + 1 < len(batches):
-            continue
-        sums = torch.stack(unread).cpu().double().sum(dim=0).tolist()
-        add_to_totals(state.totals, clips, all_reduce(sums, "SUM", trainer.device))
-        unread, clips, state.step = [], 0, step + 1
-        row = metrics_row(epoch, schedules, state, len(batches))
-        if not all(map(math.isfinite, state.totals.values())):
-            raise RunError(f"epoch {epoch}, batch {step}: loss {row['loss']}, gradient norm {row['grad_norm']}; what "
-                           "was saved is intact; try --clamp_feedback, a lower --lr or a lower --kl_weight")
-        progress.set_postfix_str(f"{shown_metrics(row)} best PSNR {state.best_psnr:.2f}", refresh=False)
-        recorder.after_steps(row)
+    unread, clips = [], 0  # TERMS since the last look at them, on the device, and the clips in these
+    with Progress(total=len(batches), desc=f"epoch {epoch}", initial=state.step, unit="step",
+                  disable=rank() > 0) as progress:
+        for steps in batches.rounds(state.step):
+            def lr(done, steps=steps):
+                return schedules.lr(epoch + (steps.start + done * len(steps)) / len(batches))
+
+            unread.append(trainer.train_on(
+                [(batches.parts_of_batch(step), batches.clips_in(step)) for step in steps], beta, lr))
+            clips += sum(map(batches.clips_in, steps))
+            progress.update(len(steps))
+            if trainer.device.type != "cpu" and steps.stop - state.step < READ_EVERY and steps.stop < len(batches):
+                continue
+            sums = torch.stack(unread).cpu().double().sum(dim=0).tolist()
+            add_to_totals(state.totals, clips, all_reduce(sums, "SUM", trainer.device))
+            unread, clips, state.step = [], 0, steps.stop
+            row = metrics_row(epoch, schedules, state, len(batches))
+            if not all(map(math.isfinite, state.totals.values())):
+                raise RunError(f"epoch {epoch}, batch {steps[-1]}: loss {row['loss']}, gradient norm "
+                               f"{row['grad_norm']}; what was saved is intact; try --clamp_feedback, a lower --lr or a "
+                               "lower --kl_weight")
+            progress.set_postfix_str(f"{shown_metrics(row)} best PSNR {state.best_psnr:.2f}", refresh=False)
+            recorder.after_steps(row)
     return metrics_row(epoch, schedules, state, len(batches))
 
 

@@ -55,7 +55,7 @@ def trained(mask, posterior="previous", device=CPU, dtype=torch.float32, steps=2
     """Sums of the metrics and the weights after steps on one batch."""
     model = tiny_model(posterior).to(device).train()
     trainer = ClipTrainer(model, device, dtype, **settings(**changed))
-    sums = [trainer.train_on([batch(mask, device)], CLIPS, 0.01).cpu() for _ in range(steps)]
+    sums = [trainer.train_on([([batch(mask, device)], CLIPS)], 0.01).cpu() for _ in range(steps)]
     return torch.stack(sums), {name: value.cpu() for name, value in model.state_dict().items()}
 
 
@@ -85,7 +85,7 @@ def test_forced_clips_are_computed_as_one_batch_and_no_others(monkeypatch):
     trainer = ClipTrainer(model, CPU, torch.float32, **settings())
     for mask, expected in (("free", [1, 1, 1, 1, 1]), ("forced", [3, 2]), ("mixed", [1, 1, 1, 1, 1])):
         seen.clear()
-        trainer.train_on([batch(mask)], CLIPS, 0.01)
+        trainer.train_on([([batch(mask)], CLIPS)], 0.01)
         assert seen == [CLIPS * frames for frames in expected]
 
 
@@ -117,10 +117,54 @@ def test_a_clip_has_the_same_noise_in_any_part_of_a_batch():
         whole = batch("mixed")
         chosen = [Clips(*(value[part] for value in whole[:3]), Noise(whole.noise.generators[part], CPU),
                         part.stop - part.start) for part in parts]
-        sums = trainer.train_on(chosen, CLIPS, 0.01)
+        sums = trainer.train_on([(chosen, CLIPS)], 0.01)
         gradients.append([sums, *(weights.grad for weights in model.parameters())])
     for one, other in zip(*gradients):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def followed(monkeypatch, batches, bptt):
+    """Train on batches of clips whose label t shows the number t: (batch, true start or not, labels) of each step."""
+    seen = []
+    model = tiny_model().train()
+    trainer = ClipTrainer(model, CPU, torch.float32, **settings(bptt=bptt))
+    forward = trainer.parallel_model.forward
+
+    def watched(frames, labels, *arguments, **more):
+        number = round(labels[0, 0, 1, 0, 0].item() * 255)
+        times = [round(value * 255) for value in labels[0, :, 0, 0, 0].tolist()]
+        seen.append((number, bool((frames[:, 0] == frames_of[number][:, times[0]]).all()), times))
+        return forward(frames, labels, *arguments, **more)
+
+    monkeypatch.setattr(trainer.parallel_model, "forward", watched)
+    frames_of, given = [], []
+    for number in range(batches):
+        whole = batch("free")
+        labels = torch.zeros_like(whole.labels)
+        labels[:, :, 0] = torch.arange(LENGTH)[:, None, None] / 255
+        labels[:, :, 1] = number / 255
+        frames_of.append(whole.frames)
+        given.append(([whole._replace(labels=labels)], CLIPS))
+    done = []
+    trainer.train_on(given, 0.01, lr=lambda fraction: done.append(fraction) or 0.1)
+    return seen, done
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 7])
+@pytest.mark.parametrize("bptt", [0, 1, 2, 3, 5])
+def test_batches_in_turn_train_every_frame_once_and_continue_from_predictions(batches, bptt, monkeypatch):
+    seen, done = followed(monkeypatch, batches, bptt)
+    assert [number for number, *_ in seen] == [*range(batches)] * (len(seen) // batches)
+    begins = set()
+    for batch_number in range(batches):
+        mine = [(true, times) for number, true, times in seen if number == batch_number]
+        assert sorted(time for _, times in mine for time in times[1:]) == [*range(1, LENGTH)]
+        begins.add(mine[0][1][0])
+        for place, (true, times) in enumerate(mine):
+            assert true == (place == 0 or times[0] == 0)
+    assert len(begins) == min(batches, len(seen) // batches)  # they are at different frames
+    steps = len(seen)
+    assert done == pytest.approx([(step + 0.5) / steps for step in range(steps)])
 
 
 def test_long_clip_trains_in_segments_with_recomputation(dancer, call):

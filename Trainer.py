@@ -127,8 +127,8 @@ def batch_settings(args, epoch):
     """The parameters of EpochBatches that the flags give."""
     fast = args.fast_train and epoch < args.fast_train_epoch
     return {"tfr_per": args.tfr_per, "partial": args.fast_partial if fast else 1.0, "batch_size": args.batch_size,
-            "accumulate": args.accumulate, "interleave": args.interleave, "shuffle": args.shuffle,
-            "random_start": args.random_start, "seed": args.seed}
+            "accumulate": args.accumulate, "interleave": args.interleave if args.bptt else 1,
+            "shuffle": args.shuffle, "random_start": args.random_start, "seed": args.seed}
 
 
 @contextmanager

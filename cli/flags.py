@@ -7,7 +7,7 @@ from .parser import Parser, at_least, fraction, natural_float, natural_int, posi
 
 LEAST_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # no layer is left without channels
 BEFORE_THE_FLAG = {  # what a run did that is older than these flags
-    "reconstruction": "mse", "label_norm": "batch", "random_shift": False}
+    "reconstruction": "mse", "label_norm": "batch", "random_shift": False, "interleave": 1}
 PYRAMID_LEAST = 13  # --F_dim of the pyramid, whose first 12 channels are the frame's pixels
 
 
@@ -107,9 +107,9 @@ def add_feedback_flags(parser):
                        help="predicted frames per optimizer step: a longer clip continues from its last prediction, "
                             "without gradient to earlier frames (truncated backpropagation); 0: whole clips, as the "
                             "course does")
-    group.add_argument("--interleave", type=positive_int, default=1, metavar="BATCHES",
-                       help="with --bptt: train this many batches in turn, an optimizer step on each, each at another "
-                            "frame of its clips; a run is saved or stopped after all of them")
+    group.add_argument("--interleave", type=positive_int, default=8, metavar="BATCHES",
+                       help="train this many batches in turn, an optimizer step on each, each at another frame of its "
+                            "clips; a run is saved or stopped after all of them. Without effect where --bptt is 0")
     group.add_argument("--input_noise", type=natural_float, default=0.3,
                        help="Gaussian noise on every input frame in training; its standard deviation is drawn from 0 "
                             "to this")

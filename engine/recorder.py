@@ -99,11 +99,11 @@ class RunRecorder:
     def _save(self, names, row):
         self._count_seconds()
         if rank() == 0:
-            model, optimizer, scaler = self.trainer.model, self.trainer.optimizer, self.trainer.scaler
+            trainer = self.trainer
             save_checkpoint([self.folder / name for name in names], {
-                "state_dict": model.state_dict(), "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict(), "lr": row["lr"], "tfr": row["tfr"], **vars(self.state),
-                **self.same_in_all_checkpoints})
+                "state_dict": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict(),
+                "scaler": trainer.scaler.state_dict(), "usual_norm": trainer.usual_norm.item(),
+                "lr": row["lr"], "tfr": row["tfr"], **vars(self.state), **self.same_in_all_checkpoints})
         self.saved_at = time.monotonic()
 
     def _stop_after(self, signal_number):

@@ -128,7 +128,8 @@ def check_resumable(checkpoint, parser, path):
     valid = (type(checkpoint["last_epoch"]) is int and checkpoint["last_epoch"] >= -1
              and type(checkpoint["best_psnr"]) is float and type(step) is int and step >= 0
              and type(checkpoint["world_size"]) is int and isinstance(checkpoint["scaler"], dict)
-             and type(checkpoint.get("seconds", 0.0)) is float and are_rows(checkpoint.get("rows", [])))
+             and all(type(checkpoint.get(name, 0.0)) is float for name in ("seconds", "usual_norm"))
+             and are_rows(checkpoint.get("rows", [])))
     if step == 0 or totals is None:
         valid = valid and step == 0 and totals is None
     else:
@@ -147,7 +148,7 @@ def are_rows(rows):
 
 
 def restore(trainer, checkpoint, path, train_set, *, batch_size, accumulate):
-    """Restore optimizer and scaler of a resumed run; returns its RunState.
+    """Restore optimizer, scaler and usual norm of a resumed run; returns its RunState.
 
     Raises UsageError if the training set or the number of clips in a step is not the run's.
     """
@@ -157,6 +158,7 @@ def restore(trainer, checkpoint, path, train_set, *, batch_size, accumulate):
     load_optimizer(trainer.optimizer, checkpoint, path, "--resume:")
     if checkpoint["scaler"]:
         trainer.scaler.load_state_dict(checkpoint["scaler"])
+    trainer.usual_norm.fill_(checkpoint.get("usual_norm", 1.0))
     state = RunState.of(checkpoint)
     if "rows" not in checkpoint:  # a run of an older version
         state.rows = rows_before(Path(path).parent, state.last_epoch + 1)

@@ -299,7 +299,8 @@ def test_full_gpu_memory_is_told_with_the_flags_that_lower_it(train, ends, monke
 STRANGE_STATES = [
     ("arguments", None), ("arguments", {}), ("lr", "x"), ("frame_H", "x"), ("seed", -1), ("DR", 5),
     ("temperature", "x"), ("clamp_feedback", None), ("milestones", [1, "x"]), ("step", "x"), ("step", -5),
-    ("step", 1000), ("totals", {}), ("last_epoch", None), ("best_psnr", None), ("optimizer", None)]
+    ("step", 1000), ("totals", {}), ("last_epoch", None), ("best_psnr", None), ("usual_norm", "x"),
+    ("optimizer", None)]
 
 
 @pytest.mark.parametrize("key, value", STRANGE_STATES)

@@ -123,6 +123,33 @@ def test_a_clip_has_the_same_noise_in_any_part_of_a_batch():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_an_unusual_gradient_is_clipped_to_twice_the_usual_norm(monkeypatch):
+    """And not clipped at all where it is usual, however small."""
+    monkeypatch.setattr(optimization, "NORMS_IN_MEAN", 5)
+    model = torch.nn.ModuleDict({"label_transformation": torch.nn.Linear(3, 4)})
+    trainer = ClipTrainer(model, CPU, torch.float32, **settings())
+    weights, taken = [*model.parameters()], []
+    monkeypatch.setattr(trainer.optimizer, "step", lambda: taken.append(
+        torch.nn.utils.get_total_norm([weight.grad for weight in weights]).item()))
+
+    def step(norm):
+        for weight in weights:
+            weight.grad = torch.full_like(weight, norm / sum(map(torch.numel, weights)) ** 0.5)
+        assert trainer._step().item() == pytest.approx(norm, rel=1e-3)  # as it was before
+        return taken[-1]
+
+    assert step(50.0) == pytest.approx(1, rel=1e-3)  # nothing is usual yet
+    for usual in (0.2, 0.02):
+        for _ in range(60):
+            step(usual)
+        assert step(usual) == pytest.approx(usual, rel=1e-3)
+        assert step(1.9 * usual) == pytest.approx(1.9 * usual, rel=1e-3)
+        assert step(100 * usual) == pytest.approx(2 * usual, rel=0.3)
+    for _ in range(200):
+        step(0.0)
+    assert max(step(0.5) for _ in range(100)) == pytest.approx(0.5, rel=1e-3)  # it finds back from nothing
+
+
 def followed(monkeypatch, batches, bptt):
     """Train on batches of clips whose label t shows the number t: (batch, true start or not, labels) of each step."""
     seen = []

@@ -1,4 +1,4 @@
-"""The optimizer's steps on a batch of clips: as a whole or in parts, in one process or several."""
+"""The optimizer's steps on batches of clips: as a whole or in parts, in one process or several."""
 
 import torch
 from torch import nn
@@ -8,12 +8,12 @@ from .processes import averaging, data_parallel, naming_a_lost_process, world_si
 
 TERMS = ("loss", "mse", "kl", "grad_norm")
 CLIP_AT, NORMS_IN_MEAN = 2, 100  # the gradient's norm is clipped to CLIP_AT times its running mean,
-CLIP_RANGE = 0.001, 1  # and to a norm in here
+CLIP_RANGE = 0.001, 1  # which is never below the one nor above the other
 IMAGES_AT_ONCE = {"cpu": 8}  # teacher-forced ones as one batch: more leave a CPU's caches, fewer its cores idle
 
 
 class ClipTrainer:
-    """A model with its optimizer: `train_on` a batch of clips.
+    """A model with its optimizer: `train_on` batches of clips.
 
     dtype: what the networks compute in. The other parameters are the flags of the same names.
     """
@@ -34,27 +34,33 @@ class ClipTrainer:
         self.model.train()
         self.model.label_transformation.train(self.label_norm == "batch")
 
-    def train_on(self, batches, beta, lr=None):
+    def segments(self, video_len):
+        """Where the optimizer steps on clips of `video_len` frames begin, a range of predicted frames; see --bptt."""
+        return range(0, video_len - 1, self.bptt or video_len - 1)
+
+    def train_on(self, batches, beta, before_step=None):
         """Train on some batches in turn: an optimizer step on each, then the next step on each, up to the last one.
 
-        A batch has one optimizer step, or with --bptt one for every `bptt` predicted frames. Each batch begins at
-        another frame of its clips and comes to the frames before it at last, so that steps in a row are on early and
-        late frames. batches: pairs of the Clips of this process, whose gradients add up, and the number of clips of the
-        batch in all processes. lr: function from the fraction of the steps that are done to the learning rate; None
-        leaves the rate as it is.
+        A batch has an optimizer step for each of its `segments`. The batches begin at segments that are spread over the
+        clip, and each ends with those before: steps in a row are on early and on late frames.
+        batches: pairs of the Clips of this process, whose gradients add up, and the number of clips of the batch in all
+        processes. before_step: called before each optimizer step with the fraction of these steps up to its middle.
         Returns TERMS, means over the predicted frames and sums over the clips of this process: [4], on the device.
         Nothing here waits for the GPU.
         """
-        predicted = batches[0][0][0].labels.shape[1] - 1
-        segments = range(0, predicted, self.bptt or predicted)
+        segments = self.segments(batches[0][0][0].labels.shape[1])
         in_turn = [self._steps(parts, total, beta, segments, begin=len(segments) * place // len(batches))
                    for place, (parts, total) in enumerate(batches)]
         sums = torch.zeros(len(TERMS), device=self.device)
         for number in range(len(segments) * len(in_turn)):
-            for group in self.optimizer.param_groups if lr else ():
-                group["lr"] = lr((number + 0.5) / (len(segments) * len(in_turn)))
+            if before_step:
+                before_step((number + 0.5) / (len(segments) * len(in_turn)))
             sums += next(in_turn[number % len(in_turn)])
         return sums
+
+    def set_lr(self, lr):
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
 
     def _steps(self, parts, total, beta, segments, begin):
         """Take the optimizer steps on a batch, one for each of its segments, and yield the TERMS of each.
@@ -86,19 +92,21 @@ class ClipTrainer:
                                        clips.teacher_forced[:, times], **self.loss_settings)
 
     def _step(self):
-        """Clip the gradient's norm and take a step; returns the norm before.
+        """Take a step with the gradient's norm clipped to CLIP_AT times its running mean; returns the norm before.
 
-        A norm of 1, at which the course clips, is ten times what is usual or more. A few gradients of that norm move
-        Adam farther than all before them: those of the KL after an epoch with beta 0 have ended a training in NaN.
+        The course clips it to 1. With the defaults 0.01 to 0.1 is usual: a few gradients of norm 1, such as those of
+        the KL after an epoch with beta 0, then move Adam farther than thousands of usual ones, and have ended a
+        training in NaN.
         """
         self.scaler.unscale_(self.optimizer)
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
         norm = nn.utils.get_total_norm([weight.grad for weight in weights])
         limit = (CLIP_AT * self.usual_norm).clamp(*CLIP_RANGE)
         nn.utils.clip_grads_with_norm_(weights, 1.0, norm / limit)  # a limit on the device would be waited for
+        seen = torch.where(norm.isfinite(), torch.minimum(norm, limit), self.usual_norm)
+        self.usual_norm += (seen - self.usual_norm) / NORMS_IN_MEAN
         if self.scaler.is_enabled():  # it skips a step whose gradient is not finite
             norm = norm.nan_to_num(0, 0, 0)
-        self.usual_norm += (torch.minimum(norm, limit) - self.usual_norm) / NORMS_IN_MEAN
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return norm

@@ -1,5 +1,6 @@
 """What a run leaves behind while it trains: its logs, its checkpoints and its best rollout."""
 
+import copy
 import io
 import math
 import time
@@ -38,8 +39,24 @@ class RunRecorder:
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
         self.saved_at = self.counted_at = time.monotonic()
+        self.kept = None  # what a checkpoint would have held before the batches in progress
         self.event_files = EventFiles(folder) if tensorboard else None
         self._write_logs()
+
+    def before_round(self, row):
+        """Keep what a checkpoint holds now, for a stop while batches are trained in turn; `row` has its lr and tfr."""
+        self.kept = copy.deepcopy(self._content(row))
+
+    def within_round(self):
+        """Stop at once if a signal has come, with what `before_round` kept: the batches in progress cannot be saved.
+
+        Several processes would have to agree on the step, so they stop after the round.
+        """
+        if self.stop.signal_number and self.kept and world_size() == 1:
+            self._count_seconds()
+            self.kept["seconds"] = self.state.seconds
+            save_checkpoint([self.folder / "last.ckpt"], self.kept)
+            self._stop_after(self.stop.signal_number)
 
     def after_steps(self, row):
         """Save within an epoch if it is time, and stop if a signal has come."""
@@ -47,6 +64,7 @@ class RunRecorder:
         number, is_time = all_reduce((self.stop.signal_number or 0, is_time), "MAX", self.trainer.device)
         if number or is_time:
             self._save(["last.ckpt"], row)
+        self.kept = None
         self._stop_after(number)
 
     def after_validation(self, row, videos, video_format=None):
@@ -99,12 +117,14 @@ class RunRecorder:
     def _save(self, names, row):
         self._count_seconds()
         if rank() == 0:
-            trainer = self.trainer
-            save_checkpoint([self.folder / name for name in names], {
-                "state_dict": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict(),
-                "scaler": trainer.scaler.state_dict(), "usual_norm": trainer.usual_norm.item(),
-                "lr": row["lr"], "tfr": row["tfr"], **vars(self.state), **self.same_in_all_checkpoints})
+            save_checkpoint([self.folder / name for name in names], self._content(row))
         self.saved_at = time.monotonic()
+
+    def _content(self, row):
+        trainer = self.trainer
+        return {"state_dict": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict(),
+                "scaler": trainer.scaler.state_dict(), "usual_norm": trainer.usual_norm.item(),
+                "lr": row["lr"], "tfr": row["tfr"], **vars(self.state), **self.same_in_all_checkpoints}
 
     def _stop_after(self, signal_number):
         if signal_number:

@@ -1,5 +1,6 @@
 """Where a run starts from: the flags, completed by those of a checkpoint, and the checkpoint itself."""
 
+import math
 from argparse import Namespace
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def check_resumable(checkpoint, parser, path):
     valid = (type(checkpoint["last_epoch"]) is int and checkpoint["last_epoch"] >= -1
              and type(checkpoint["best_psnr"]) is float and type(step) is int and step >= 0
              and type(checkpoint["world_size"]) is int and isinstance(checkpoint["scaler"], dict)
-             and all(type(checkpoint.get(name, 0.0)) is float for name in ("seconds", "usual_norm"))
+             and type(checkpoint.get("seconds", 0.0)) is float and is_norm(checkpoint.get("usual_norm", 1.0))
              and are_rows(checkpoint.get("rows", [])))
     if step == 0 or totals is None:
         valid = valid and step == 0 and totals is None
@@ -138,6 +139,10 @@ def check_resumable(checkpoint, parser, path):
     if not valid:
         raise UsageError(f"--resume: {path} does not hold how far the run had come; start from its weights with "
                          "--ckpt_path")
+
+
+def is_norm(value):
+    return type(value) is float and 0 <= value < math.inf
 
 
 def are_rows(rows):

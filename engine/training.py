@@ -11,7 +11,7 @@ from cli.progress import Progress
 from .optimization import TERMS
 from .processes import all_reduce, rank
 
-READ_EVERY = 10  # steps between two looks at the losses on a GPU, which need not wait for the host in between
+READ_EVERY = 10  # batches, at least, between two looks at the losses on a GPU, which need not wait meanwhile
 
 
 @dataclass
@@ -34,30 +34,34 @@ class RunState:
 def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
     """Train on the batches of an epoch, from `state.step` on. Returns its row of metrics.csv, means over the clips.
 
-    recorder: a RunRecorder; it may save, or stop the run, after any look at the losses.
+    recorder: a RunRecorder; it may save after any look at the losses, and stop the run there or before any step.
     """
     trainer.training_mode()
     beta = schedules.beta(epoch)
-    state.totals = state.totals or dict.fromkeys(("clips", *TERMS), 0.0)  # over all processes
     unread, clips = [], 0  # TERMS since the last look at them, on the device, and the clips in these
-    with Progress(total=len(batches), desc=f"epoch {epoch}", initial=state.step, unit="step",
+    each = len(trainer.segments(batches.dataset.video_len))  # optimizer steps of a batch
+    with Progress(total=each * len(batches), desc=f"epoch {epoch}", initial=each * state.step, unit="step",
                   disable=rank() > 0) as progress:
         for steps in batches.rounds(state.step):
-            def lr(done, steps=steps):
-                return schedules.lr(epoch + (steps.start + done * len(steps)) / len(batches))
+            def before_step(done, steps=steps):
+                trainer.set_lr(schedules.lr(epoch + (steps.start + done * len(steps)) / len(batches)))
+                recorder.within_round()
+                progress.update()
 
+            if len(steps) > 1 and steps.start == state.step:
+                recorder.before_round({"lr": schedules.lr(epoch), "tfr": schedules.tfr(epoch)})
             unread.append(trainer.train_on(
-                [(batches.parts_of_batch(step), batches.clips_in(step)) for step in steps], beta, lr))
+                [(batches.parts_of_batch(step), batches.clips_in(step)) for step in steps], beta, before_step))
             clips += sum(map(batches.clips_in, steps))
-            progress.update(len(steps))
             if trainer.device.type != "cpu" and steps.stop - state.step < READ_EVERY and steps.stop < len(batches):
                 continue
             sums = torch.stack(unread).cpu().double().sum(dim=0).tolist()
+            state.totals = state.totals or dict.fromkeys(("clips", *TERMS), 0.0)  # over all processes
             add_to_totals(state.totals, clips, all_reduce(sums, "SUM", trainer.device))
             unread, clips, state.step = [], 0, steps.stop
             row = metrics_row(epoch, schedules, state, len(batches))
             if not all(map(math.isfinite, state.totals.values())):
-                raise RunError(f"epoch {epoch}, batch {steps[-1]}: loss {row['loss']}, gradient norm "
+                raise RunError(f"epoch {epoch}, up to batch {steps[-1]}: loss {row['loss']}, gradient norm "
                                f"{row['grad_norm']}; what was saved is intact; try --clamp_feedback, a lower --lr or a "
                                "lower --kl_weight")
             progress.set_postfix_str(f"{shown_metrics(row)} best PSNR {state.best_psnr:.2f}", refresh=False)

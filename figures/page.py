@@ -117,7 +117,7 @@ def scores_html(names, scores, folder):
                 elif predictor.endswith(" samples"):
                     models.append((place, {"predictor": f"{name}, {predictor}", **cells}))
                 else:
-                    baselines.setdefault((predictor, *row.values()), (None, {"predictor": predictor, **cells}))
+                    baselines.setdefault((predictor, row.get("psnr")), (None, {"predictor": predictor, **cells}))
         if models:
             tables += table(caption, [*models, *baselines.values()])
     command = f"python Tester.py --ckpt_path {folder / 'best.ckpt'} --gt FILE"

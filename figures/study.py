@@ -37,7 +37,7 @@ def table_rows(recipes, runs):
 
 
 def summary(scores, predictor):
-    """The mean over the runs of each score of a predictor that they have, and the least and the greatest PSNR."""
+    """The mean of each score of a predictor over the runs that have it, and the least and the greatest PSNR."""
     row = {}
     for split, measures in MEASURES.items():
         for measure in measures:

@@ -105,15 +105,14 @@ def summarise(predictions, targets):
 
     predictions, targets: [T, 3, H, W] each, in [0, 1] or uint8; frame 0 is the given one. `psnr_first_100` and
     `psnr_last_100` are of the first and the last 100 generated frames of a video: they show its drift. `psnr_person`
-    is that of `person_psnr`, over the frames with a person; left out if no frame has one.
+    is that of `person_psnr`, over the frames with a person; left out if no frame has one. It takes all videos to be of
+    one place, filmed by a camera that stands still.
     """
-    plate = background(targets)
-    rows = []
+    plate, rows, of_persons = background(targets), [], []
     for prediction, target, per_frame in zip(predictions, targets, psnr_per_frame(predictions, targets)):
         similarity = in_chunks(ssim, prediction[1:], target[1:])
-        of_person = in_chunks(partial(person_psnr, plate=plate), prediction[1:], target[1:])
-        rows.append([per_frame.mean(), similarity.mean(), of_person.nanmean(),
-                     per_frame[:100].mean(), per_frame[-100:].mean()])
-    means = torch.tensor(rows).nanmean(dim=0).tolist()
-    scores = dict(zip(("psnr", "ssim", "psnr_person", "psnr_first_100", "psnr_last_100"), means))
-    return {name: value for name, value in scores.items() if not math.isnan(value)}
+        rows.append([per_frame.mean(), similarity.mean(), per_frame[:100].mean(), per_frame[-100:].mean()])
+        of_persons.append(in_chunks(partial(person_psnr, plate=plate), prediction[1:], target[1:]).nanmean())
+    of_whole, person = torch.tensor(rows).mean(dim=0).tolist(), torch.tensor(of_persons).nanmean().item()
+    scores = dict(zip(("psnr", "ssim", "psnr_first_100", "psnr_last_100"), of_whole))
+    return scores if math.isnan(person) else {**scores, "psnr_person": person}

@@ -132,13 +132,22 @@ def test_run_stopped_by_signals_and_resumed_equals_an_uninterrupted_one(
     assert_same_run(tmp_path / "stopped", run)
 
 
-def test_run_of_interleaved_batches_stopped_within_an_epoch_continues(whole, interrupted, call, tmp_path):
-    words = [*whole[0], *flags(bptt=1, interleave=2)]
+@pytest.mark.parametrize("steps, saved", [(3, 0), (7, 0), (8, 4), (10, 5), (13, 0)])
+def test_run_of_interleaved_batches_stops_at_once_and_continues(steps, saved, whole, interrupted, call, tmp_path):
+    """An epoch is a round of four batches, of two steps each, and one of a single batch."""
+    words = [*whole[0], *flags(bptt=3, batch_size=2, interleave=4, num_epoch=3, partial=0.9)]
     call("Trainer", *words, "--save_root", "whole")
-    once = iter([signal.SIGINT])
+    taken, once = [], iter([signal.SIGINT])
+
+    def stop():
+        taken.append(1)
+        for number in once:
+            signal.raise_signal(number)
+
     with pytest.raises(SystemExit):
-        interrupted(1, lambda: [*map(signal.raise_signal, once)], *words, "--save_root", "stopped")
-    assert load_checkpoint(tmp_path / "stopped/last.ckpt")["step"] == 2  # of 3
+        interrupted(steps - 1, stop, *words, "--save_root", "stopped")
+    assert len(taken) == 1  # no step after it
+    assert load_checkpoint(tmp_path / "stopped/last.ckpt")["step"] == saved
     call("Trainer", "--resume", "--save_root", "stopped")
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 

@@ -282,7 +282,7 @@ def test_validation_changes_nothing_in_training(train, call, tmp_path):
 
 def test_run_that_diverges_names_the_batch_and_keeps_the_last_checkpoint(train, ends, tmp_path):
     error, _ = ends(1, "Trainer", *train(save_root="run", lr=1e30, bptt=0))
-    assert "epoch 0, batch " in error and "--lr" in error and "intact" in error
+    assert "epoch 0, up to batch " in error and "--lr" in error and "intact" in error
     checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
     assert checkpoint["last_epoch"] == -1 and f"batch {checkpoint['step']}:" in error
 
@@ -293,7 +293,8 @@ def test_full_gpu_memory_is_told_with_the_flags_that_lower_it(train, ends, monke
 
     monkeypatch.setattr("engine.optimization.ClipTrainer.train_on", full)
     error, _ = ends(1, "Trainer", *train(save_root="run"))
-    assert all(flag in error for flag in ("--batch_size", "--train_vi_len", "--checkpoint_frames", "--accumulate"))
+    assert all(flag in error for flag in ("--batch_size", "--train_vi_len", "--checkpoint_frames", "--accumulate",
+                                         "--interleave"))
 
 
 STRANGE_STATES = [

@@ -135,8 +135,8 @@ def batch_settings(args, epoch):
 def drawn_at_its_end(folder, val_set, state, device, video_format):
     """Draw the figures and the best video of a run when it ends, also when it is stopped or fails."""
     remedy = (f"what was saved in {folder} is intact: continue with --resume and --checkpoint_frames, or a lower "
-              "--batch_size and an --accumulate higher by as much; or train anew with --bptt or a lower --train_vi_len or "
-              "--interleave")
+              "--batch_size and an --accumulate higher by as much; or train anew with --bptt, or with a lower "
+              "--train_vi_len or --interleave")
     try:
         with telling_full_memory(device, remedy):
             yield

@@ -24,7 +24,7 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Note the first SIGINT, SIGTERM or SIGHUP, so that a step can be finished and saved; a second one quits at once.
+    """Note the first SIGINT, SIGTERM or SIGHUP, so that the run can be saved; a second one quits at once.
 
     SIGHUP, which a closed terminal sends, stays ignored under nohup.
     """
@@ -41,7 +41,7 @@ class StopSignals:
         self.signal_number = number
         for other in self.numbers:
             signal.signal(other, signal.SIG_DFL)
-        print("finishing this step; a second signal quits at once", file=sys.stderr, flush=True)
+        print("saving; a second signal quits at once", file=sys.stderr, flush=True)
 
 
 class Terminal:

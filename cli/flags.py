@@ -108,9 +108,9 @@ def add_feedback_flags(parser):
                             "without gradient to earlier frames (truncated backpropagation); 0: whole clips, as the "
                             "course does")
     group.add_argument("--interleave", type=positive_int, default=8, metavar="BATCHES",
-                       help="train this many batches in turn, an optimizer step on each, at frames that are spread over "
-                            "their clips. They are in memory together, and a run is saved after all of them. Without "
-                            "effect where --bptt is 0")
+                       help="train this many batches in turn, an optimizer step on each, at frames spread over their "
+                            "clips. They are in memory together; what is saved is the state between two such rounds. "
+                            "Without effect where --bptt is 0")
     group.add_argument("--input_noise", type=natural_float, default=0.3,
                        help="Gaussian noise on every input frame in training; its standard deviation is drawn from 0 "
                             "to this")

@@ -26,9 +26,9 @@ BEST_ROLLOUT = ".best_rollout.npy"  # uint8 [B, T, 3, H, W]
 class RunRecorder:
     """Writes logs and checkpoints into the folder of a run, and stops the run after a signal.
 
-    All processes have one and call after_steps and after_epoch; rank 0 writes, and alone calls after_validation.
-    A `row` is a row of metrics.csv as a dict. state: the RunState, kept up to date by the training. arguments: every
-    flag, as a dict. sequence_lengths: of the training set. The others: see the flags of the same names.
+    All processes have one and call the methods named after steps, rounds and epochs; rank 0 writes, and alone calls
+    after_validation. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up to date by the training.
+    arguments: every flag, as a dict. sequence_lengths: of the training set. The others: the flags of these names.
     """
 
     def __init__(self, folder, trainer, state, *, arguments, sequence_lengths, num_epoch, save_minutes, per_save,
@@ -39,24 +39,26 @@ class RunRecorder:
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
         self.saved_at = self.counted_at = time.monotonic()
-        self.kept = None  # what a checkpoint would have held before the batches in progress
+        self.kept = None  # what a checkpoint would have held before the batches whose losses are unread
         self.event_files = EventFiles(folder) if tensorboard else None
         self._write_logs()
 
     def before_round(self, row):
-        """Keep what a checkpoint holds now, for a stop while batches are trained in turn; `row` has its lr and tfr."""
-        self.kept = copy.deepcopy(self._content(row))
+        """Keep what a checkpoint holds now, for a signal while batches are trained in turn; row: its lr and tfr."""
+        if rank() == 0:
+            self.kept = copy.deepcopy(self._content(row))
 
     def within_round(self):
-        """Stop at once if a signal has come, with what `before_round` kept: the batches in progress cannot be saved.
+        """Save what `before_round` kept if a signal has come, because the batches in progress cannot be, and stop.
 
-        Several processes would have to agree on the step, so they stop after the round.
+        Several processes would have to agree on a step to stop at: they go on to `after_steps`, if they are given time.
         """
-        if self.stop.signal_number and self.kept and world_size() == 1:
+        if self.stop.signal_number and self.kept:
             self._count_seconds()
-            self.kept["seconds"] = self.state.seconds
-            save_checkpoint([self.folder / "last.ckpt"], self.kept)
-            self._stop_after(self.stop.signal_number)
+            save_checkpoint([self.folder / "last.ckpt"], self.kept | {"seconds": self.state.seconds})
+            self.kept = None
+            if world_size() == 1:
+                self._stop_after(self.stop.signal_number)
 
     def after_steps(self, row):
         """Save within an epoch if it is time, and stop if a signal has come."""

@@ -34,7 +34,7 @@ class RunState:
 def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
     """Train on the batches of an epoch, from `state.step` on. Returns its row of metrics.csv, means over the clips.
 
-    recorder: a RunRecorder; it may save after any look at the losses, and stop the run there or before any step.
+    recorder: a RunRecorder; it may save after any look at the losses, and stop the run there or within a round.
     """
     trainer.training_mode()
     beta = schedules.beta(epoch)
@@ -49,7 +49,8 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
                 progress.update()
 
             if len(steps) > 1 and steps.start == state.step:
-                recorder.before_round({"lr": schedules.lr(epoch), "tfr": schedules.tfr(epoch)})
+                lr = schedules.lr(epoch + steps.start / len(batches))
+                recorder.before_round({"lr": lr, "tfr": schedules.tfr(epoch)})
             unread.append(trainer.train_on(
                 [(batches.parts_of_batch(step), batches.clips_in(step)) for step in steps], beta, before_step))
             clips += sum(map(batches.clips_in, steps))

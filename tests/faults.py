@@ -2,8 +2,8 @@
 
     python tests/faults.py --kills 50 [--seed 0] [--signal KILL|TERM|INT]
 
-Every training is a process of its own, as a user starts it, that saves after every step. It gets the signal
-at a random moment, mostly while it trains, often while it saves, sometimes while it starts, and is started
+Every training is a process of its own, as a user starts it, that saves after every round of two batches. It gets the
+signal at a random moment, mostly while it trains, often while it saves, sometimes while it starts, and is started
 again with --resume until it is done; then a new run begins, until there were enough kills. Each finished run
 must equal, bit for bit, one that nobody disturbed. Otherwise the program says what differs and ends with
 status 1.

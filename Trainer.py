@@ -15,8 +15,7 @@ from dataloader import Dataset_Dance, dataset_or_dancer
 from engine.batches import EpochBatches, place_on
 from engine.checkpoint import build_model
 from engine.devices import choose_device, choose_precision, telling_full_memory, tune_cpu
-from engine.evaluation import (evenly_spread, generate_sequences, measure_z, score_all, score_table, validate,
-                               validation_metrics)
+from engine.evaluation import generate_sequences, measure_z, score_all, score_table, validate, validation_metrics
 from engine.event_files import check_tensorboard
 from engine.logs import save_videos
 from engine.optimization import ClipTrainer
@@ -29,7 +28,8 @@ from engine.training import RunState, train_one_epoch
 from figures.curves import draw_runs
 from figures.page import write_page
 from media.video import FRAMES_PER_SECOND, VideoFormat, check_video_format, write_comparison
-from modules.metrics import summarise
+from modules.metrics import psnr_per_frame
+from modules.pixels import evenly_spread
 from poses.dataset import noted_fps
 
 FOR_MEMORY = "give smaller frames or a lower --partial, or on a GPU --data_device cpu"
@@ -171,7 +171,7 @@ def best_rollout(folder, val_set, state):
     """
     prediction = read_best_rollout(folder)
     frames, labels = val_set.clips(val_set.starts())
-    if prediction is None or abs(summarise(prediction, frames)["psnr"] - state.best_psnr) > 1e-3:
+    if prediction is None or abs(torch.cat(psnr_per_frame(prediction, frames)).mean() - state.best_psnr) > 1e-3:
         return None
     return {"label": labels, "prediction": prediction, "truth": frames}
 

@@ -9,7 +9,7 @@ from cli.progress import Progress
 from cli.tables import number, text_table
 from modules.latent import z_usage
 from modules.metrics import summarise
-from modules.pixels import to_uint8, to_unit
+from modules.pixels import evenly_spread, to_uint8, to_unit
 from modules.rollout import generate
 
 from .devices import autocast, is_full_memory
@@ -67,11 +67,6 @@ def validation_metrics(videos):
     """The scores of the rollout of a validation, as columns of metrics.csv; videos: see `validate`."""
     scores = summarise(videos["prediction"], videos["truth"])
     return {"val_psnr": scores["psnr"], "val_ssim": scores["ssim"]}
-
-
-def evenly_spread(count, at_most):
-    """Indices of at most `at_most` of `count` things, evenly spread from the first to the last."""
-    return torch.linspace(0, count - 1, min(at_most, count)).long()
 
 
 def measure_z(model, val_set, *, device, dtype, seed, clamp):

@@ -52,9 +52,10 @@ class ClipTrainer:
         in_turn = [self._steps(parts, total, beta, segments, begin=len(segments) * place // len(batches))
                    for place, (parts, total) in enumerate(batches)]
         sums = torch.zeros(len(TERMS), device=self.device)
-        for number in range(len(segments) * len(in_turn)):
+        count = len(segments) * len(in_turn)
+        for number in range(count):
             if before_step:
-                before_step((number + 0.5) / (len(segments) * len(in_turn)))
+                before_step((number + 0.5) / count)
             sums += next(in_turn[number % len(in_turn)])
         return sums
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from .pixels import to_unit
+from .pixels import evenly_spread, to_unit
 
 PERFECT_PSNR = 100.0
 DIFFERENT = 0.1  # of 1: a pixel that differs by more from the background, in any channel, shows the person
@@ -77,10 +77,8 @@ def background(videos):
 
     Someone who moves about is in no place for half of the time, and so is not in it.
     """
-    frames = sum(map(len, videos))
-    chosen = torch.linspace(0, frames - 1, min(256, frames)).long().tolist()
-    places = [(video, t) for video, length in enumerate(map(len, videos)) for t in range(length)]
-    return to_unit(torch.stack([videos[video][t] for video, t in map(places.__getitem__, chosen)])).median(dim=0).values
+    frames = [frame for video in videos for frame in video]
+    return to_unit(torch.stack([frames[t] for t in evenly_spread(len(frames), 256)])).median(dim=0).values
 
 
 def person_psnr(prediction, target, plate):

@@ -13,6 +13,11 @@ def to_uint8(image):
     return (image.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
+def evenly_spread(count, at_most):
+    """Indices of at most `at_most` of `count` things, evenly spread from the first to the last."""
+    return torch.linspace(0, count - 1, min(at_most, count)).long()
+
+
 def shifted(images, shift):
     """Shift the images of each clip to the right; what leaves on that side enters on the other.
 

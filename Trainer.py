@@ -120,7 +120,7 @@ def build_trainer(args, model, device, dtype):
     return ClipTrainer(model, device, dtype, optim=args.optim, lr=args.lr, reconstruction=args.reconstruction,
                        bptt=args.bptt, clamp_feedback=args.clamp_feedback, input_noise=args.input_noise,
                        label_norm=args.label_norm, checkpoint_frames=args.checkpoint_frames,
-                       random_shift=args.random_shift)
+                       random_shift=args.random_shift, cuda_graphs=args.cuda_graphs)
 
 
 def batch_settings(args, epoch):
@@ -136,7 +136,7 @@ def drawn_at_its_end(folder, val_set, state, device, video_format):
     """Draw the figures and the best video of a run when it ends, also when it is stopped or fails."""
     remedy = (f"what was saved in {folder} is intact: continue with --resume and --checkpoint_frames, or a lower "
               "--batch_size and an --accumulate higher by as much; or train anew with --bptt, or with a lower "
-              "--train_vi_len or --interleave")
+              "--train_vi_len or --interleave; on a GPU --no-cuda_graphs, too, takes less")
     try:
         with telling_full_memory(device, remedy):
             yield

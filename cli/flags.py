@@ -22,6 +22,9 @@ def add_machine_flags(parser):
     group.add_argument("--amp", choices=["auto", "bf16", "fp16", "off"], default="auto",
                        help="precision of the networks: auto is bfloat16 on a GPU that computes it natively, fp16 on "
                             "one with tensor cores but no bfloat16 (T4), else float32; off is float32")
+    group.add_argument("--cuda_graphs", action=BooleanOptionalAction, default=True,
+                       help="with one CUDA device and no --accumulate: record the kernels of an optimizer step once and "
+                            "start them together from then on, without Python between them")
     group.add_argument("--data_device", choices=["auto", "gpu", "cpu"], default="auto",
                        help="with CUDA: where the decoded frames are kept; auto takes the GPU if they fill at most a "
                             "quarter of its free memory")

@@ -3,6 +3,9 @@
 import torch
 from torch import nn
 
+from modules.transfer import to_device
+
+from .cuda_graphs import GraphedBackward
 from .devices import autocast
 from .processes import averaging, data_parallel, naming_a_lost_process, world_size
 
@@ -19,7 +22,7 @@ class ClipTrainer:
     """
 
     def __init__(self, model, device, dtype, *, optim, lr, reconstruction, bptt, clamp_feedback, input_noise,
-                 label_norm, checkpoint_frames, random_shift):
+                 label_norm, checkpoint_frames, random_shift, cuda_graphs=True):
         self.model, self.device, self.dtype, self.bptt, self.label_norm = model, device, dtype, bptt, label_norm
         self.loss_settings = {"reconstruction": reconstruction, "clamp": clamp_feedback, "input_noise": input_noise,
                               "recompute": checkpoint_frames, "random_shift": random_shift,
@@ -28,6 +31,9 @@ class ClipTrainer:
         self.optimizer = getattr(torch.optim, optim)(model.parameters(), lr, fused=device.type != "mps")
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.usual_norm = torch.ones((), device=device)  # running mean of the gradient's norm, as clipped
+        self.graphed_backward = None
+        if device.type == "cuda" and cuda_graphs and world_size() == 1:
+            self.graphed_backward = GraphedBackward(self._backward, model.parameters())
 
     def training_mode(self):
         """Put the model into training mode; with the label norm `fixed` all of it but the label encoder."""
@@ -69,6 +75,10 @@ class ClipTrainer:
         parts, total: see train_on. segments: where each begins, in predicted frames; the one with index `begin` is the
         first. It and segment 0 start from true frames, the others from the last prediction.
         """
+        shares = [clips.counted / total * world_size() for clips in parts]  # DistributedDataParallel takes the mean
+        beta, *shares = (torch.full((), number, device=self.device) for number in (beta, *shares))
+        forced = [to_device(clips.teacher_forced, self.device) for clips in parts]
+        graphed = self.graphed_backward if len(parts) == 1 else None  # the gradients of several parts add up
         for start in [*segments[begin:], *segments[:begin]]:
             if start in (0, segments[begin]):
                 inputs = [clips.frames[:, start] for clips in parts]
@@ -76,21 +86,27 @@ class ClipTrainer:
             sums = torch.zeros(len(TERMS), device=self.device)
             self.optimizer.zero_grad(set_to_none=True)
             for i, clips in enumerate(parts):
-                share = clips.counted / total * world_size()  # DistributedDataParallel takes the mean
                 with averaging(self.parallel_model, wanted=i == len(parts) - 1), naming_a_lost_process():
-                    terms, inputs[i] = self._clip_loss(clips, times, inputs[i], beta)
-                    self.scaler.scale(terms["loss"] * share).backward()
-                sums[:3] += torch.stack([terms[name].detach() for name in TERMS[:3]]) * clips.counted
+                    terms, inputs[i] = (graphed or self._backward)(
+                        inputs[i], clips.frames[:, times], clips.labels[:, times], forced[i][:, times], beta, shares[i],
+                        noise=clips.noise, all_forced=bool(clips.teacher_forced[:, times].all()))
+                sums[:3] += terms * clips.counted
             sums[:3] /= clips.labels.shape[1] - 1
             sums[3] += self._step() * sum(clips.counted for clips in parts) / len(segments)
             yield sums
 
-    def _clip_loss(self, clips, times, first_frame, beta):
-        """The loss of a segment of some clips, and the input of the frame after it; see VAE_Model.forward."""
-        frames = torch.cat([first_frame[:, None], clips.frames[:, times][:, 1:]], dim=1)
+    def _backward(self, first_frame, frames, labels, teacher_forced, beta, share, *, noise, all_forced):
+        """Add the gradient of a segment's loss, times `share`, to the weights'.
+
+        first_frame: [B, 3, H, W], in place of frame 0. beta, share: tensors with one number. The others: see
+        VAE_Model.forward. Returns loss, mse and kl in one tensor, [3], and the input of the frame after the segment.
+        """
+        frames = torch.cat([first_frame[:, None], frames[:, 1:]], dim=1)
         with autocast(self.device, self.dtype):
-            return self.parallel_model(frames, clips.labels[:, times], clips.noise, beta,
-                                       clips.teacher_forced[:, times], **self.loss_settings)
+            terms, following = self.parallel_model(frames, labels, noise, beta, teacher_forced, all_forced=all_forced,
+                                                   **self.loss_settings)
+        self.scaler.scale(terms["loss"] * share).backward()
+        return torch.stack([terms[name].detach() for name in TERMS[:3]]), following
 
     def _step(self):
         """Take a step with the gradient's norm clipped to CLIP_AT times its running mean; returns the norm before.

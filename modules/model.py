@@ -9,7 +9,6 @@ from . import networks, pyramid
 from .losses import RECONSTRUCTIONS, kl_divergence, mse_loss
 from .pixels import shifted, to_unit
 from .rollout import forced_rollout, next_input, rollout
-from .transfer import to_device
 
 NETWORKS = {"template": networks, "pyramid": pyramid}
 
@@ -97,18 +96,18 @@ class VAE_Model(nn.Module):
         return Step(prediction, mu, logvar)
 
     def forward(self, frames, labels, noise, beta, teacher_forced=None, reconstruction="mse", images_at_once=1,
-                random_shift=False, **rollout_settings):
+                random_shift=False, all_forced=None, **rollout_settings):
         """Compute the loss of a batch of clips, frames and labels [B, T, 3, H, W] each.
 
-        beta: weight of the KL. reconstruction: `mse` or `log_mse`. teacher_forced: bool [B, T] on the CPU, or None.
+        beta: weight of the KL. reconstruction: `mse` or `log_mse`. teacher_forced: bool [B, T], or None.
         images_at_once: images computed as one batch where all frames are forced. random_shift: shift each clip sideways
-        by a random number of pixels. Other parameters: see `rollout`.
+        by a random number of pixels. all_forced: whether all frames are forced, if the caller knows; looking into
+        `teacher_forced` would wait for a GPU. Other parameters: see `rollout`.
         Returns {"loss", "mse", "kl"}, sums over the frames 1..T-1 and means over the clips, and the input of the step
         after the clip, [B, 3, H, W], without gradient.
         """
-        all_forced = teacher_forced is not None and bool(teacher_forced.all())  # on the CPU: no wait for the GPU
-        if teacher_forced is not None:
-            teacher_forced = to_device(teacher_forced, frames.device)
+        if all_forced is None:
+            all_forced = teacher_forced is not None and bool(teacher_forced.all())
         shift = None
         if random_shift:
             shift = (noise.uniform() * frames.shape[-1]).long()  # [B]

@@ -10,6 +10,7 @@ of another device. The claim is kept with the storage, so that all views, gradie
 """
 
 import contextlib
+import ctypes
 import warnings
 from unittest import mock
 
@@ -17,6 +18,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+GARBAGE = 0xFF  # every byte: a NaN in all formats
 CPU, META = torch.device("cpu"), torch.device("meta")
 GIB = 2**30
 aten = torch.ops.aten
@@ -43,6 +45,10 @@ def tensors_in(values):
             yield value
         elif isinstance(value, (list, tuple)):
             yield from tensors_in(value)
+
+
+def storages_in(values):
+    return [tensor.untyped_storage() for tensor in tensors_in(values)]
 
 
 def claim(tensor, device):
@@ -142,6 +148,50 @@ class Generator(torch.Generator):
     device = property(lambda self: self.claim)
 
 
+class CUDAGraph(TorchDispatchMode):
+    """A pretended torch.cuda.CUDAGraph: sees the operations of a recording, and does them again in a replay.
+
+    As on the device, a recording leaves nothing behind: what it made is garbage until a replay, what it changed is as
+    it was before, and it may not read anything back.
+    """
+
+    def __init__(self, accelerator):
+        super().__init__()
+        self.accelerator, self.calls, self.before, self.made = accelerator, [], {}, {}  # the last two by address
+
+    @contextlib.contextmanager
+    def recording(self):
+        reads = self.accelerator.reads
+        with self:
+            yield
+        if self.accelerator.reads > reads:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        for address, storage in self.made.items():
+            ctypes.memset(address, GARBAGE, storage.nbytes())
+        for address, content in self.before.items():
+            ctypes.memmove(address, content, len(content))
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        for storage in storages_in((*args, *(kwargs or {}).values())):
+            address = storage.data_ptr()
+            if address not in self.made and address not in self.before:
+                self.before[address] = ctypes.string_at(address, storage.nbytes())
+        result = operation(*args, **(kwargs or {}))
+        for storage in storages_in((result,)):
+            if storage.data_ptr() not in self.before:
+                self.made[storage.data_ptr()] = storage
+        self.calls.append((operation, args, kwargs or {}, result))
+        return result
+
+    @torch.no_grad()
+    def replay(self):
+        for operation, args, kwargs, recorded in self.calls:
+            results = operation(*args, **kwargs)
+            for place, result in zip(tensors_in((recorded,)), tensors_in((results,))):
+                if place.data_ptr() != result.data_ptr():  # not a view
+                    place.copy_(result)
+
+
 class Accelerator:
     """The device that is pretended. reads: how often the host waited for it. operations: computed on it."""
 
@@ -181,6 +231,7 @@ def pretend(kind, capability=(8, 0), free=8 * GIB):
     """
     accelerator = Accelerator(kind)
     autocast = torch.autocast
+    stream = mock.Mock()
 
     class Autocast(autocast):
         def __init__(self, device_type, *args, **kwargs):
@@ -205,6 +256,12 @@ def pretend(kind, capability=(8, 0), free=8 * GIB):
         "torch.cuda.is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
         "torch.cuda.mem_get_info": lambda device=None: (free, 2 * free),
         "torch.cuda.is_current_stream_capturing": lambda: False,
+        "torch.cuda.Stream": lambda: stream,
+        "torch.cuda.current_stream": lambda: stream,
+        "torch.cuda.stream": contextlib.nullcontext,
+        "torch.cuda.CUDAGraph": lambda: CUDAGraph(accelerator),
+        "torch.cuda.graph": lambda graph, pool: graph.recording(),
+        "torch.cuda.graph_pool_handle": lambda: None,
         "torch.backends.mps.is_available": lambda: kind == "mps",
         # as in a build for the CPU; one for CUDA would ask the driver, which is not there, for its stream
         "torch.accelerator.current_accelerator": lambda check_available=False: None,

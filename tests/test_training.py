@@ -16,6 +16,7 @@ from modules import VAE_Model
 from modules.metrics import psnr
 from modules.noise import Noise
 from modules.pixels import to_unit
+from pretend_device import pretend
 
 CLIPS, LENGTH, SIZE = 3, 6, (8, 16)
 CPU = torch.device("cpu")
@@ -24,6 +25,7 @@ MASKS = {
     "forced": torch.ones(CLIPS, LENGTH, dtype=torch.bool),
     "mixed": torch.tensor([[1, 1, 1, 0, 1, 1], [1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 0]]).bool(),
 }
+WAYS_TO_RECORD = [{}, {"bptt": 2}, {"bptt": 1, "label_norm": "fixed", "checkpoint_frames": True}]
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -236,14 +238,54 @@ def test_weights_and_checkpoints_stay_float32_under_bfloat16(dancer, call):
 @pytest.mark.parametrize("changed", [{}, {"bptt": 2}], ids=str)
 def test_step_on_cuda_equals_the_plain_one_on_the_cpu(changed, mask, frame_by_frame):
     choose_precision("off", torch.device("cuda"))
-    ours = trained(mask, device=torch.device("cuda"), steps=4, **changed)
-    assert_same_training(ours, trained(mask, steps=4, **changed), tolerance=1e-3)
+    ours = trained(mask, device=torch.device("cuda"), steps=6, **changed)
+    assert_same_training(ours, trained(mask, steps=6, **changed), tolerance=1e-3)
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("changed", WAYS_TO_RECORD, ids=str)
+def test_recorded_steps_on_cuda_equal_plain_ones(changed, mask, dtype):
+    cuda = torch.device("cuda")
+    ours, plain = (trained(mask, device=cuda, dtype=dtype, steps=8, cuda_graphs=graphs, **changed)
+                   for graphs in (True, False))
+    assert_same_training(ours, plain)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("changed", WAYS_TO_RECORD, ids=str)
+def test_recorded_steps_equal_plain_ones(changed, mask):
+    """Bit for bit, on a pretended GPU, whose recordings are garbage until they are replayed."""
+    with pretend("cuda"):
+        ours, plain = (trained(mask, device=torch.device("cuda"), steps=5, cuda_graphs=graphs, **changed)
+                       for graphs in (True, False))
+    assert torch.equal(ours[0], plain[0])
+    assert all(torch.equal(ours[1][name], weights) for name, weights in plain[1].items())
+
+
+def test_batches_of_several_parts_or_shapes_are_trained_on_as_without_recordings():
+    """Parts add their gradients up and are not recorded; each shape has a recording of its own."""
+    def losses(graphs):
+        cuda = torch.device("cuda")
+        trainer = ClipTrainer(tiny_model().to(cuda).train(), cuda, torch.float32,
+                              **settings(bptt=2, cuda_graphs=graphs))
+        for step in range(5):
+            clips = batch("mixed", cuda)
+            one = Clips(*(value[:1] for value in clips[:3]), Noise(clips.noise.generators[:1], cuda), 1)
+            batches = [([clips], CLIPS), ([clips, one], CLIPS + 1), ([one], 1)]
+            yield trainer.train_on(batches, 0.01 * step).tolist()
+        kinds = trainer.graphed_backward.recordings if graphs else {}
+        assert len(kinds) == 5 * graphs  # of 3 clips and of 1: two lengths, and where all frames are forced
+
+    with pretend("cuda"):
+        assert list(losses(True)) == list(losses(False))
 
 
 @needs_cuda
 def test_half_precision_steps_scale_the_loss():
-    sums, _ = trained("free", device=torch.device("cuda"), dtype=torch.float16, steps=4)
-    exact, _ = trained("free", steps=4)
+    sums, _ = trained("free", device=torch.device("cuda"), dtype=torch.float16, steps=6)
+    exact, _ = trained("free", steps=6)
     torch.testing.assert_close(sums[:, 1], exact[:, 1], rtol=0.05, atol=0)
 
 

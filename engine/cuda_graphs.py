@@ -1,0 +1,103 @@
+"""CUDA graphs: the kernels of a forward and backward pass are recorded once, and started together from then on.
+
+A step of a small network is a thousand kernels that take a few microseconds each, less than Python needs to start one.
+See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+"""
+
+from collections import Counter
+
+import torch
+
+PLAIN_CALLS = 3  # of each kind before one is recorded: libraries choose their kernels in the first calls
+
+
+class GraphedBackward:
+    """Does what `backward` does: in the first calls by calling it, then by replaying the kernels of one call.
+
+    backward(*tensors, noise, **constants) gives the weights, which have no gradient before, their gradients, and
+    returns tensors. It reads nothing back from the GPU. Calls are of one kind if the shapes of their tensors and the
+    constants are equal; each kind has a recording of its own.
+    """
+
+    def __init__(self, backward, weights):
+        self.backward, self.weights = backward, list(weights)
+        self.plain_calls, self.noise, self.recordings = Counter(), {}, {}  # of each kind
+        self.stream = torch.cuda.Stream()  # of the plain calls: CUDA wants them on another than the default one
+        self.memory = torch.cuda.graph_pool_handle()  # of all recordings: only one of them runs at a time
+
+    def __call__(self, *tensors, noise, **constants):
+        kind = (*(tensor.shape for tensor in tensors), *sorted(constants.items()))
+        if kind not in self.recordings:
+            if self.plain_calls[kind] < PLAIN_CALLS:
+                self.plain_calls[kind] += 1
+                self.noise[kind] = WatchedNoise(noise)
+                return self._call_plainly(tensors, self.noise[kind], constants)
+            self.recordings[kind] = Recording(self, tensors, self.noise.pop(kind).drawn, constants)
+        return self.recordings[kind].replay(tensors, noise)
+
+    def _call_plainly(self, tensors, noise, constants):
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            outputs = self.backward(*tensors, noise=noise, **constants)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return outputs
+
+
+class Recording:
+    """The kernels of one call, and the places in memory that they read from and write to.
+
+    All that a replay reads is placed before the recording: memory that is taken within it belongs to its kernels,
+    which write there before.
+    """
+
+    def __init__(self, graphed, tensors, noise, constants):
+        """noise: a pair for each time that the call asks for noise, see WatchedNoise."""
+        self.weights = graphed.weights
+        self.inputs = [torch.empty_like(tensor) for tensor in tensors]
+        self.noise = [(distribution, torch.empty_like(numbers)) for distribution, numbers in noise]
+        for weight in self.weights:
+            weight.grad = None  # so that the kernels write the gradient, and do not add to it
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=graphed.memory):  # records, and computes nothing
+            self.outputs = graphed.backward(*self.inputs, noise=PlacedNoise(self.noise), **constants)
+        self.gradients = [weight.grad for weight in self.weights]
+
+    def replay(self, tensors, noise):
+        for place, tensor in zip(self.inputs, tensors):
+            place.copy_(tensor)
+        for distribution, place in self.noise:
+            place.copy_(getattr(noise, distribution)(*place.shape[1:]))
+        self.graph.replay()
+        for weight, gradient in zip(self.weights, self.gradients):
+            weight.grad = gradient
+        return [output.clone() for output in self.outputs]
+
+
+class WatchedNoise:
+    """Hands on what a Noise draws. drawn: pairs of the distribution, `normal` or `uniform`, and the numbers."""
+
+    def __init__(self, noise):
+        self.source, self.drawn = noise, []
+
+    def normal(self, *shape):
+        return self._draw("normal", shape)
+
+    def uniform(self, *shape):
+        return self._draw("uniform", shape)
+
+    def _draw(self, distribution, shape):
+        numbers = getattr(self.source, distribution)(*shape)
+        self.drawn.append((distribution, numbers))
+        return numbers
+
+
+class PlacedNoise:
+    """Hands out numbers that lie in given places, in the order in which they are asked for."""
+
+    def __init__(self, pairs):
+        self.places = iter([place for _, place in pairs])
+
+    def normal(self, *shape):
+        return next(self.places)
+
+    uniform = normal

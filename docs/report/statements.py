@@ -1,7 +1,7 @@
 """Print the tables of docs/report.md from the logs of its runs: python docs/report/statements.py STUDY.
 
-STUDY is the folder of the study, with `<recipe>/seed=<n>/` in it; runs that have not come to their end are left out.
-Nothing is trained.
+STUDY is the folder of the study, with `<recipe>/seed=<n>/` in it; runs that have not come to their last epoch are left
+out, and from the tables of the test those that were not tested. Nothing is trained.
 """
 
 import sys
@@ -30,18 +30,22 @@ def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     runs = {}
-    for path in sorted(Path(sys.argv[1]).glob("*/seed=*/result.json")):  # which a run has at its end
-        flags = read_arguments(path.parent)
+    for run in sorted(Path(sys.argv[1]).glob("*/seed=*")):
+        flags = read_arguments(run)
+        if len(read_metrics(run)["epoch"]) < flags["num_epoch"]:
+            continue
         annealing = flags["kl_anneal_type"], flags["kl_anneal_cycle"], flags["kl_anneal_ratio"]
         for name, forcing in product(ANNEALINGS, FORCINGS):
             if annealing == ANNEALINGS[name] and flags["tfr"] == FORCINGS[forcing]:
-                runs.setdefault((name, forcing), []).append(path.parent)
+                runs.setdefault((name, forcing), []).append(run)
     for title, measure, pairs in (
             ("1. No teacher forcing is better: best validation PSNR (dB)", best_psnr, "forcing"),
-            ("1. Test PSNR (dB)", test_psnr, "forcing"),
             ("2. and 3. Restlessness of the loss after epoch 15", restlessness, "annealing"),
             ("2. and 3. Restlessness of the MSE after epoch 15", lambda run: restlessness(run, "mse"), "annealing"),
+            ("1. Test PSNR (dB)", test_psnr, "forcing"),
             ("4. PSNR of the last 100 test frames less the first 100, over the nearest label's (dB)", drift, "")):
+        if measure in (test_psnr, drift):
+            runs = {cell: [run for run in folders if (run / "result.json").is_file()] for cell, folders in runs.items()}
         values = {cell: [measure(run) for run in folders] for cell, folders in runs.items()}
         print(f"\n{title}\n\n{markdown_table(table(values))}")
         values |= {("all", forcing): [number for name in ANNEALINGS for number in values.get((name, forcing), [])]

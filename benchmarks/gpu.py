@@ -30,7 +30,7 @@ from modules.noise import Noise
 FRAMES = 23410  # of the course's training set
 RECIPES = ("--tfr 1", "--tfr 0", "--tfr 1 --amp off", "--tfr 1 --amp fp16", "@recipes/course.txt --tfr 1",
            "@recipes/course.txt --tfr 0", "@recipes/small.txt --tfr 1", "@recipes/best.txt", "@recipes/demo.txt",
-           "@recipes/best.txt --F_dim 128 --L_dim 32 --N_dim 12 --D_out_dim 192")
+           "@recipes/gpu.txt")
 
 
 def main():

@@ -115,8 +115,8 @@ def add_feedback_flags(parser):
                             "clips. They are in memory together; what is saved is the state between two such rounds. "
                             "Without effect where --bptt is 0")
     group.add_argument("--input_noise", type=natural_float, default=0.3,
-                       help="Gaussian noise on every input frame in training; its standard deviation is drawn from 0 "
-                            "to this")
+                       help="Gaussian noise on every input frame in training, in single pixels and in areas of 8; the "
+                            "standard deviation of each is drawn from 0 to this")
 
 
 def add_schedule_flags(parser):

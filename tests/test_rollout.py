@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
 from conftest import tiny_model
 from modules.noise import GivenNoise, Noise
@@ -170,7 +171,7 @@ class Recorded:
 
 @pytest.mark.parametrize("mask", MASKS)
 def test_every_input_frame_is_disturbed_and_no_target_or_prediction(model, mask, monkeypatch):
-    """Each step draws the strength of its input noise, that noise, and the noise of z."""
+    """Each step draws fine and coarse noise, the strength of each, and the noise of z."""
     model.double().eval()
     frames, labels = clips()
     frames = 2 * frames - 0.5
@@ -178,16 +179,30 @@ def test_every_input_frame_is_disturbed_and_no_target_or_prediction(model, mask,
     monkeypatch.setattr(model.frame_transformation, "forward", lambda image: inputs.append(image) or encode(image))
     noise = Recorded()
     predicted = [step.frame for step in rollout(model, frames, labels, noise, MASKS[mask], clamp=True, input_noise=0.2)]
-    normal = iter(noise.given["normal"])
+    normal, strength = iter(noise.given["normal"]), iter(noise.given["uniform"])
     given = frames[:, 0]
-    for t, strength in enumerate(noise.given["uniform"], start=1):
-        expected = given.clamp(0, 1) + 0.2 * strength * next(normal)
+    for t in range(1, LENGTH):
+        fine, grid = next(normal), next(normal)
+        coarse = functional.interpolate(grid, size=SIZE, mode="bilinear", align_corners=True)
+        assert_same(coarse[..., ::SIZE[0] - 1, ::SIZE[1] - 1], grid[..., ::grid.shape[-2] - 1, ::grid.shape[-1] - 1])
+        expected = given.clamp(0, 1) + 0.2 * (next(strength) * fine + next(strength) * coarse)
         assert_same(inputs[t - 1], expected)
         features = encode(expected), model.label_transformation(labels[:, t])
         z, _, _ = model.Gaussian_Predictor(*features, next(normal))
         assert_same(predicted[t - 1], model.Generator(model.Decoder_Fusion(*features, z)))
         given = torch.where(MASKS[mask][:, t, None, None, None], frames[:, t], predicted[t - 1])
     assert len(inputs) == len(predicted) == LENGTH - 1
+
+
+@pytest.mark.parametrize("size", [(32, 64), (64, 128), (4, 6)])
+def test_input_noise_is_fine_and_coarse(size):
+    """Its mean over 8 x 8 pixels does not vanish, as that of fine noise would: by a factor of 8."""
+    noise = Noise.seeded(0, 200, "cpu")
+    change = disturb(torch.zeros(200, 3, *size), noise, clamp=True, input_noise=0.3)
+    areas = functional.avg_pool2d(change, min(8, *size))
+    assert change.mean().abs() < 0.01
+    assert 0.18 < change.std() < 0.27  # 0.3 x sqrt(1/3) for the fine noise, and less for the coarse one
+    assert 0.07 < areas.std() < 0.25
 
 
 def test_an_input_frame_is_left_alone_unless_asked_for():

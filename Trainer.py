@@ -136,7 +136,7 @@ def drawn_at_its_end(folder, val_set, state, device, video_format):
     """Draw the figures and the best video of a run when it ends, also when it is stopped or fails."""
     remedy = (f"what was saved in {folder} is intact: continue with --resume and --checkpoint_frames, or a lower "
               "--batch_size and an --accumulate higher by as much; or train anew with --bptt, or with a lower "
-              "--train_vi_len or --interleave; on a GPU --no-cuda_graphs, too, takes less")
+              "--train_vi_len or --interleave; on a GPU also with --no-cuda_graphs")
     try:
         with telling_full_memory(device, remedy):
             yield

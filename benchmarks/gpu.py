@@ -1,15 +1,13 @@
-"""Seconds of an optimizer step and of an epoch on a CUDA GPU, with its kernels recorded and without.
+"""Seconds of an optimizer step and of an epoch on a CUDA GPU, with its kernels recorded as a CUDA graph and without.
 
     .venv/bin/python benchmarks/gpu.py
 
-Steps are ClipTrainer.train_on on clips of random pixels. Writes what it prints to --out as JSON, too.
+Steps are ClipTrainer.train_on on clips of random pixels. Writes what it measured to --out as JSON, too.
 """
 
-import argparse
 import gc
 import json
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,63 +15,61 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 
-from benchmarks.measure import BETA, make_model, noise_streams
+from benchmarks.measure import BETA, Ours, noise_streams, seconds_of
+from cli.errors import run_script
 from cli.flags import trainer_parser
-from cli.parser import split_words
+from cli.parser import Parser, split_words
 from cli.tables import text_table
 from engine.batches import Clips
-from engine.devices import choose_device, choose_precision, memory_format
-from engine.evaluation import generate_sequences
-from engine.optimization import ClipTrainer
+from engine.cuda_graphs import PLAIN_CALLS
 from modules.noise import Noise
 
 FRAMES = 23410  # of the course's training set
+MEASURED_STEPS = 30  # at least
 RECIPES = ("--tfr 1", "--tfr 0", "--tfr 1 --amp off", "--tfr 1 --amp fp16", "@recipes/course.txt --tfr 1",
            "@recipes/course.txt --tfr 0", "@recipes/small.txt --tfr 1", "@recipes/best.txt", "@recipes/demo.txt",
            "@recipes/gpu.txt")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(__doc__.split("\n")[0], recipes=False)
     parser.add_argument("--out", metavar="FILE")
     parser.add_argument("--recipes", nargs="+", default=RECIPES, metavar="FLAGS")
     options = parser.parse_args()
-    rows = []
+    measured = {}
     for recipe in options.recipes:
-        args = trainer_parser().parse_args(split_words(recipe, "--recipes"))
-        for cuda_graphs in (False, True):
-            rows.append({"recipe": recipe, "cuda_graphs": cuda_graphs} | measured(args, cuda_graphs))
-            print(rows[-1], flush=True)
-    print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}\n{table(rows)}")
+        measured[recipe] = {
+            way: measure(trainer_parser().parse_args([*split_words(recipe, "--recipes"), "--device", "cuda", flag]))
+            for way, flag in (("plain", "--no-cuda_graphs"), ("recorded", "--cuda_graphs"))}
+        print(f"{recipe}: measured", flush=True)
+    print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}\n{table(measured)}")
     if options.out:
-        Path(options.out).write_text(json.dumps(rows, indent=1) + "\n")
+        Path(options.out).write_text(json.dumps(measured, indent=1) + "\n")
 
 
-def measured(args, cuda_graphs):
+def measure(args):
     """Milliseconds of an optimizer step, seconds of an epoch, MiB that torch reserved, frames a second of a rollout."""
+    ours = Ours(args)
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    device = choose_device("cuda")
-    dtype = choose_precision(args.amp, device)
-    model = make_model(args).to(device, memory_format=memory_format(device, dtype))
-    trainer = ClipTrainer(
-        model, device, dtype, optim=args.optim, lr=args.lr, reconstruction=args.reconstruction, bptt=args.bptt,
-        clamp_feedback=args.clamp_feedback, input_noise=args.input_noise, label_norm=args.label_norm,
-        checkpoint_frames=args.checkpoint_frames, random_shift=args.random_shift, cuda_graphs=cuda_graphs)
-    trainer.training_mode()
-    batches = [random_batch(args, number, device) for number in range(args.interleave if args.bptt else 1)]
-    steps = len(trainer.segments(args.train_vi_len)) * len(batches)
-    turns = -(-5 // steps)  # at least five steps, after which all kernels are recorded
-    for _ in range(turns):
-        trainer.train_on(batches, BETA)
-    seconds = seconds_of(lambda: trainer.train_on(batches, BETA), turns=-(-30 // steps))
-    batches_of_an_epoch = -(-(FRAMES // args.train_vi_len) // args.batch_size)
+    ours.trainer.training_mode()
+    batches = [random_batch(args, number, ours.device) for number in range(args.interleave if args.bptt else 1)]
+    steps = len(ours.trainer.segments(args.train_vi_len)) * len(batches)
+
+    def train(turns):
+        for _ in range(turns):
+            ours.trainer.train_on(batches, BETA)
+
+    train(turns=-(-(PLAIN_CALLS + 2) // steps))  # after these all kernels are recorded
+    turns = -(-MEASURED_STEPS // steps)
+    seconds = seconds_of(lambda: train(turns), ours.device) / (turns * steps)
+    memory = torch.cuda.max_memory_reserved() / 2**20
+    epoch = -(-(FRAMES // args.train_vi_len) // args.batch_size) * len(ours.trainer.segments(args.train_vi_len))
     labels = torch.zeros(5, 60, 3, args.frame_H, args.frame_W, dtype=torch.uint8)
-    rollout = seconds_of(lambda: generate_sequences(model, labels[:, 0], labels, device=device, dtype=dtype, seed=0,
-                                                    temperature=1.0, clamp=args.clamp_feedback), turns=2)
-    return {"step_ms": 1000 * seconds / steps, "epoch_s": seconds / len(batches) * batches_of_an_epoch,
-            "memory_MiB": torch.cuda.max_memory_reserved() / 2**20, "rollout_fps": 5 * 59 / rollout}
+    ours.roll_out(labels[:, 0], labels[:, :3])
+    rollout = seconds_of(lambda: ours.roll_out(labels[:, 0], labels), ours.device)
+    return {"step_ms": 1000 * seconds, "epoch_s": seconds * epoch, "memory_MiB": memory, "rollout_fps": 5 * 59 / rollout}
 
 
 def random_batch(args, number, device):
@@ -85,24 +81,14 @@ def random_batch(args, number, device):
     return [Clips(frames, labels, forced, noise, args.batch_size)], args.batch_size
 
 
-def seconds_of(work, turns):
-    """The mean seconds of a turn."""
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(turns):
-        work()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - start) / turns
-
-
-def table(rows):
+def table(measured):
     return text_table([{
-        "recipe": plain["recipe"], "ms a step": f"{plain['step_ms']:.1f}", "recorded": f"{recorded['step_ms']:.1f}",
-        "ratio": f"{plain['step_ms'] / recorded['step_ms']:.1f}", "s an epoch": f"{plain['epoch_s']:.0f}",
-        "recorded ": f"{recorded['epoch_s']:.0f}", "MiB": f"{plain['memory_MiB']:.0f}",
-        "recorded  ": f"{recorded['memory_MiB']:.0f}", "frames/s": f"{recorded['rollout_fps']:.0f}",
-    } for plain, recorded in zip(rows[::2], rows[1::2])])
+        "recipe": recipe, "ms a step, plain": f"{plain['step_ms']:.1f}", "recorded": f"{recorded['step_ms']:.1f}",
+        "ratio": f"{plain['step_ms'] / recorded['step_ms']:.1f}", "s an epoch, plain": f"{plain['epoch_s']:.0f}",
+        "recorded, s": f"{recorded['epoch_s']:.0f}", "MiB, plain": f"{plain['memory_MiB']:.0f}",
+        "recorded, MiB": f"{recorded['memory_MiB']:.0f}", "rollout, frames/s": f"{recorded['rollout_fps']:.0f}",
+    } for recipe, (plain, recorded) in ((recipe, ways.values()) for recipe, ways in measured.items())])
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

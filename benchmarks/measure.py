@@ -36,7 +36,7 @@ LONG_ENOUGH = 0.2  # seconds, for a matrix product
 
 def flags(**values):
     """Trainer.py's flags as recipes/course.txt has them, which is what the plain side does, but for `values`."""
-    args = trainer_parser().parse_args([f"@{COURSE}"])
+    args = trainer_parser().parse_args([f"@{COURSE}", "--no-cuda_graphs"])  # gpu.py measures these
     vars(args).update(values)
     return args
 
@@ -114,12 +114,15 @@ class Ours:
             devices.tune_cpu()
         self.device = devices.choose_device(args.device, args.gpu)
         self.dtype = devices.choose_precision(args.amp, self.device)
-        layout = torch.contiguous_format if without == "channels_last" else torch.channels_last
+        layout = devices.memory_format(self.device, self.dtype)
+        if without == "channels_last":
+            layout = torch.contiguous_format
         self.model = make_model(args).to(self.device, memory_format=layout)
         self.trainer = optimization.ClipTrainer(
             self.model, self.device, self.dtype, optim=args.optim, lr=args.lr, reconstruction=args.reconstruction,
             bptt=args.bptt, clamp_feedback=args.clamp_feedback, input_noise=args.input_noise,
-            label_norm=args.label_norm, checkpoint_frames=args.checkpoint_frames, random_shift=args.random_shift)
+            label_norm=args.label_norm, checkpoint_frames=args.checkpoint_frames, random_shift=args.random_shift,
+            cuda_graphs=args.cuda_graphs)
         if without == "fused_Adam":
             self.trainer.optimizer = torch.optim.Adam(self.model.parameters(), args.lr)
 

@@ -23,8 +23,9 @@ def add_machine_flags(parser):
                        help="precision of the networks: auto is bfloat16 on a GPU that computes it natively, fp16 on "
                             "one with tensor cores but no bfloat16 (T4), else float32; off is float32")
     group.add_argument("--cuda_graphs", action=BooleanOptionalAction, default=True,
-                       help="with one CUDA device and no --accumulate: record the kernels of an optimizer step once and "
-                            "start them together from then on, without Python between them")
+                       help="in one process on CUDA, without --accumulate and --checkpoint_frames: record the kernels of "
+                            "a forward and backward pass once and start them together from then on, without Python "
+                            "between them")
     group.add_argument("--data_device", choices=["auto", "gpu", "cpu"], default="auto",
                        help="with CUDA: where the decoded frames are kept; auto takes the GPU if they fill at most a "
                             "quarter of its free memory")
@@ -115,8 +116,8 @@ def add_feedback_flags(parser):
                             "clips. They are in memory together; what is saved is the state between two such rounds. "
                             "Without effect where --bptt is 0")
     group.add_argument("--input_noise", type=natural_float, default=0.3,
-                       help="Gaussian noise on every input frame in training, in single pixels and in areas of 8; the "
-                            "standard deviation of each is drawn from 0 to this")
+                       help="Gaussian noise on every input frame in training, in single pixels and in areas of 8 "
+                            "pixels; its standard deviation is drawn from 0 to this")
 
 
 def add_schedule_flags(parser):

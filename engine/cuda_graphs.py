@@ -8,37 +8,42 @@ from collections import Counter
 
 import torch
 
+from cli.errors import RunError
+
+from .devices import first_sentence, is_full_memory
+
 PLAIN_CALLS = 3  # of each kind before one is recorded: libraries choose their kernels in the first calls
 
 
-class GraphedBackward:
-    """Does what `backward` does: in the first calls by calling it, then by replaying the kernels of one call.
+class GraphedGradient:
+    """Does what `add_gradient` does: in the first calls by calling it, then by replaying the kernels of one call.
 
-    backward(*tensors, noise, **constants) gives the weights, which have no gradient before, their gradients, and
-    returns tensors. It reads nothing back from the GPU. Calls are of one kind if the shapes of their tensors and the
+    add_gradient(*tensors, noise, **constants) sets the gradients of the weights, which have none yet, and returns
+    tensors. It reads nothing back from the GPU. Calls are of one kind if the shapes and types of their tensors and the
     constants are equal; each kind has a recording of its own.
     """
 
-    def __init__(self, backward, weights):
-        self.backward, self.weights = backward, list(weights)
+    def __init__(self, add_gradient, weights):
+        self.add_gradient, self.weights = add_gradient, list(weights)
         self.plain_calls, self.noise, self.recordings = Counter(), {}, {}  # of each kind
         self.stream = torch.cuda.Stream()  # of the plain calls: CUDA wants them on another than the default one
         self.memory = torch.cuda.graph_pool_handle()  # of all recordings: only one of them runs at a time
 
     def __call__(self, *tensors, noise, **constants):
-        kind = (*(tensor.shape for tensor in tensors), *sorted(constants.items()))
+        kind = (*((tensor.shape, tensor.dtype) for tensor in tensors), *sorted(constants.items()))
         if kind not in self.recordings:
             if self.plain_calls[kind] < PLAIN_CALLS:
                 self.plain_calls[kind] += 1
-                self.noise[kind] = WatchedNoise(noise)
-                return self._call_plainly(tensors, self.noise[kind], constants)
-            self.recordings[kind] = Recording(self, tensors, self.noise.pop(kind).drawn, constants)
+                noise = WatchedNoise(noise)
+                self.noise[kind] = noise.drawn
+                return self._call_plainly(tensors, noise, constants)
+            self.recordings[kind] = Recording(self, tensors, self.noise[kind], constants)
         return self.recordings[kind].replay(tensors, noise)
 
     def _call_plainly(self, tensors, noise, constants):
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            outputs = self.backward(*tensors, noise=noise, **constants)
+            outputs = self.add_gradient(*tensors, noise=noise, **constants)
         torch.cuda.current_stream().wait_stream(self.stream)
         return outputs
 
@@ -46,20 +51,25 @@ class GraphedBackward:
 class Recording:
     """The kernels of one call, and the places in memory that they read from and write to.
 
-    All that a replay reads is placed before the recording: memory that is taken within it belongs to its kernels,
-    which write there before.
+    All that a replay reads is placed before the recording: memory that is taken within it is shared with its other
+    kernels, which overwrite it in every replay.
     """
 
     def __init__(self, graphed, tensors, noise, constants):
-        """noise: a pair for each time that the call asks for noise, see WatchedNoise."""
+        """noise: what the call draws, see WatchedNoise."""
         self.weights = graphed.weights
         self.inputs = [torch.empty_like(tensor) for tensor in tensors]
-        self.noise = [(distribution, torch.empty_like(numbers)) for distribution, numbers in noise]
-        for weight in self.weights:
-            weight.grad = None  # so that the kernels write the gradient, and do not add to it
+        self.noise = [(distribution, torch.empty(shape, device=tensors[0].device)) for distribution, shape in noise]
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=graphed.memory):  # records, and computes nothing
-            self.outputs = graphed.backward(*self.inputs, noise=PlacedNoise(self.noise), **constants)
+        try:
+            with torch.cuda.graph(self.graph, pool=graphed.memory):  # records, and computes nothing
+                self.outputs = graphed.add_gradient(*self.inputs, noise=PlacedNoise(self.noise), **constants)
+        except RuntimeError as error:
+            cause = error.__context__ or error  # a recording that failed may fail again when it is closed
+            if is_full_memory(cause):
+                raise cause from None
+            raise RunError(f"an optimizer step cannot be recorded ({first_sentence(cause)}); what was saved is intact: "
+                           "give --no-cuda_graphs") from error
         self.gradients = [weight.grad for weight in self.weights]
 
     def replay(self, tensors, noise):
@@ -74,7 +84,7 @@ class Recording:
 
 
 class WatchedNoise:
-    """Hands on what a Noise draws. drawn: pairs of the distribution, `normal` or `uniform`, and the numbers."""
+    """Hands on what a Noise draws. drawn: pairs of the distribution, `normal` or `uniform`, and the shape [B, ...]."""
 
     def __init__(self, noise):
         self.source, self.drawn = noise, []
@@ -87,7 +97,7 @@ class WatchedNoise:
 
     def _draw(self, distribution, shape):
         numbers = getattr(self.source, distribution)(*shape)
-        self.drawn.append((distribution, numbers))
+        self.drawn.append((distribution, numbers.shape))
         return numbers
 
 

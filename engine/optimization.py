@@ -5,7 +5,7 @@ from torch import nn
 
 from modules.transfer import to_device
 
-from .cuda_graphs import GraphedBackward
+from .cuda_graphs import GraphedGradient
 from .devices import autocast
 from .processes import averaging, data_parallel, naming_a_lost_process, world_size
 
@@ -31,9 +31,9 @@ class ClipTrainer:
         self.optimizer = getattr(torch.optim, optim)(model.parameters(), lr, fused=device.type != "mps")
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.usual_norm = torch.ones((), device=device)  # running mean of the gradient's norm, as clipped
-        self.graphed_backward = None
-        if device.type == "cuda" and cuda_graphs and world_size() == 1:
-            self.graphed_backward = GraphedBackward(self._backward, model.parameters())
+        self.graphed_gradient = None
+        if device.type == "cuda" and cuda_graphs and not checkpoint_frames and world_size() == 1:  # it takes memory
+            self.graphed_gradient = GraphedGradient(self._add_gradient, model.parameters())
 
     def training_mode(self):
         """Put the model into training mode; with the label norm `fixed` all of it but the label encoder."""
@@ -76,9 +76,11 @@ class ClipTrainer:
         first. It and segment 0 start from true frames, the others from the last prediction.
         """
         shares = [clips.counted / total * world_size() for clips in parts]  # DistributedDataParallel takes the mean
-        beta, *shares = (torch.full((), number, device=self.device) for number in (beta, *shares))
+        beta, *shares = (torch.full((), float(number), device=self.device) for number in (beta, *shares))
         forced = [to_device(clips.teacher_forced, self.device) for clips in parts]
-        graphed = self.graphed_backward if len(parts) == 1 else None  # the gradients of several parts add up
+        add_gradient = self._add_gradient
+        if self.graphed_gradient and len(parts) == 1:  # those of several parts add up
+            add_gradient = self.graphed_gradient
         for start in [*segments[begin:], *segments[:begin]]:
             if start in (0, segments[begin]):
                 inputs = [clips.frames[:, start] for clips in parts]
@@ -87,7 +89,7 @@ class ClipTrainer:
             self.optimizer.zero_grad(set_to_none=True)
             for i, clips in enumerate(parts):
                 with averaging(self.parallel_model, wanted=i == len(parts) - 1), naming_a_lost_process():
-                    terms, inputs[i] = (graphed or self._backward)(
+                    terms, inputs[i] = add_gradient(
                         inputs[i], clips.frames[:, times], clips.labels[:, times], forced[i][:, times], beta, shares[i],
                         noise=clips.noise, all_forced=bool(clips.teacher_forced[:, times].all()))
                 sums[:3] += terms * clips.counted
@@ -95,7 +97,7 @@ class ClipTrainer:
             sums[3] += self._step() * sum(clips.counted for clips in parts) / len(segments)
             yield sums
 
-    def _backward(self, first_frame, frames, labels, teacher_forced, beta, share, *, noise, all_forced):
+    def _add_gradient(self, first_frame, frames, labels, teacher_forced, beta, share, *, noise, all_forced):
         """Add the gradient of a segment's loss, times `share`, to the weights'.
 
         first_frame: [B, 3, H, W], in place of frame 0. beta, share: tensors with one number. The others: see

@@ -99,7 +99,8 @@ class VAE_Model(nn.Module):
                 random_shift=False, all_forced=None, **rollout_settings):
         """Compute the loss of a batch of clips, frames and labels [B, T, 3, H, W] each.
 
-        beta: weight of the KL. reconstruction: `mse` or `log_mse`. teacher_forced: bool [B, T], or None.
+        beta: weight of the KL. reconstruction: `mse` or `log_mse`. teacher_forced: bool [B, T], on the device, or
+        None.
         images_at_once: images computed as one batch where all frames are forced. random_shift: shift each clip sideways
         by a random number of pixels. all_forced: whether all frames are forced, if the caller knows; looking into
         `teacher_forced` would wait for a GPU. Other parameters: see `rollout`.

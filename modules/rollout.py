@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from .noise import Noise
 from .pixels import to_uint8, to_unit
 
-COARSE = 8  # pixels between the points of the coarse noise: a rollout goes astray in whole areas, not in single pixels
+COARSE = 8  # pixels, about, from point to point of the coarse noise: a rollout goes astray in areas, not in pixels
 
 
 def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=None, clamp=False, input_noise=0.0,
@@ -23,8 +23,9 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
         nowhere.
     temperature: None: z from the posterior; a number: z from the prior N(0, temperature^2 I).
     clamp: clamp each input frame to [0, 1], so that an overshoot cannot grow.
-    input_noise: add Gaussian noise to each input frame, fine and coarse, the standard deviation of each drawn from [0,
-        input_noise), so that the network learns to repair a frame that is not quite right.
+    input_noise: add Gaussian noise to each input frame, so that the network learns to repair one that is not quite
+        right: a number for each pixel, and one for each point of a coarse grid, interpolated in between. The standard
+        deviations of both are drawn from [0, input_noise).
     shift: by how many pixels the clips are shifted to the right, int64 [B]; None: by none.
     recompute: store no activations of a step for the backward pass, compute them again there.
     A pose is an encoded label. In the shapes, L are the channels of poses and N those of z; h x w is the size of
@@ -84,10 +85,10 @@ def disturb(frame, noise, clamp, input_noise):
         frame = frame.clamp(0, 1)
     if input_noise:
         channels, height, width = frame.shape[1:]
-        fine = noise.normal(channels, height, width)
+        frame = frame + input_noise * noise.uniform(1, 1, 1) * noise.normal(channels, height, width)
         grid = noise.normal(channels, height // COARSE + 1, width // COARSE + 1)
         coarse = functional.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
-        frame = frame + input_noise * (noise.uniform(1, 1, 1) * fine + noise.uniform(1, 1, 1) * coarse)
+        frame = frame + input_noise * noise.uniform(1, 1, 1) * coarse
     return frame
 
 

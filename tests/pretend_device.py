@@ -18,6 +18,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+NOT_PERMITTED = "operation not permitted when stream is capturing"
 GARBAGE = 0xFF  # every byte: a NaN in all formats
 CPU, META = torch.device("cpu"), torch.device("meta")
 GIB = 2**30
@@ -152,7 +153,8 @@ class CUDAGraph(TorchDispatchMode):
     """A pretended torch.cuda.CUDAGraph: sees the operations of a recording, and does them again in a replay.
 
     As on the device, a recording leaves nothing behind: what it made is garbage until a replay, what it changed is as
-    it was before, and it may not read anything back.
+    it was before. It may neither read anything back, nor draw random numbers, nor take any from the host. Unlike
+    there, memory is not shared.
     """
 
     def __init__(self, accelerator):
@@ -165,7 +167,7 @@ class CUDAGraph(TorchDispatchMode):
         with self:
             yield
         if self.accelerator.reads > reads:
-            raise RuntimeError("operation not permitted when stream is capturing")
+            raise RuntimeError(NOT_PERMITTED)
         for address, storage in self.made.items():
             ctypes.memset(address, GARBAGE, storage.nbytes())
         for address, content in self.before.items():
@@ -176,6 +178,11 @@ class CUDAGraph(TorchDispatchMode):
             address = storage.data_ptr()
             if address not in self.made and address not in self.before:
                 self.before[address] = ctypes.string_at(address, storage.nbytes())
+        given = [tensor for tensor in tensors_in((*args, *(kwargs or {}).values())) if tensor.dim()]
+        from_host = [tensor for tensor in given
+                     if claimed(tensor) == CPU and tensor.untyped_storage().data_ptr() not in self.made]
+        if from_host or torch.Tag.nondeterministic_seeded in operation.tags:
+            raise RuntimeError(f"{NOT_PERMITTED}: {operation}")
         result = operation(*args, **(kwargs or {}))
         for storage in storages_in((result,)):
             if storage.data_ptr() not in self.before:
@@ -185,6 +192,7 @@ class CUDAGraph(TorchDispatchMode):
 
     @torch.no_grad()
     def replay(self):
+        self.accelerator.replays += 1
         for operation, args, kwargs, recorded in self.calls:
             results = operation(*args, **kwargs)
             for place, result in zip(tensors_in((recorded,)), tensors_in((results,))):
@@ -193,11 +201,14 @@ class CUDAGraph(TorchDispatchMode):
 
 
 class Accelerator:
-    """The device that is pretended. reads: how often the host waited for it. operations: computed on it."""
+    """The device that is pretended.
+
+    reads: how often the host waited for it. operations: computed on it. replays: of CUDA graphs.
+    """
 
     def __init__(self, kind):
         self.device = torch.device(kind, 0)
-        self.reads = self.operations = 0
+        self.reads = self.operations = self.replays = 0
 
     def numbered(self, device):
         device = torch.device(device)

@@ -185,7 +185,7 @@ def test_every_input_frame_is_disturbed_and_no_target_or_prediction(model, mask,
         fine, grid = next(normal), next(normal)
         coarse = functional.interpolate(grid, size=SIZE, mode="bilinear", align_corners=True)
         assert_same(coarse[..., ::SIZE[0] - 1, ::SIZE[1] - 1], grid[..., ::grid.shape[-2] - 1, ::grid.shape[-1] - 1])
-        expected = given.clamp(0, 1) + 0.2 * (next(strength) * fine + next(strength) * coarse)
+        expected = given.clamp(0, 1) + 0.2 * next(strength) * fine + 0.2 * next(strength) * coarse
         assert_same(inputs[t - 1], expected)
         features = encode(expected), model.label_transformation(labels[:, t])
         z, _, _ = model.Gaussian_Predictor(*features, next(normal))
@@ -196,7 +196,7 @@ def test_every_input_frame_is_disturbed_and_no_target_or_prediction(model, mask,
 
 @pytest.mark.parametrize("size", [(32, 64), (64, 128), (4, 6)])
 def test_input_noise_is_fine_and_coarse(size):
-    """Its mean over 8 x 8 pixels does not vanish, as that of fine noise would: by a factor of 8."""
+    """Means over 8 x 8 pixels keep much of it; of fine noise an eighth would be left."""
     noise = Noise.seeded(0, 200, "cpu")
     change = disturb(torch.zeros(200, 3, *size), noise, clamp=True, input_noise=0.3)
     areas = functional.avg_pool2d(change, min(8, *size))

@@ -1,14 +1,17 @@
 """Every fast or frugal path gives what the plain one gives: forced frames as one batch, recomputation, bfloat16."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
-from cli.errors import UsageError
+from cli.errors import RunError, UsageError
 from conftest import TINY_CLIPS, TINY_NETWORK, flags, read_csv, tiny_model
 from dataloader import Dataset_Dance
 from engine import optimization
 from engine.batches import Clips, place_on, random_stream
 from engine.checkpoint import load_checkpoint
+from engine.cuda_graphs import PLAIN_CALLS
 from engine.devices import autocast, choose_precision
 from engine.evaluation import generate_sequences
 from engine.optimization import ClipTrainer
@@ -25,7 +28,7 @@ MASKS = {
     "forced": torch.ones(CLIPS, LENGTH, dtype=torch.bool),
     "mixed": torch.tensor([[1, 1, 1, 0, 1, 1], [1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 1, 0]]).bool(),
 }
-WAYS_TO_RECORD = [{}, {"bptt": 2}, {"bptt": 1, "label_norm": "fixed", "checkpoint_frames": True}]
+WAYS_TO_RECORD = [{}, {"bptt": 2}, {"bptt": 1, "label_norm": "fixed"}]
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -58,6 +61,8 @@ def trained(mask, posterior="previous", device=CPU, dtype=torch.float32, steps=2
     model = tiny_model(posterior).to(device).train()
     trainer = ClipTrainer(model, device, dtype, **settings(**changed))
     sums = [trainer.train_on([([batch(mask, device)], CLIPS)], 0.01).cpu() for _ in range(steps)]
+    assert bool(trainer.graphed_gradient and trainer.graphed_gradient.recordings) == (
+        device.type == "cuda" and steps > PLAIN_CALLS and changed.get("cuda_graphs", True))
     return torch.stack(sums), {name: value.cpu() for name, value in model.state_dict().items()}
 
 
@@ -253,7 +258,7 @@ def test_recorded_steps_on_cuda_equal_plain_ones(changed, mask, dtype):
     assert_same_training(ours, plain)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("mask", ["forced", "mixed"])
 @pytest.mark.parametrize("changed", WAYS_TO_RECORD, ids=str)
 def test_recorded_steps_equal_plain_ones(changed, mask):
     """Bit for bit, on a pretended GPU, whose recordings are garbage until they are replayed."""
@@ -275,11 +280,52 @@ def test_batches_of_several_parts_or_shapes_are_trained_on_as_without_recordings
             one = Clips(*(value[:1] for value in clips[:3]), Noise(clips.noise.generators[:1], cuda), 1)
             batches = [([clips], CLIPS), ([clips, one], CLIPS + 1), ([one], 1)]
             yield trainer.train_on(batches, 0.01 * step).tolist()
-        kinds = trainer.graphed_backward.recordings if graphs else {}
+        kinds = trainer.graphed_gradient.recordings if graphs else {}
         assert len(kinds) == 5 * graphs  # of 3 clips and of 1: two lengths, and where all frames are forced
 
     with pretend("cuda"):
         assert list(losses(True)) == list(losses(False))
+
+
+@pytest.mark.parametrize("kind, changed, processes", [
+    ("mps", {}, 1), ("cuda", {"cuda_graphs": False}, 1), ("cuda", {"checkpoint_frames": True}, 1), ("cuda", {}, 2)])
+def test_nothing_is_recorded(kind, changed, processes, monkeypatch):
+    monkeypatch.setattr(optimization, "world_size", lambda: processes)
+    with pretend(kind):
+        device = torch.device(kind)
+        trainer = ClipTrainer(tiny_model().to(device), device, torch.float32, **settings(**changed))
+        assert trainer.graphed_gradient is None
+
+
+@pytest.mark.parametrize("error, said", [
+    (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+    (RuntimeError("operation not permitted when stream is capturing"), "--no-cuda_graphs")])
+@pytest.mark.parametrize("closing_fails", [False, True])
+def test_a_recording_that_fails_is_told(closing_fails, error, said, monkeypatch):
+    @contextmanager
+    def failing(graph, pool):
+        if closing_fails:
+            try:
+                raise error
+            finally:
+                raise RuntimeError("operation failed due to a previous error during capture")
+        raise error
+        yield
+
+    with pretend("cuda"):
+        monkeypatch.setattr(torch.cuda, "graph", failing)
+        with pytest.raises((RunError, torch.OutOfMemoryError), match=said):
+            trained("free", device=torch.device("cuda"), steps=PLAIN_CALLS + 1)
+
+
+@pytest.mark.parametrize("fault", [
+    lambda x: x + torch.rand(3, device="cuda"), lambda x: x + torch.rand(3).to("cuda"), lambda x: x * x.sum().item(),
+    lambda x: x.cpu()], ids=["random", "from the host", "read", "to the host"])
+def test_a_pretended_recording_refuses_what_cuda_refuses(fault):
+    with pretend("cuda"):
+        x, graph = torch.ones(3, device="cuda"), torch.cuda.CUDAGraph()
+        with pytest.raises(RuntimeError, match="not permitted"), torch.cuda.graph(graph, pool=None):
+            fault(x)
 
 
 @needs_cuda

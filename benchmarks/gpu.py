@@ -1,8 +1,8 @@
-"""Seconds of an optimizer step and of an epoch on a CUDA GPU, with its kernels recorded as a CUDA graph and without.
+"""How long a CUDA GPU takes for an optimizer step and an epoch, with its kernels recorded as a CUDA graph and without.
 
     .venv/bin/python benchmarks/gpu.py
 
-Steps are ClipTrainer.train_on on clips of random pixels. Writes what it measured to --out as JSON, too.
+Steps are ClipTrainer.train_on on clips of random pixels.
 """
 
 import gc
@@ -33,8 +33,9 @@ RECIPES = ("--tfr 1", "--tfr 0", "--tfr 1 --amp off", "--tfr 1 --amp fp16", "@re
 
 def main():
     parser = Parser(__doc__.split("\n")[0], recipes=False)
-    parser.add_argument("--out", metavar="FILE")
-    parser.add_argument("--recipes", nargs="+", default=RECIPES, metavar="FLAGS")
+    parser.add_argument("--out", metavar="FILE", help="write what was measured as JSON, too")
+    parser.add_argument("--recipes", nargs="+", default=RECIPES, metavar="FLAGS",
+                        help='what to measure: flags of Trainer.py, as in "@recipes/demo.txt --amp off"')
     options = parser.parse_args()
     measured = {}
     for recipe in options.recipes:
@@ -61,7 +62,7 @@ def measure(args):
         for _ in range(turns):
             ours.trainer.train_on(batches, BETA)
 
-    train(turns=-(-(PLAIN_CALLS + 2) // steps))  # after these all kernels are recorded
+    train(turns=-(-(PLAIN_CALLS + 1) // len(batches)))  # after these all kernels are recorded
     turns = -(-MEASURED_STEPS // steps)
     seconds = seconds_of(lambda: train(turns), ours.device) / (turns * steps)
     memory = torch.cuda.max_memory_reserved() / 2**20
@@ -87,7 +88,7 @@ def table(measured):
         "ratio": f"{plain['step_ms'] / recorded['step_ms']:.1f}", "s an epoch, plain": f"{plain['epoch_s']:.0f}",
         "recorded, s": f"{recorded['epoch_s']:.0f}", "MiB, plain": f"{plain['memory_MiB']:.0f}",
         "recorded, MiB": f"{recorded['memory_MiB']:.0f}", "rollout, frames/s": f"{recorded['rollout_fps']:.0f}",
-    } for recipe, (plain, recorded) in ((recipe, ways.values()) for recipe, ways in measured.items())])
+    } for recipe, ways in measured.items() for plain, recorded in [ways.values()]])
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def add_feedback_flags(parser):
                             "Without effect where --bptt is 0")
     group.add_argument("--input_noise", type=natural_float, default=0.3,
                        help="Gaussian noise on every input frame in training, in single pixels and in areas of 8 "
-                            "pixels; its standard deviation is drawn from 0 to this")
+                            "pixels; their standard deviations are drawn from 0 to this")
 
 
 def add_schedule_flags(parser):

@@ -1,10 +1,11 @@
 """CUDA graphs: the kernels of a forward and backward pass are recorded once, and started together from then on.
 
-A step of a small network is a thousand kernels that take a few microseconds each, less than Python needs to start one.
+A step of a small network is many hundred kernels of a few microseconds each, less than Python needs to start one.
 See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
 from collections import Counter
+from contextlib import contextmanager
 
 import torch
 
@@ -26,7 +27,7 @@ class GraphedGradient:
     def __init__(self, add_gradient, weights):
         self.add_gradient, self.weights = add_gradient, list(weights)
         self.plain_calls, self.noise, self.recordings = Counter(), {}, {}  # of each kind
-        self.stream = torch.cuda.Stream()  # of the plain calls: CUDA wants them on another than the default one
+        self.stream = torch.cuda.Stream()  # of the plain calls: not the default one, as CUDA asks before a recording
         self.memory = torch.cuda.graph_pool_handle()  # of all recordings: only one of them runs at a time
 
     def __call__(self, *tensors, noise, **constants):
@@ -61,15 +62,8 @@ class Recording:
         self.inputs = [torch.empty_like(tensor) for tensor in tensors]
         self.noise = [(distribution, torch.empty(shape, device=tensors[0].device)) for distribution, shape in noise]
         self.graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(self.graph, pool=graphed.memory):  # records, and computes nothing
-                self.outputs = graphed.add_gradient(*self.inputs, noise=PlacedNoise(self.noise), **constants)
-        except RuntimeError as error:
-            cause = error.__context__ or error  # a recording that failed may fail again when it is closed
-            if is_full_memory(cause):
-                raise cause from None
-            raise RunError(f"an optimizer step cannot be recorded ({first_sentence(cause)}); what was saved is intact: "
-                           "give --no-cuda_graphs") from error
+        with recording(self.graph, graphed.memory):
+            self.outputs = graphed.add_gradient(*self.inputs, noise=PlacedNoise(self.noise), **constants)
         self.gradients = [weight.grad for weight in self.weights]
 
     def replay(self, tensors, noise):
@@ -81,6 +75,25 @@ class Recording:
         for weight, gradient in zip(self.weights, self.gradients):
             weight.grad = gradient
         return [output.clone() for output in self.outputs]
+
+
+@contextmanager
+def recording(graph, memory):
+    """Record what is started within, and compute none of it. Raises RunError, or the error of a full memory."""
+    failed = None
+    try:
+        with torch.cuda.graph(graph, pool=memory):
+            try:
+                yield
+            except RuntimeError as error:
+                failed = error
+                raise
+    except RuntimeError as error:
+        failed = failed or error  # closing a recording that failed may fail as well
+        if is_full_memory(failed):
+            raise failed from None
+        raise RunError(f"an optimizer step cannot be recorded ({first_sentence(failed)}); what was saved is intact: "
+                       "continue with --resume and --no-cuda_graphs, or train anew with it") from error
 
 
 class WatchedNoise:

@@ -24,8 +24,8 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
     temperature: None: z from the posterior; a number: z from the prior N(0, temperature^2 I).
     clamp: clamp each input frame to [0, 1], so that an overshoot cannot grow.
     input_noise: add Gaussian noise to each input frame, so that the network learns to repair one that is not quite
-        right: a number for each pixel, and one for each point of a coarse grid, interpolated in between. The standard
-        deviations of both are drawn from [0, input_noise).
+        right: a number for each pixel and channel, and one for each channel at the points of a coarse grid,
+        interpolated in between. The standard deviation of each is drawn from [0, input_noise) for each clip and frame.
     shift: by how many pixels the clips are shifted to the right, int64 [B]; None: by none.
     recompute: store no activations of a step for the backward pass, compute them again there.
     A pose is an encoded label. In the shapes, L are the channels of poses and N those of z; h x w is the size of

@@ -200,7 +200,7 @@ def test_input_noise_is_fine_and_coarse(size):
     noise = Noise.seeded(0, 200, "cpu")
     change = disturb(torch.zeros(200, 3, *size), noise, clamp=True, input_noise=0.3)
     areas = functional.avg_pool2d(change, min(8, *size))
-    assert change.mean().abs() < 0.01
+    assert change.mean().abs() < 0.03  # its standard error is 0.007 at the smallest size
     assert 0.18 < change.std() < 0.27  # 0.3 x sqrt(1/3) for the fine noise, and less for the coarse one
     assert 0.07 < areas.std() < 0.25
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 
-from benchmarks.measure import BETA, Ours, noise_streams, seconds_of
+from benchmarks.measure import BETA, Ours, noise_streams, random_batch, seconds_of
 from cli.errors import run_script
 from cli.flags import trainer_parser
 from cli.parser import Parser, split_words
@@ -55,7 +55,7 @@ def measure(args):
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     ours.trainer.training_mode()
-    batches = [random_batch(args, number, ours.device) for number in range(args.interleave if args.bptt else 1)]
+    batches = [training_batch(ours, args, number) for number in range(args.interleave if args.bptt else 1)]
     steps = len(ours.trainer.segments(args.train_vi_len)) * len(batches)
 
     def train(turns):
@@ -73,22 +73,24 @@ def measure(args):
     return {"step_ms": 1000 * seconds, "epoch_s": seconds * epoch, "memory_MiB": memory, "rollout_fps": 5 * 59 / rollout}
 
 
-def random_batch(args, number, device):
-    """What ClipTrainer.train_on takes as a batch."""
-    size = args.batch_size, args.train_vi_len
-    frames, labels = torch.rand(2, *size, 3, args.frame_H, args.frame_W, device=device)
-    noise = Noise(noise_streams(number, args.batch_size, device), device, frames=args.train_vi_len - 1)
-    forced = torch.full(size, args.tfr == 1)
-    return [Clips(frames, labels, forced, noise, args.batch_size)], args.batch_size
+def training_batch(ours, args, number):
+    """Random clips as ClipTrainer.train_on takes a batch."""
+    streams = noise_streams(number, args.batch_size, ours.device)
+    noise = Noise(streams, ours.device, frames=args.train_vi_len - 1)
+    forced = torch.full((args.batch_size, args.train_vi_len), args.tfr == 1)
+    return [Clips(*random_batch(ours, args), forced, noise, args.batch_size)], args.batch_size
 
 
 def table(measured):
-    return text_table([{
+    return text_table([row(recipe, **ways) for recipe, ways in measured.items()])
+
+
+def row(recipe, plain, recorded):
+    return {
         "recipe": recipe, "ms a step, plain": f"{plain['step_ms']:.1f}", "recorded": f"{recorded['step_ms']:.1f}",
         "ratio": f"{plain['step_ms'] / recorded['step_ms']:.1f}", "s an epoch, plain": f"{plain['epoch_s']:.0f}",
         "recorded, s": f"{recorded['epoch_s']:.0f}", "MiB, plain": f"{plain['memory_MiB']:.0f}",
-        "recorded, MiB": f"{recorded['memory_MiB']:.0f}", "rollout, frames/s": f"{recorded['rollout_fps']:.0f}",
-    } for recipe, ways in measured.items() for plain, recorded in [ways.values()]])
+        "recorded, MiB": f"{recorded['memory_MiB']:.0f}", "rollout, frames/s": f"{recorded['rollout_fps']:.0f}"}
 
 
 if __name__ == "__main__":

@@ -32,8 +32,7 @@ class ClipTrainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.usual_norm = torch.ones((), device=device)  # running mean of the gradient's norm, as clipped
         self.graphed_gradient = None
-        save_memory = checkpoint_frames  # which recordings take
-        if device.type == "cuda" and cuda_graphs and not save_memory and world_size() == 1:
+        if device.type == "cuda" and cuda_graphs and not checkpoint_frames and world_size() == 1:
             self.graphed_gradient = GraphedGradient(self._add_gradient, model.parameters())
 
     def training_mode(self):

@@ -48,10 +48,6 @@ def tensors_in(values):
             yield from tensors_in(value)
 
 
-def storages_in(values):
-    return [tensor.untyped_storage() for tensor in tensors_in(values)]
-
-
 def claim(tensor, device):
     if REAL_DEVICE.__get__(tensor).type == "cpu":
         tensor.untyped_storage().claim = device
@@ -174,17 +170,20 @@ class CUDAGraph(TorchDispatchMode):
             ctypes.memmove(address, content, len(content))
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        for storage in storages_in((*args, *(kwargs or {}).values())):
+        from_host = False
+        for tensor in tensors_in((*args, *(kwargs or {}).values())):
+            storage = tensor.untyped_storage()
             address = storage.data_ptr()
-            if address not in self.made and address not in self.before:
+            if address in self.made:
+                continue
+            from_host |= tensor.dim() > 0 and claimed(tensor) == CPU
+            if address not in self.before:
                 self.before[address] = ctypes.string_at(address, storage.nbytes())
-        given = [tensor for tensor in tensors_in((*args, *(kwargs or {}).values())) if tensor.dim()]
-        from_host = [tensor for tensor in given
-                     if claimed(tensor) == CPU and tensor.untyped_storage().data_ptr() not in self.made]
         if from_host or torch.Tag.nondeterministic_seeded in operation.tags:
             raise RuntimeError(f"{NOT_PERMITTED}: {operation}")
         result = operation(*args, **(kwargs or {}))
-        for storage in storages_in((result,)):
+        for tensor in tensors_in((result,)):
+            storage = tensor.untyped_storage()
             if storage.data_ptr() not in self.before:
                 self.made[storage.data_ptr()] = storage
         self.calls.append((operation, args, kwargs or {}, result))

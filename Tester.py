@@ -1,4 +1,4 @@
-"""Generate the test (or validation) sequences with a trained model: submission, videos and scores."""
+"""Generate the test sequences, or those of validation or training, with a trained model: submission, videos and scores."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -61,7 +61,7 @@ def generate_and_score(args, root, options, roll_out, metrics, video_format):
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, options)
     truth, public = open_truth(args.split, args.gt, labels, frames)
     train_set = None  # of the baselines
-    if truth is not None and (root / "train").is_dir():
+    if truth is not None and args.split != "train" and (root / "train").is_dir():
         train_set = Dataset_Dance(root, None, "train", 1, **options)
     folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / args.split)
 
@@ -123,7 +123,7 @@ def open_truth(split, gt, labels, frames):
     """The true frames of the sequences, and which sequences are public; None each if unknown. gt: the file of --gt."""
     if gt:
         return read_truth(gt, labels, frames)
-    return (frames if split == "val" else None), None
+    return (None if split == "test" else frames), None
 
 
 def draw_samples(count, names, frames, labels, roll_out):

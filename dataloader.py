@@ -23,6 +23,8 @@ from media.images import IMAGE_SUFFIXES
 from modules.pixels import to_unit
 from stage_dancer.dataset import is_dancer, make_dancer
 
+LENGTH_FLAGS = {"train": "--train_vi_len (in Tester.py --val_vi_len)", "val": "--val_vi_len"}
+
 
 class Dataset_Dance(Dataset):
     """Serve clips of a dance, kept decoded as uint8.
@@ -58,7 +60,7 @@ class Dataset_Dance(Dataset):
         self.sequence_lengths = _cut(lengths, partial)
         if not len(self):
             raise UsageError(f"{frames[0].parent} has no {video_len} frames in a row to use (but "
-                             f"{max(self.sequence_lengths, default=0)}); lower --{mode}_vi_len or raise --partial")
+                             f"{max(self.sequence_lengths, default=0)}); lower {LENGTH_FLAGS[mode]} or raise --partial")
         used = sum(self.sequence_lengths)
         self.frames, self.labels = decode(frames[:used]), decode(labels[:used])
 

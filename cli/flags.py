@@ -5,6 +5,7 @@ from argparse import BooleanOptionalAction
 from .errors import UsageError
 from .parser import Parser, at_least, fraction, natural_float, natural_int, positive_float, positive_int, probability
 
+SPLITS = ("test", "val", "train")
 LEAST_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # no layer is left without channels
 BEFORE_THE_FLAG = {  # what a run did that is older than these flags
     "reconstruction": "mse", "label_norm": "batch", "random_shift": False, "interleave": 1}
@@ -184,7 +185,9 @@ def tester_parser():
     parser = trainer_parser()
     parser.description = "Generate the test sequences with a trained model: submission, videos and scores."
     group = parser.add_argument_group("test")
-    group.add_argument("--split", choices=["test", "val"], default="test", help="sequences to generate")
+    group.add_argument("--split", choices=SPLITS, default="test",
+                       help="sequences to generate; those of val and train are --val_vi_len frames long and bring their "
+                            "own truth. Beside val, train shows what a model knows by heart")
     group.add_argument("--gt", metavar="FILE", help="ground truth in the submission's format, to score against")
     group.add_argument("--make_gif", action=BooleanOptionalAction, default=True, help="write the videos")
     group.add_argument("--views", type=positive_int, default=1, metavar="N",

@@ -188,7 +188,7 @@ def tester_flags():
     if not args.ckpt_path:
         raise UsageError("--ckpt_path is missing: the checkpoint to test")
     if args.gt and args.split != "test":
-        raise UsageError("--gt goes with --split test; the validation sequence brings its own truth")
+        raise UsageError(f"--gt goes with --split test; the sequences of --split {args.split} bring their own truth")
     other = [flag for flag in ("gt", "samples", "lpips", "onnx", "split", "make_gif") if flag in typed]
     if args.drive and other:
         raise UsageError(f"--{other[0]} goes with the test sequences, whose place --drive takes; leave one of them out")

@@ -12,6 +12,7 @@ import torch
 
 from cli.errors import UsageError
 from cli.files import locked, patiently, usable, write_json
+from cli.flags import SPLITS
 from cli.parser import typed_command
 
 from .devices import machine_name
@@ -72,7 +73,7 @@ def clear_run(folder):
                         "page.html", BEST_ROLLOUT, EVENT_FILES):
             for path in folder.glob(pattern):
                 patiently(path.unlink)
-        for split in ("test", "val"):
+        for split in SPLITS:
             clear_test(folder / split)
 
 

@@ -8,6 +8,7 @@ from string import Template
 import numpy as np
 
 from cli.files import atomic_write
+from cli.flags import SPLITS
 from engine.logs import read_record, read_scores
 from media.gif import FRAMES_PER_SECOND
 
@@ -25,7 +26,7 @@ CURVES = {  # column of metrics.csv: title, and how its axis is drawn
 
 
 def write_page(path, folders, tests=True):
-    """Write the page of the runs in some folders. tests: with what Tester.py left in their test/ and val/."""
+    """Write the page of the runs in some folders. tests: with what Tester.py left in their test/, val/ and train/."""
     runs, paths = read_runs(folders), [Path(folder) for folder in folders]
     records = [read_record(folder) for folder in paths]
     scores = [read_all_scores(folder) if tests else {} for folder in paths]
@@ -52,8 +53,8 @@ def read_web(name):
 
 
 def read_all_scores(folder):
-    """{"test": scores, "val": scores} of a run of Trainer.py, or {"": scores} of a folder of Tester.py."""
-    scores = {split: read_scores(folder / split) for split in ("test", "val", "")}
+    """{"test": scores, "val": scores, "train": scores} of a run of Trainer.py, or {"": scores} of a folder of Tester.py."""
+    scores = {split: read_scores(folder / split) for split in (*SPLITS, "")}
     return {split: rows for split, rows in scores.items() if rows}
 
 
@@ -107,7 +108,8 @@ def scores_html(names, scores, folder):
     folder: of the first run, for what to do if there are no scores.
     """
     tables = ""
-    for split, caption in (("test", "Test sequences"), ("val", "Validation"), ("", "Sequences")):
+    for split, caption in (("test", "Test sequences"), ("val", "Validation"), ("train", "Training sequences"),
+                           ("", "Sequences")):
         models, baselines = [], {}
         for place, (name, score) in enumerate(zip(names, scores)):
             for predictor, row in score.get(split, {}).items():

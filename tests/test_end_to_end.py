@@ -258,6 +258,17 @@ def test_validation_split_is_tested_as_the_trainer_validated_it(prolonged, tmp_p
     assert not (tmp_path / "val/submission.csv").exists()
 
 
+def test_training_split_is_tested_as_if_it_were_validation(prolonged, dancer, tmp_path, call):
+    """On a dataset whose training sequence is the validation sequence; the nearest label would be a frame's own."""
+    for kind in ("img", "label"):
+        shutil.copytree(dancer / f"val/val_{kind}", tmp_path / f"swapped/train/train_{kind}")
+    for split, root in (("val", dancer), ("train", tmp_path / "swapped")):
+        call("Tester", "--ckpt_path", prolonged / "best.ckpt", "--split", split, "--DR", root, "--save_root", split)
+    val, train = (json.loads((tmp_path / split / "scores.json").read_text()) for split in ("val", "train"))
+    assert train == {"this model": val["this model"]}
+    assert (tmp_path / "train/compare_seq0.gif").is_file()
+
+
 def test_plotting_draws_the_run(prolonged, tmp_path):
     run_script("Plotting", prolonged, "--out", tmp_path, cwd=tmp_path)
     assert {path.name for path in tmp_path.glob("*.png")} == FIGURES

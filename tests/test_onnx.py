@@ -20,7 +20,7 @@ from modules.pixels import to_unit
 from modules.rollout import generate, rollout
 
 FRAME_SIZE = 20, 36  # z of the pyramid is 3 x 5
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guide.md").read_text(encoding="utf-8"), re.DOTALL)
 EXAMPLE, = [text for text in EXAMPLES if "onnxruntime" in text]
 
 

@@ -54,7 +54,8 @@ def add_network_flags(parser):
     group.add_argument("--label_norm", choices=["fixed", "batch"], default="fixed",
                        help="what the template's BatchNorm of label features takes in training: the mean and "
                             "variance of the training labels, measured once before the first step (with --ckpt_path "
-                            "those of the checkpoint); or those of each batch, as the course does")
+                            "those of the checkpoint), so that the network is the same in a test; or those of each "
+                            "batch, as the course does")
     group.add_argument("--posterior", choices=["previous", "current"], default="previous",
                        help="the frame that the Gaussian predictor sees in training: the input, or the one to predict")
 

@@ -1,5 +1,7 @@
 """The optimizer's steps on batches of clips: as a whole or in parts, in one process or several."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import nn
 
@@ -126,6 +128,9 @@ class ClipTrainer:
         self.usual_norm += (seen - self.usual_norm) / NORMS_IN_MEAN
         if self.scaler.is_enabled():  # it skips a step whose gradient is not finite
             norm = norm.nan_to_num(0, 0, 0)
-        self.scaler.step(self.optimizer)
+        encoder = self.model.label_transformation
+        holds = self.label_norm == "fixed" and hasattr(encoder, "holding_white")
+        with encoder.holding_white() if holds else nullcontext():
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         return norm

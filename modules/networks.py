@@ -4,8 +4,11 @@ Layer by layer and name by name those of the NYCU DLP course template: its check
 and a program written against it runs with these. Divisions of widths are integer divisions.
 """
 
+from contextlib import contextmanager
+
 import torch
 from torch import nn
+from torch.nn import functional
 
 from .layers import DepthConvBlock, GaussianPosterior, ResidualBlock
 
@@ -35,6 +38,11 @@ class Label_Encoder(nn.Sequential):
 
     The template writes LeakyReLU(True) after the BatchNorm: a slope of 1, so no activation. The identity here keeps
     that function, and the positions in the Sequential that name the parameters.
+
+    Labels are thin lines on white. The convolution makes of white the sum of its weights, which BatchNorm takes off
+    again; a step of the optimizer changes that sum by a dozen standard deviations of what BatchNorm sees. In training
+    mode the mean over the batch follows at once. In eval mode, in which `--label_norm fixed` trains, `forward` gives
+    the weights the gradient of the lines alone, and `holding_white` lets the running mean follow.
     """
 
     def __init__(self, in_chans, out_chans, norm_layer=nn.BatchNorm2d):
@@ -47,7 +55,28 @@ class Label_Encoder(nn.Sequential):
         )
 
     def forward(self, image):
-        return super().forward(image)
+        pad, conv, norm, identity, block = self
+        if self.training or not torch.is_grad_enabled() or not isinstance(norm, nn.BatchNorm2d):
+            return super().forward(image)
+        mean_of_lines = norm.running_mean - self._white()  # without gradient: white counts as a constant
+        features = functional.batch_norm(conv(pad(image) - 1), mean_of_lines, norm.running_var, norm.weight, norm.bias,
+                                         eps=norm.eps)
+        return block(identity(features))
+
+    @contextmanager
+    def holding_white(self):
+        """Around an optimizer step: BatchNorm's running mean follows the weights, so that white stays what it is."""
+        norm = self[2]
+        if not isinstance(norm, nn.BatchNorm2d):
+            yield
+            return
+        mean_of_lines = norm.running_mean - self._white()
+        yield
+        norm.running_mean.copy_(mean_of_lines + self._white())
+
+    def _white(self):
+        """What the convolution makes of white, less its bias: [L/2]."""
+        return self[1].weight.detach().sum(dim=(1, 2, 3))
 
 
 class Gaussian_Predictor(GaussianPosterior):

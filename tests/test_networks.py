@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules import VAE_Model
+from modules import Label_Encoder, VAE_Model
 from modules.losses import kl_divergence
 
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "template_network.json").read_text())
@@ -86,3 +86,40 @@ def test_any_dimensions_give_frames_of_the_size_of_the_input(dimensions):
     assert frame_features.shape == (2, F_dim, 9, 14) and label_features.shape == (2, L_dim, 9, 14)
     assert z.shape == mu.shape == logvar.shape == (2, N_dim, 9, 14)
     assert model.Generator(model.Decoder_Fusion(frame_features, label_features, z)).shape == frame.shape
+
+
+def label_encoder(seed):
+    """One in eval mode whose BatchNorm has some running averages."""
+    torch.manual_seed(seed)
+    encoder = Label_Encoder(3, 8).double().eval()
+    encoder[2].running_mean.normal_()
+    encoder[2].running_var.uniform_(0.01, 1)
+    return encoder
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_label_is_encoded_alike_with_and_without_gradients(seed):
+    encoder, labels = label_encoder(seed), torch.rand(2, 3, 8, 12, dtype=torch.float64)
+    with torch.no_grad():
+        expected = encoder(labels)
+    torch.testing.assert_close(encoder(labels).detach(), expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_step_changes_what_the_convolution_makes_of_white(seed):
+    encoder, white = label_encoder(seed), torch.ones(1, 3, 8, 12, dtype=torch.float64)
+    before = encoder(white)
+    before.square().sum().backward()
+    torch.testing.assert_close(encoder[1].weight.grad, torch.zeros_like(encoder[1].weight))
+    with torch.no_grad():
+        with encoder.holding_white():
+            encoder[1].weight += torch.randn_like(encoder[1].weight)
+        torch.testing.assert_close(encoder(white), before)
+
+
+@pytest.mark.parametrize("norm_layer", [torch.nn.InstanceNorm2d, torch.nn.Identity])
+def test_a_label_encoder_with_another_norm_holds_nothing(norm_layer):
+    encoder, labels = Label_Encoder(3, 8, norm_layer).eval(), torch.rand(2, 3, 8, 12)
+    with encoder.holding_white(), torch.no_grad():
+        expected = encoder(labels)
+    torch.testing.assert_close(encoder(labels).detach(), expected)

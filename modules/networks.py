@@ -40,7 +40,7 @@ class Label_Encoder(nn.Sequential):
     that function, and the positions in the Sequential that name the parameters.
 
     Labels are thin lines on white. The convolution makes of white the sum of its weights, which BatchNorm takes off
-    again; a step of the optimizer changes that sum by a dozen standard deviations of what BatchNorm sees. In training
+    again; a step of the optimizer changes that sum by up to eleven standard deviations of what BatchNorm sees. In training
     mode the mean over the batch follows at once. In eval mode, in which `--label_norm fixed` trains, `forward` gives
     the weights the gradient of the lines alone, and `holding_white` lets the running mean follow.
     """

@@ -1,4 +1,4 @@
-"""Generate the test sequences, or those of validation or training, with a trained model: submission, videos and scores."""
+"""Generate the sequences of test, validation or training with a trained model: submission, videos and scores."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial

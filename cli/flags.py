@@ -52,10 +52,9 @@ def add_network_flags(parser):
                                 ("D_out_dim", 192, "channels between fusion and generator")):
         group.add_argument(f"--{name}", type=at_least(LEAST_DIMENSIONS[name]), default=default, help=what)
     group.add_argument("--label_norm", choices=["fixed", "batch"], default="fixed",
-                       help="what the template's BatchNorm of label features takes in training: the mean and "
-                            "variance of the training labels, measured once before the first step (with --ckpt_path "
-                            "those of the checkpoint), so that the network is the same in a test; or those of each "
-                            "batch, as the course does")
+                       help="which mean and variance of labels the template's BatchNorm takes in training: those of "
+                            "the training labels, measured before the first step (with --ckpt_path those of the "
+                            "checkpoint), as in a test; or those of each batch, as the course does")
     group.add_argument("--posterior", choices=["previous", "current"], default="previous",
                        help="the frame that the Gaussian predictor sees in training: the input, or the one to predict")
 
@@ -184,11 +183,12 @@ def tester_parser():
     Those that only shape training have no effect; those that the checkpoint answers need not be given.
     """
     parser = trainer_parser()
-    parser.description = "Generate the test sequences with a trained model: submission, videos and scores."
+    parser.description = ("Generate the test sequences, or those of validation or training, with a trained model: "
+                          "submission, videos and scores.")
     group = parser.add_argument_group("test")
     group.add_argument("--split", choices=SPLITS, default="test",
-                       help="sequences to generate; those of val and train are --val_vi_len frames long and bring their "
-                            "own truth. Beside val, train shows what a model knows by heart")
+                       help="sequences to generate; those of val and train are --val_vi_len frames long and bring "
+                            "their own truth. Beside val, train shows what a model knows by heart")
     group.add_argument("--gt", metavar="FILE", help="ground truth in the submission's format, to score against")
     group.add_argument("--make_gif", action=BooleanOptionalAction, default=True, help="write the videos")
     group.add_argument("--views", type=positive_int, default=1, metavar="N",

@@ -33,6 +33,9 @@ class ClipTrainer:
         self.optimizer = getattr(torch.optim, optim)(model.parameters(), lr, fused=device.type != "mps")
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.usual_norm = torch.ones((), device=device)  # running mean of the gradient's norm, as clipped
+        self.around_step = nullcontext
+        if label_norm == "fixed":
+            self.around_step = getattr(model.label_transformation, "learning_lines", nullcontext)
         self.graphed_gradient = None
         if device.type == "cuda" and cuda_graphs and not checkpoint_frames and world_size() == 1:
             self.graphed_gradient = GraphedGradient(self._add_gradient, model.parameters())
@@ -96,7 +99,10 @@ class ClipTrainer:
                         noise=clips.noise, all_forced=bool(clips.teacher_forced[:, times].all()))
                 sums[:3] += terms * clips.counted
             sums[:3] /= clips.labels.shape[1] - 1
-            sums[3] += self._step() * sum(clips.counted for clips in parts) / len(segments)
+            self.scaler.unscale_(self.optimizer)
+            with self.around_step():
+                norm = self._step()
+            sums[3] += norm * sum(clips.counted for clips in parts) / len(segments)
             yield sums
 
     def _add_gradient(self, first_frame, frames, labels, teacher_forced, beta, share, *, noise, all_forced):
@@ -115,11 +121,10 @@ class ClipTrainer:
     def _step(self):
         """Take a step with the gradient's norm clipped to CLIP_AT times its running mean; returns the norm before.
 
-        The course clips it to 1. With the defaults 0.01 to 0.1 is usual: a few gradients of norm 1, such as those of
+        The course clips it to 1. With the defaults 0.005 to 0.1 is usual: a few gradients of norm 1, such as those of
         the KL after an epoch with beta 0, then move Adam farther than thousands of usual ones, and have ended a
         training in NaN.
         """
-        self.scaler.unscale_(self.optimizer)
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
         norm = nn.utils.get_total_norm([weight.grad for weight in weights])
         limit = (CLIP_AT * self.usual_norm).clamp(*CLIP_RANGE)
@@ -128,9 +133,6 @@ class ClipTrainer:
         self.usual_norm += (seen - self.usual_norm) / NORMS_IN_MEAN
         if self.scaler.is_enabled():  # it skips a step whose gradient is not finite
             norm = norm.nan_to_num(0, 0, 0)
-        encoder = self.model.label_transformation
-        holds = self.label_norm == "fixed" and hasattr(encoder, "holding_white")
-        with encoder.holding_white() if holds else nullcontext():
-            self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         return norm

@@ -1,11 +1,13 @@
 """The network is that of the course template: names, shapes and output."""
 
 import json
+from functools import partial
 from math import prod
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from modules import Label_Encoder, VAE_Model
 from modules.losses import kl_divergence
@@ -97,29 +99,37 @@ def label_encoder(seed):
     return encoder
 
 
+@pytest.mark.parametrize("convert", [lambda encoder: encoder, nn.SyncBatchNorm.convert_sync_batchnorm])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_label_is_encoded_alike_with_and_without_gradients(seed):
-    encoder, labels = label_encoder(seed), torch.rand(2, 3, 8, 12, dtype=torch.float64)
-    with torch.no_grad():
-        expected = encoder(labels)
-    torch.testing.assert_close(encoder(labels).detach(), expected)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_no_step_changes_what_the_convolution_makes_of_white(seed):
-    encoder, white = label_encoder(seed), torch.ones(1, 3, 8, 12, dtype=torch.float64)
+def test_white_is_held_while_lines_are_learned(seed, convert):
+    encoder, white = convert(label_encoder(seed)), torch.ones(1, 3, 8, 12, dtype=torch.float64)
+    pad, conv, norm, _, block = encoder
     before = encoder(white)
     before.square().sum().backward()
-    torch.testing.assert_close(encoder[1].weight.grad, torch.zeros_like(encoder[1].weight))
     with torch.no_grad():
-        with encoder.holding_white():
-            encoder[1].weight += torch.randn_like(encoder[1].weight)
+        with encoder.learning_lines():
+            torch.testing.assert_close(conv.weight.grad, torch.zeros_like(conv.weight))
+            conv.weight += torch.randn_like(conv.weight)
         torch.testing.assert_close(encoder(white), before)
 
 
-@pytest.mark.parametrize("norm_layer", [torch.nn.InstanceNorm2d, torch.nn.Identity])
-def test_a_label_encoder_with_another_norm_holds_nothing(norm_layer):
-    encoder, labels = Label_Encoder(3, 8, norm_layer).eval(), torch.rand(2, 3, 8, 12)
-    with encoder.holding_white(), torch.no_grad():
-        expected = encoder(labels)
-    torch.testing.assert_close(encoder(labels).detach(), expected)
+@pytest.mark.parametrize("seed", range(3))
+def test_lines_are_learned_as_if_white_were_zero(seed):
+    encoder, labels = label_encoder(seed), torch.rand(2, 3, 8, 12, dtype=torch.float64)
+    pad, conv, norm, _, block = encoder
+    white = conv.weight.detach().sum(dim=(1, 2, 3))[:, None, None]
+    encoder(labels).square().sum().backward()
+    with encoder.learning_lines():
+        learned = conv.weight.grad.clone()
+    conv.weight.grad = None
+    block(norm(conv(pad(labels) - 1) + white)).square().sum().backward()
+    torch.testing.assert_close(learned, conv.weight.grad)
+
+
+@pytest.mark.parametrize("norm_layer", [partial(nn.BatchNorm2d, track_running_stats=False), nn.Identity])
+def test_a_norm_without_running_mean_is_left_alone(norm_layer):
+    encoder = Label_Encoder(3, 8, norm_layer).eval()
+    encoder(torch.rand(2, 3, 8, 12)).sum().backward()
+    gradient = encoder[1].weight.grad.clone()
+    with encoder.learning_lines():
+        assert torch.equal(encoder[1].weight.grad, gradient)

@@ -448,6 +448,15 @@ def test_a_whole_dataset_is_described_without_complaint(dancer):
     assert all("256 x 128" in fact for fact in facts)
 
 
+def test_labels_on_black_are_named(dancer, tmp_path):
+    root = tmp_path / "inverted"
+    shutil.copytree(dancer, root, ignore=shutil.ignore_patterns(".decoded"))
+    for path in (root / "train/train_label").iterdir():
+        iio.imwrite(path, 255 - iio.imread(path))
+    problem, = describe_dataset(root)[0]
+    assert str(root / "train/train_label") in problem and "white" in problem
+
+
 def test_everything_wrong_with_a_dataset_is_described_at_once(dancer, tmp_path):
     root = tmp_path / "broken"
     shutil.copytree(dancer, root, ignore=shutil.ignore_patterns(".decoded"))

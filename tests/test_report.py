@@ -1,20 +1,25 @@
-"""The tables of docs/report.md: what docs/report/statements.py computes."""
+"""What docs/report/statements.py and docs/study/data_and_time.py compute from logs."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "docs" / "report" / "statements.py"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def load(script):
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def statements():
-    spec = importlib.util.spec_from_file_location("statements", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(DOCS / "report" / "statements.py")
 
 
 def test_p_value_is_the_part_of_all_ways_to_share_out_the_runs(statements):
@@ -46,3 +51,22 @@ def test_drift_is_counted_over_that_of_the_nearest_label(statements, monkeypatch
               "nearest label": {"psnr_first_100": 20.0, "psnr_last_100": 22.0}}
     monkeypatch.setattr(statements, "read_json", lambda path: {"scores": {"test": scores}})
     assert statements.drift(Path("run")) == pytest.approx(-3.0)
+
+
+def test_psnr_of_each_split_is_drawn_over_the_minutes_of_each_size(tmp_path):
+    script = load(DOCS / "study" / "data_and_time.py")
+    runs = {("2520", "3"): 31.0, ("630", "3"): 27.5, ("2520", "1"): 29.0}  # their validation PSNR
+    for (frames, minutes), psnr in runs.items():
+        folder = tmp_path / frames / minutes
+        for split, more in (("val", 0), ("test", 0.5), ("train", 2)):
+            (folder / split).mkdir(parents=True)
+            scores = {"this model": {"psnr": psnr + more}}
+            (folder / split / "scores.json").write_text(json.dumps(scores))
+        (folder / "metrics.csv").write_text("epoch,loss,mse,kl,beta,tfr,lr,grad_norm,val_psnr,val_ssim\n"
+                                            f"0,1,1,1,1,0,1,1,{psnr},0.9\n")
+        (folder / "times.csv").write_text(f"epoch,seconds\n0,{60 * int(minutes)}\n")
+    figure = script.draw([script.read_row(tmp_path / frames / minutes) for frames, minutes in sorted(runs)])
+    curves = {(ax.get_title().split()[0], line.get_label()): line.get_xydata().tolist()
+              for ax in figure.axes for line in ax.lines}
+    assert curves["2,520", "validation"] == [[1, 29], [3, 31]] and curves["630", "validation"] == [[3, 27.5]]
+    assert curves["2,520", "training sequences"] == [[1, 31], [3, 33]] and len(curves) == 6

@@ -65,7 +65,8 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
                 raise RunError(f"epoch {epoch}, up to batch {steps[-1]}: loss {row['loss']}, gradient norm "
                                f"{row['grad_norm']}; what was saved is intact; try --clamp_feedback, a lower --lr or a "
                                "lower --kl_weight")
-            progress.set_postfix_str(f"{shown_metrics(row)} best PSNR {state.best_psnr:.2f}", refresh=False)
+            best = f" best PSNR {state.best_psnr:.2f}" if math.isfinite(state.best_psnr) else ""  # no validation yet
+            progress.set_postfix_str(shown_metrics(row) + best, refresh=False)
             recorder.after_steps(row)
     return metrics_row(epoch, schedules, state, len(batches))
 

@@ -23,7 +23,7 @@ from media.images import IMAGE_SUFFIXES
 from modules.pixels import to_unit
 from stage_dancer.dataset import is_dancer, make_dancer
 
-DARK = 64  # of 255, the mean of labels
+DARK = 64  # of 255: labels whose mean is below this are not on white
 LENGTH_FLAGS = {"train": "--train_vi_len (in Tester.py --val_vi_len)", "val": "--val_vi_len"}
 
 
@@ -264,11 +264,13 @@ def describe_dataset(root):
             continue
         sizes = set()
         for paths in folders:
-            brightness, unreadable, found = read_images(paths, lambda image: image.float().mean(), os.cpu_count())
+            judged = mode == "train" and paths is labels  # they stand for the labels of all splits
+            brightness, unreadable, found = read_images(
+                paths, lambda image: image.float().mean() if judged else None, os.cpu_count())
             problems += unreadable
             sizes |= {f"{width} x {height}" for height, width in found}
-            if mode == "train" and paths is labels and not unreadable and sum(brightness) / len(paths) < DARK:
-                problems.append(f"{paths[0].parent} is dark, and the networks expect lines on white; invert its images, "
-                                "and those of the other labels")
+            if judged and not unreadable and sum(brightness) / len(paths) < DARK:
+                problems.append(f"{paths[0].parent} is dark, and the networks expect lines on white; invert its "
+                                "images, and those of the other labels")
         facts.append(f"{mode}: {fact}, {' and '.join(sorted(sizes))} pixels")
     return problems, facts

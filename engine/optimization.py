@@ -99,7 +99,6 @@ class ClipTrainer:
                         noise=clips.noise, all_forced=bool(clips.teacher_forced[:, times].all()))
                 sums[:3] += terms * clips.counted
             sums[:3] /= clips.labels.shape[1] - 1
-            self.scaler.unscale_(self.optimizer)
             with self.around_step():
                 norm = self._step()
             sums[3] += norm * sum(clips.counted for clips in parts) / len(segments)
@@ -125,6 +124,7 @@ class ClipTrainer:
         the KL after an epoch with beta 0, then move Adam farther than thousands of usual ones, and have ended a
         training in NaN.
         """
+        self.scaler.unscale_(self.optimizer)
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
         norm = nn.utils.get_total_norm([weight.grad for weight in weights])
         limit = (CLIP_AT * self.usual_norm).clamp(*CLIP_RANGE)

@@ -8,7 +8,6 @@ from string import Template
 import numpy as np
 
 from cli.files import atomic_write
-from cli.flags import SPLITS
 from engine.logs import read_record, read_scores
 from media.gif import FRAMES_PER_SECOND
 
@@ -23,6 +22,8 @@ CURVES = {  # column of metrics.csv: title, and how its axis is drawn
     "kl": ("KL, nats per frame", {"log": True}), "val_psnr": ("Validation PSNR, dB", {}),
     "tfr": ("Teacher forcing ratio", {"zero": True}), "beta": ("\u03b2, factor on KL", {"zero": True}),
 }
+
+CAPTIONS = {"test": "Test sequences", "val": "Validation", "train": "Training sequences", "": "Sequences"}
 
 
 def write_page(path, folders, tests=True):
@@ -53,8 +54,8 @@ def read_web(name):
 
 
 def read_all_scores(folder):
-    """{"test": scores, "val": scores, "train": scores} of a run of Trainer.py, or {"": scores} of a folder of Tester.py."""
-    scores = {split: read_scores(folder / split) for split in (*SPLITS, "")}
+    """{split: scores} of a run of Trainer.py, by its folders in CAPTIONS, or {"": scores} of a folder of Tester.py."""
+    scores = {split: read_scores(folder / split) for split in CAPTIONS}
     return {split: rows for split, rows in scores.items() if rows}
 
 
@@ -108,8 +109,7 @@ def scores_html(names, scores, folder):
     folder: of the first run, for what to do if there are no scores.
     """
     tables = ""
-    for split, caption in (("test", "Test sequences"), ("val", "Validation"), ("train", "Training sequences"),
-                           ("", "Sequences")):
+    for split, caption in CAPTIONS.items():
         models, baselines = [], {}
         for place, (name, score) in enumerate(zip(names, scores)):
             for predictor, row in score.get(split, {}).items():

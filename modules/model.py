@@ -101,8 +101,8 @@ class VAE_Model(nn.Module):
 
         beta: weight of the KL. reconstruction: `mse` or `log_mse`. teacher_forced: bool [B, T], on the device, or
         None. images_at_once: images computed as one batch where all frames are forced. random_shift: shift each clip
-        sideways by a random number of pixels. all_forced: whether all frames are forced, if the caller knows; looking into
-        `teacher_forced` would wait for a GPU. Other parameters: see `rollout`.
+        sideways by a random number of pixels. all_forced: whether all frames are forced, if the caller knows; looking
+        into `teacher_forced` would wait for a GPU. Other parameters: see `rollout`.
         Returns {"loss", "mse", "kl"}, sums over the frames 1..T-1 and means over the clips, and the input of the step
         after the clip, [B, 3, H, W], without gradient.
         """

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from cli.files import read_json  # noqa: E402
-from cli.tables import markdown_table  # noqa: E402
+from cli.tables import markdown_table, number  # noqa: E402
 from engine.logs import read_metrics  # noqa: E402
 from figures.style import STYLES, save, with_legend  # noqa: E402
 
@@ -58,8 +58,8 @@ def draw(rows):
 
 def cells(row):
     """A row of the table, as text by heading."""
-    return {"training frames": f"{row['frames']:,}", "epochs": str(row["epochs"]), "seconds": f"{row['seconds']:,.0f}"} | {
-        name: f"{row[split]:.2f}" for split, name in SPLITS.items()}
+    return {"training frames": number(row["frames"], 0), "epochs": number(row["epochs"], 0),
+            "seconds": number(row["seconds"], 0), **{name: number(row[split]) for split, name in SPLITS.items()}}
 
 
 if __name__ == "__main__":

@@ -38,6 +38,12 @@ def test_p_value_of_many_runs_is_estimated(statements, monkeypatch):
     assert 0.05 < exact < 0.95 and statements.p_value(numbers[:6], numbers[6:]) == pytest.approx(exact, abs=0.06)
 
 
+def test_over_all_annealings_a_seed_counts_once(statements):
+    by_seed = {("None", "on"): {0: 30.0, 1: 31.0}, ("Monotonic", "on"): {1: 33.0, 0: 30.5}, ("None", "off"): {0: 1.0}}
+    assert statements.over_annealings(by_seed, "on") == [30.25, 32.0]
+    assert statements.over_annealings(by_seed, "off") == [1.0]
+
+
 @pytest.mark.parametrize("factor", [1.0, 0.9, 1.3])
 def test_restlessness_is_the_factor_from_epoch_to_epoch(statements, factor, monkeypatch):
     loss = np.concatenate([np.random.default_rng(0).uniform(size=statements.CALM_EPOCH), factor ** np.arange(20)])

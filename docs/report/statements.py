@@ -1,7 +1,8 @@
 """Print the tables of docs/report.md from the logs of its runs: python docs/report/statements.py STUDY.
 
 STUDY is the folder of the study, with `<recipe>/seed=<n>/` in it; runs that have not come to their last epoch are left
-out, and from the tables of the test those that were not tested. Nothing is trained.
+out, and from the tables of the test those that were not tested. Nothing is trained. "all" compares the seeds' means
+over the annealings.
 """
 
 import sys
@@ -37,7 +38,7 @@ def main():
         annealing = flags["kl_anneal_type"], flags["kl_anneal_cycle"], flags["kl_anneal_ratio"]
         for name, forcing in product(ANNEALINGS, FORCINGS):
             if annealing == ANNEALINGS[name] and flags["tfr"] == FORCINGS[forcing]:
-                runs.setdefault((name, forcing), []).append(run)
+                runs.setdefault((name, forcing), {})[flags["seed"]] = run
     for title, measure, pairs in (
             ("1. No teacher forcing is better: best validation PSNR (dB)", best_psnr, "forcing"),
             ("1. Test PSNR (dB)", test_psnr, "forcing"),
@@ -45,11 +46,11 @@ def main():
             ("2. and 3. Restlessness of the MSE after epoch 15", lambda run: restlessness(run, "mse"), "annealing"),
             ("4. PSNR of the last 100 test frames less the first 100, over the nearest label's (dB)", drift, "")):
         of_the_test = measure in (test_psnr, drift)
-        values = {cell: [measure(run) for run in folders if not of_the_test or (run / "result.json").is_file()]
-                  for cell, folders in runs.items()}
+        by_seed = {cell: {seed: measure(run) for seed, run in folders.items()
+                          if not of_the_test or (run / "result.json").is_file()} for cell, folders in runs.items()}
+        values = {cell: list(numbers.values()) for cell, numbers in by_seed.items()}
         print(f"\n{title}\n\n{markdown_table(table(values))}")
-        values |= {("all", forcing): [number for name in ANNEALINGS for number in values.get((name, forcing), [])]
-                   for forcing in FORCINGS}
+        values |= {("all", forcing): over_annealings(by_seed, forcing) for forcing in FORCINGS}
         for one, other in compared(values, pairs):
             difference = np.mean(values[one]) - np.mean(values[other])
             p = p_value(values[one], values[other])
@@ -64,6 +65,15 @@ def table(values):
 
     return [{"annealing": name} | {f"forcing {forcing}": text(name, forcing) for forcing in FORCINGS}
             for name in ANNEALINGS]
+
+
+def over_annealings(by_seed, forcing):
+    """The mean of each seed over the annealings: runs of one seed resemble each other, and must not count as many."""
+    numbers = {}
+    for (_, of_forcing), of_seeds in by_seed.items():
+        for seed, number in of_seeds.items() if of_forcing == forcing else ():
+            numbers.setdefault(seed, []).append(number)
+    return [float(np.mean(of_seed)) for of_seed in numbers.values()]
 
 
 def compared(values, pairs):

@@ -13,7 +13,7 @@ from cli.flags import trainer_parser
 from cli.parser import Parser, natural_int, positive_float, positive_int, split_words, typed_command
 from cli.tables import text_table
 from engine.logs import read_arguments
-from engine.study import Recipe, Scripts, calibrate, complete, share_cores, shows_frames_of
+from engine.study import Recipe, Scripts, calibrate, share_cores, train_and_test, truth_fits
 from figures.study import cells, draw_curves, draw_sheet, first_of_each_recipe, table_rows, write_tables
 from media.pixel_csv import read_pixels_csv
 
@@ -31,12 +31,12 @@ def main():
     with locked("--out", args.out) as out, ThreadPoolExecutor(args.jobs) as pool:
         scripts, for_each = Scripts(), pool.map if args.jobs > 1 else map
         set_epochs(recipes, root, args.epochs, args.minutes, scripts, for_each)
-        runs = [recipe.run(root, recipe.epochs, seed, f"seed={seed}")
+        runs = [recipe.make_run(root, recipe.epochs, seed, f"seed={seed}")
                 for seed in dict.fromkeys(args.seeds) for recipe in recipes if not recipe.failed]
         for run in runs:
             run.check_unchanged()
         write_tables(out, table_rows(recipes, runs), recipes, typed_command(), args.minutes)
-        for run in for_each(partial(complete, truth=truth, scripts=scripts), runs):
+        for run in for_each(partial(train_and_test, truth=truth, scripts=scripts), runs):
             print(f"{run.folder}: {run.failed or 'done'}")
             write_tables(out, table_rows(recipes, runs), recipes, typed_command(), args.minutes)
         finished = [run for run in runs if run.result]
@@ -93,7 +93,7 @@ def set_epochs(recipes, root, epochs, minutes, scripts, for_each):
         for recipe in recipes:
             recipe.epochs = epochs
         return
-    runs = [recipe.run(root, 1, 0, "calibration") for recipe in recipes]
+    runs = [recipe.make_run(root, 1, 0, "calibration") for recipe in recipes]
     for run in runs:
         run.check_unchanged()
     for recipe in for_each(partial(calibrate, minutes=minutes, scripts=scripts), runs):
@@ -121,7 +121,7 @@ def draw_frames(out, runs, root, truth):
         return pixels[times].reshape(-1, 3, flags["frame_H"], flags["frame_W"]).transpose(0, 2, 3, 1)
 
     rows = {"label": [read_image(labels[time]).permute(1, 2, 0).numpy() for time in times]}
-    scored = next((run for run in runs if shows_frames_of(truth, run.folder)), None)
+    scored = next((run for run in runs if truth_fits(truth, run.folder)), None)
     if scored:
         rows["truth"] = frames(truth, "--gt", scored)
     for run in first_of_each_recipe(runs):

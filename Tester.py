@@ -51,7 +51,7 @@ def main():
     if args.drive:
         folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / "drive")
         drive = open_drive(args.drive, args.poses, root, **options)
-        return dance_anew(drive, folder, root, roll_out, options, args.video_format)
+        return generate_drive(drive, folder, root, roll_out, options, args.video_format)
     video_format = VideoFormat(args.video_format, noted_fps(root, FRAMES_PER_SECOND)) if args.make_gif else None
     generate_and_score(args, root, options, roll_out, metrics, video_format)
 
@@ -95,7 +95,7 @@ def export(args, checkpoint):
     write_onnx(args.onnx, model, (args.frame_H, args.frame_W), clamp=args.clamp_feedback)
 
 
-def dance_anew(drive, folder, root, roll_out, options, files):
+def generate_drive(drive, folder, root, roll_out, options, video_files):
     """Generate the dance of --drive from the training frame nearest to its first label, and write it as `driven`.
 
     A video that drives is shown beside it, and the result is written as GIF and as MP4.
@@ -104,8 +104,8 @@ def dance_anew(drive, folder, root, roll_out, options, files):
     [prediction] = roll_out([nearest_start(train_set, drive.labels[0])], [drive.labels])
     videos = {"label": drive.labels, "prediction": prediction}
     if drive.video is not None:
-        videos, files = {"driven by": drive.video, **videos}, "both"
-    write_comparison(folder / "driven", videos, VideoFormat(files, drive.fps))
+        videos, video_files = {"driven by": drive.video, **videos}, "both"
+    write_comparison(folder / "driven", videos, VideoFormat(video_files, drive.fps))
     print(f"{len(prediction) - 1} frames generated; the dance is in {folder}")
 
 
@@ -114,7 +114,7 @@ def open_sequences(root, split, val_vi_len, options):
     sequences = Dataset_Dance(root, None, split, val_vi_len, **options)
     if split == "test":
         return sequences.names, sequences.frames, sequences.labels
-    clips = [slice(start, start + val_vi_len) for start in sequences.starts().tolist()]
+    clips = [slice(start, start + val_vi_len) for start in sequences.clip_starts().tolist()]
     names = list(map(str, range(len(clips))))
     return names, [sequences.frames[clip] for clip in clips], [sequences.labels[clip] for clip in clips]
 
@@ -183,7 +183,7 @@ def write_scores(folder, predictions, truth, labels, train_set, public, metrics,
 
     of_samples: further rows of the table, see write_samples.
     """
-    further = {name: metric for name, metric in metrics.items() if name not in ("psnr", "ssim")}  # of `summarise`
+    further = {name: metric for name, metric in metrics.items() if name not in ("psnr", "ssim")}  # summarise has them
     scores = score_all(predictions, truth, labels, train_set, lambda videos, true: (
         summarise(videos, true) | mean_scores(videos, true, further) | course_score(videos, true, public)))
     scores = {"this model": scores.pop("this model"), **of_samples, **scores}

@@ -14,7 +14,7 @@ import torch
 from dataloader import Dataset_Dance, dataset_or_dancer
 from engine.batches import EpochBatches, place_on
 from engine.checkpoint import build_model
-from engine.devices import choose_device, choose_precision, telling_full_memory, tune_cpu
+from engine.devices import choose_device, choose_precision, report_full_memory, tune_cpu
 from engine.evaluation import generate_sequences, measure_z, score_all, score_table, validate, validation_metrics
 from engine.event_files import check_tensorboard
 from engine.logs import save_videos
@@ -32,8 +32,8 @@ from modules.metrics import psnr_per_frame
 from modules.pixels import evenly_spread
 from poses.dataset import noted_fps
 
-FOR_MEMORY = "give smaller frames or a lower --partial, or on a GPU --data_device cpu"
-MEASURED_LABELS = 256  # whose mean and variance --label_norm fixed takes; of large ones a quarter
+MEMORY_REMEDY = "give smaller frames or a lower --partial, or on a GPU --data_device cpu"
+MEASURED_LABELS = 256  # that --label_norm fixed measures, as one batch; a quarter as many where they are large
 
 
 def main():
@@ -44,34 +44,35 @@ def main():
     tune_cpu()
     device = choose_device(args.device, args.gpu)
     dtype = choose_precision(args.amp, device)
-    with joined_processes(device), telling_full_memory(device, FOR_MEMORY):
+    with joined_processes(device), report_full_memory(device, MEMORY_REMEDY):
         train_set, val_set = open_datasets(args)
-        model = first_model(args, train_set, device, dtype, checkpoint)
+        model = starting_model(args, train_set, device, dtype, checkpoint)
         announce(model, train_set, device, dtype)
-        how = {"device": device, "dtype": dtype, "seed": args.seed, "clamp": args.clamp_feedback}
-        roll_out = partial(generate_sequences, **how, temperature=args.temperature)
+        settings = {"device": device, "dtype": dtype, "seed": args.seed, "clamp": args.clamp_feedback}
+        roll_out = partial(generate_sequences, model, **settings, temperature=args.temperature)
         if args.test:
-            print_scores(validate(model, val_set, roll_out), train_set)
+            print_scores(validate(val_set, roll_out), train_set)
             return
         trainer = build_trainer(args, model, device, dtype)
         state = RunState()
         if args.resume:
             state = restore(trainer, checkpoint, args.ckpt_path, train_set, batch_size=args.batch_size,
                             accumulate=args.accumulate)
-        clips = place_on(train_set, device, args.data_device)
+        placed_set = place_on(train_set, device, args.data_device)
         video_format = VideoFormat(args.video_format, noted_fps(train_set.root, FRAMES_PER_SECOND))
         with open_run(args.save_root, model, arguments=vars(args), fps=video_format.fps, resume=args.resume,
                       overwrite=args.overwrite, num_epoch=args.num_epoch, per_save=args.per_save) as folder, \
-                drawn_at_its_end(folder, val_set, state, device, video_format):
+                draw_at_the_end(folder, val_set, state, device, video_format):
             recorder = RunRecorder(folder, trainer, state, arguments=vars(args), num_epoch=args.num_epoch,
                                    sequence_lengths=train_set.sequence_lengths, save_minutes=args.save_minutes,
                                    per_save=args.per_save, tensorboard=args.tensorboard)
             for epoch in range(state.last_epoch + 1, args.num_epoch):
-                batches = EpochBatches(clips, epoch, device, tfr=schedules.tfr(epoch), **batch_settings(args, epoch))
+                batches = EpochBatches(placed_set, epoch, device, tfr=schedules.tfr(epoch),
+                                       **batch_settings(args, epoch))
                 metrics = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
                 if rank() == 0 and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
-                    videos = validate(model, val_set, roll_out)
-                    metrics |= validation_metrics(videos) | measure_z(model, val_set, **how)
+                    videos = validate(val_set, roll_out)
+                    metrics |= validation_metrics(videos) | measure_z(model, val_set, **settings)
                     recorder.after_validation(metrics, videos, video_format if args.store_visualization else None)
                 recorder.after_epoch(metrics)
         if rank() == 0:
@@ -86,19 +87,19 @@ def check_packages(args):
 
 
 def open_datasets(args):
-    """The training and the validation set; without --DR those of the stage dancer, made if need be."""
+    """Open the training and the validation set; without --DR those of the stage dancer, made if need be."""
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
     with rank_0_first():
         root = dataset_or_dancer(args.DR)
         val_set = Dataset_Dance(root, None, "val", args.val_vi_len, **options)
         train_set = Dataset_Dance(root, None, "train", args.train_vi_len, args.partial, **options)
-    if args.fast_train and not len(train_set.starts(args.fast_partial)):
+    if args.fast_train and not len(train_set.clip_starts(args.fast_partial)):
         raise UsageError(f"--fast_partial {args.fast_partial} leaves no clip of {args.train_vi_len} frames; raise it")
     return train_set, val_set
 
 
-def first_model(args, train_set, device, dtype, checkpoint):
-    """The model that the run starts from: with the weights of the checkpoint, or fresh ones."""
+def starting_model(args, train_set, device, dtype, checkpoint):
+    """Build the model that the run starts from: with the weights of the checkpoint, or with fresh ones."""
     torch.manual_seed(args.seed)
     model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
     if args.label_norm == "fixed" and checkpoint is None:
@@ -132,13 +133,13 @@ def batch_settings(args, epoch):
 
 
 @contextmanager
-def drawn_at_its_end(folder, val_set, state, device, video_format):
+def draw_at_the_end(folder, val_set, state, device, video_format):
     """Draw the figures and the best video of a run when it ends, also when it is stopped or fails."""
     remedy = (f"what was saved in {folder} is intact: continue with --resume and --checkpoint_frames, or a lower "
               "--batch_size and an --accumulate higher by as much; or train anew with --bptt, or with a lower "
               "--train_vi_len or --interleave; on a GPU also with --no-cuda_graphs")
     try:
-        with telling_full_memory(device, remedy):
+        with report_full_memory(device, remedy):
             yield
     except (RunError, Stopped) as error:
         with suppress(RunError, UsageError):  # the first error is the one to report
@@ -170,7 +171,7 @@ def best_rollout(folder, val_set, state):
     None if there is none, or it is another's: the run may have been killed between writing it and its checkpoint.
     """
     prediction = read_best_rollout(folder)
-    frames, labels = val_set.clips(val_set.starts())
+    frames, labels = val_set.clips(val_set.clip_starts())
     if prediction is None or abs(torch.cat(psnr_per_frame(prediction, frames)).mean() - state.best_psnr) > 1e-3:
         return None
     return {"label": labels, "prediction": prediction, "truth": frames}
@@ -180,8 +181,7 @@ def show_best(folder, val_set, train_set, state):
     """Score the best rollout beside the baselines, and say what to do next."""
     path = folder / "best.ckpt"
     if not path.exists():
-        raise RunError(f"there is no {path}: no validation gave a finite PSNR, or it was removed; "
-                       "try --clamp_feedback or a lower --lr")
+        raise RunError(f"there is no {path}: another program has removed it; test {folder / 'last.ckpt'} instead")
     print(f"\n{path}:")
     videos = best_rollout(folder, val_set, state)
     if videos:

@@ -73,10 +73,10 @@ class Dataset_Dance(Dataset):
     def __getitem__(self, index):
         if self.mode == "test":
             return to_unit(self.frames[index]), to_unit(self.labels[index])
-        frames, labels = self.clips(self.starts()[[index]])
+        frames, labels = self.clips(self.clip_starts()[[index]])
         return to_unit(frames[0]), to_unit(labels[0])
 
-    def starts(self, partial=1.0, generator=None):
+    def clip_starts(self, partial=1.0, generator=None):
         """Return the first frames of the clips, int64 [clips]: back to back in each sequence.
 
         With a `generator`, each sequence is cut into equal stretches instead, as many as its clips, and one clip starts

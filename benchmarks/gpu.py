@@ -20,7 +20,7 @@ from cli.errors import run_script
 from cli.flags import trainer_parser
 from cli.parser import Parser, split_words
 from cli.tables import text_table
-from engine.batches import Clips
+from engine.batches import Batch, Clips
 from engine.cuda_graphs import PLAIN_CALLS
 from modules.noise import Noise
 
@@ -70,15 +70,16 @@ def measure(args):
     labels = torch.zeros(5, 60, 3, args.frame_H, args.frame_W, dtype=torch.uint8)
     ours.roll_out(labels[:, 0], labels[:, :3])
     rollout = seconds_of(lambda: ours.roll_out(labels[:, 0], labels), ours.device)
-    return {"step_ms": 1000 * seconds, "epoch_s": seconds * epoch, "memory_MiB": memory, "rollout_fps": 5 * 59 / rollout}
+    return {"step_ms": 1000 * seconds, "epoch_s": seconds * epoch, "memory_MiB": memory,
+            "rollout_fps": 5 * 59 / rollout}
 
 
 def training_batch(ours, args, number):
-    """Random clips as ClipTrainer.train_on takes a batch."""
+    """Make a batch of random clips."""
     streams = noise_streams(number, args.batch_size, ours.device)
-    noise = Noise(streams, ours.device, frames=args.train_vi_len - 1)
+    noise = Noise(streams, ours.device, steps_at_once=args.train_vi_len - 1)
     forced = torch.full((args.batch_size, args.train_vi_len), args.tfr == 1)
-    return [Clips(*random_batch(ours, args), forced, noise, args.batch_size)], args.batch_size
+    return Batch([Clips(*random_batch(ours, args), forced, noise, args.batch_size)], args.batch_size)
 
 
 def table(measured):

@@ -18,7 +18,7 @@ from benchmarks import plain
 from cli.flags import network_settings, schedule_settings, trainer_parser
 from dataloader import Dataset_Dance
 from engine import devices, optimization
-from engine.batches import Clips, EpochBatches, epoch_starts, place_on, random_stream
+from engine.batches import Batch, Clips, EpochBatches, epoch_starts, place_on, random_stream
 from engine.evaluation import generate_sequences, validate
 from engine.recorder import RunRecorder
 from engine.schedules import Schedules
@@ -133,10 +133,10 @@ class Ours:
         forced = torch.tensor(teacher_forced).expand(batch[0].shape[:2])
         noise = Noise(noise_streams(noise_seed, len(forced), self.device), self.device)
         clips = Clips(*batch, forced, noise, len(forced))
-        return self.trainer.train_on([([clips], len(forced))], BETA)[0] / len(forced)
+        return self.trainer.train_on([Batch([clips], len(forced))], BETA)[0] / len(forced)
 
-    def roll_out(self, first_frames, labels, model=None):
-        return generate_sequences(model or self.model, first_frames, labels, device=self.device, dtype=self.dtype,
+    def roll_out(self, first_frames, labels):
+        return generate_sequences(self.model, first_frames, labels, device=self.device, dtype=self.dtype,
                                   seed=self.args.seed, temperature=self.args.temperature,
                                   clamp=self.args.clamp_feedback)
 
@@ -162,8 +162,7 @@ class Ours:
                                    interleave=1, batch_size=args.batch_size, shuffle=True, random_start=True,
                                    seed=args.seed)
             row = train_one_epoch(self.trainer, batches, 0, schedules, state, recorder)
-            videos = validate(self.model, val_set,
-                              lambda model, frames, labels: self.roll_out(frames, labels, model))
+            videos = validate(val_set, self.roll_out)
             row |= {"val_psnr": summarise(videos["prediction"], videos["truth"])["psnr"]}
             recorder.after_validation(row, videos)
             recorder.after_epoch(row)

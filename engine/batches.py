@@ -24,7 +24,14 @@ class Clips(NamedTuple):
     labels: torch.Tensor  # [B, T, 3, H, W] in [0, 1]
     teacher_forced: torch.Tensor  # bool [B, T] on the CPU: which true frames are the next step's input
     noise: Noise
-    counted: int  # how many of the B clips count; see `parts_of_batch`
+    counted: int  # how many of the B clips count; see EpochBatches.batch
+
+
+class Batch(NamedTuple):
+    """What this process computes of a batch."""
+
+    parts: list[Clips]  # their gradients add up
+    clips: int  # of the whole batch, over all processes
 
 
 def random_stream(seed, *place, device="cpu"):
@@ -40,7 +47,7 @@ def random_stream(seed, *place, device="cpu"):
 
 def epoch_starts(dataset, stream, shuffle=True, random_start=True, partial=1.0):
     """Where the clips of one epoch begin: indices of frames, int64 [clips], in training order."""
-    starts = dataset.starts(partial, stream if random_start else None)
+    starts = dataset.clip_starts(partial, stream if random_start else None)
     return starts[torch.randperm(len(starts), generator=stream)] if shuffle else starts
 
 
@@ -82,41 +89,41 @@ class EpochBatches:
         return len(self.starts)
 
     def rounds(self, first):
-        """Yield the steps from `first` on in ranges, each of batches that are trained in turn."""
+        """Yield the numbers of the batches from `first` on in ranges, each of batches that are trained in turn."""
         for start in range(first, len(self), self.interleave):
             yield range(start, min(start + self.interleave, len(self)))
 
-    def clips_in(self, step):
+    def clips_in(self, number):
         """The number of clips of a batch, over all processes."""
-        return len(self.starts[step])
+        return len(self.starts[number])
 
-    def parts_of_batch(self, step):
-        """What this process computes of a batch: Clips for each part, at most `batch_size` in one.
+    def batch(self, number):
+        """The Batch of this number, for this process: in parts of at most `batch_size` clips.
 
         Every process has the same number of parts, because all of them must take part in every forward and backward
         pass. A part without a clip (the last batch may have too few) computes the batch's first one, with `counted` 0.
         """
-        starts = self.starts[step]
+        starts = self.starts[number]
         clips = len(starts)
-        forced = self._teacher_forcing(step, clips)
+        forced = self._teacher_forcing(number, clips)
         parts = -(-clips // (self.batch_size * world_size()))  # of each process
         bounds = [part * clips // (parts * world_size()) for part in range(parts * world_size() + 1)]
         mine = [range(bounds[part], bounds[part + 1]) for part in range(rank() * parts, (rank() + 1) * parts)]
-        return [self._clips(step, starts, forced, rows or range(1), counted=len(rows)) for rows in mine]
+        return Batch([self._clips(number, starts, forced, rows or range(1), counted=len(rows)) for rows in mine], clips)
 
-    def _clips(self, step, starts, forced, rows, counted):
+    def _clips(self, number, starts, forced, rows, counted):
         chosen = slice(rows.start, rows.stop)
         frames, labels = (to_unit(to_device(part, self.device)) for part in self.dataset.clips(starts[chosen]))
-        streams = [random_stream(self.seed, self.epoch, step, row, device=self.device) for row in rows]
-        noise = Noise(streams, self.device, frames=self.dataset.video_len - 1)
+        streams = [random_stream(self.seed, self.epoch, number, row, device=self.device) for row in rows]
+        noise = Noise(streams, self.device, steps_at_once=self.dataset.video_len - 1)
         return Clips(frames, labels, forced[chosen], noise, counted)
 
-    def _teacher_forcing(self, step, clips):
+    def _teacher_forcing(self, number, clips):
         """Which true frames of a batch are the input of the next step: bool [B, T]."""
         shape = clips, self.dataset.video_len
         if self.tfr_per == "epoch":
             return self.epoch_is_forced.expand(shape)
-        stream = random_stream(self.seed, self.epoch, step)
+        stream = random_stream(self.seed, self.epoch, number)
         if self.tfr_per == "batch":
             return (torch.rand((), generator=stream) < self.tfr).expand(shape)
         return torch.rand(shape, generator=stream) < self.tfr

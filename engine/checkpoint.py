@@ -37,12 +37,12 @@ class Ignored:
 
 # What the checkpoints of other programs may hold beside tensors and plain values. numpy is not let in: its own
 # __setstate__ trusts what a file says.
+NUMPY_NAMES = ("ndarray", "dtype", "core.multiarray.scalar", "core.multiarray._reconstruct",
+               "_core.multiarray.scalar", "_core.multiarray._reconstruct")
+PATH_NAMES = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 HARMLESS = [Namespace, SimpleNamespace, list, dict, Ignored, (lambda default: {}, "collections.defaultdict"),
-            *[(Ignored, f"numpy.{name}") for name in (
-                "ndarray", "dtype", *[f"{core}.multiarray.{function}" for core in ("core", "_core")
-                                      for function in ("scalar", "_reconstruct")])],
-            *[(Ignored, f"{module}.{system}Path") for module in ("pathlib", "pathlib._local")
-              for system in ("Posix", "Windows", "PurePosix", "PureWindows")]]
+            *[(Ignored, f"numpy.{name}") for name in NUMPY_NAMES],
+            *[(Ignored, f"{module}.{name}") for module in ("pathlib", "pathlib._local") for name in PATH_NAMES]]
 FOLDER = 0x10  # marks a folder in a ZIP file; torch would take uninitialised memory for its content
 
 
@@ -58,7 +58,7 @@ def save_checkpoint(paths, content):
 
 
 def load_checkpoint(path, flag="--ckpt_path"):
-    """Read a checkpoint onto the CPU. Raises UsageError naming `flag` if it is none, or is damaged.
+    """Read a checkpoint onto the CPU. Raises UsageError naming `flag` if the file is not a checkpoint, or is damaged.
 
     One of another program is taken too, if it has the weights of this network: as `state_dict`, `model_state_dict` or
     `model`, or as the whole file; of a DataParallel or compiled model; beside a Namespace, paths or numpy values.
@@ -126,7 +126,7 @@ def _is_plain_tensor(value):
             and not (value.is_quantized or value.is_complex()))
 
 
-def network_dimensions(content, path, flag="--ckpt_path"):
+def network_dimensions(content, path):
     """Read network, F_dim, L_dim, N_dim and D_out_dim off the tensors of a checkpoint.
 
     All tensors must fit them, so that a few wrong ones cannot ask for a network that fills the memory.
@@ -139,14 +139,14 @@ def network_dimensions(content, path, flag="--ckpt_path"):
             continue
         if all(dimensions[name] >= least for name, least in LEAST_DIMENSIONS.items()):
             with torch.device("meta"):  # takes no memory
-                _compare_shapes(VAE_Model(**dimensions, network=network).state_dict(), weights, path, flag)
+                _compare_shapes(VAE_Model(**dimensions, network=network).state_dict(), weights, path)
             return {"network": network, **dimensions}
-    raise UsageError(f"{flag} {path} is a checkpoint of another network")
+    raise UsageError(f"--ckpt_path {path} is a checkpoint of another network")
 
 
-def load_weights(model, content, path, flag="--ckpt_path"):
+def load_weights(model, content, path):
     """Copy the weights of a checkpoint into the model, if all names and shapes fit."""
-    _compare_shapes(model.state_dict(), content["state_dict"], path, flag)
+    _compare_shapes(model.state_dict(), content["state_dict"], path)
     model.load_state_dict(content["state_dict"])
 
 
@@ -161,17 +161,17 @@ def build_model(settings, device, dtype, checkpoint=None, path=None):
     return model.to(device, memory_format=memory_format(device, dtype))
 
 
-def _compare_shapes(ours, theirs, path, flag):
+def _compare_shapes(ours, theirs, path):
     differences = [f"{name} is missing" for name in ours.keys() - theirs.keys()]
     differences += [f"{ascii(str(name))[1:-1]:.100} is unknown" for name in theirs.keys() - ours.keys()]
     differences += [f"{name} is {list(theirs[name].shape)}, not {list(ours[name].shape)}"
                     for name in ours.keys() & theirs.keys() if ours[name].shape != theirs[name].shape]
     if differences:
         shown = "; ".join(sorted(differences)[:5])
-        raise UsageError(f"{flag} {path} does not fit the network in {len(differences)} places: {shown}")
+        raise UsageError(f"--ckpt_path {path} does not fit the network in {len(differences)} places: {shown}")
 
 
-def load_optimizer(optimizer, content, path, flag="--ckpt_path"):
+def load_optimizer(optimizer, content, path):
     """Restore the optimizer's state, if all its moments have the shapes of their parameters."""
     state = content["optimizer"]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -180,11 +180,11 @@ def load_optimizer(optimizer, content, path, flag="--ckpt_path"):
                        for index, moments in state["state"].items() for name, value in moments.items()
                        if value.dim() and value.shape != parameters[index].shape]
         if differences:
-            raise UsageError(f"{flag} {path}: the optimizer's state does not fit the network in {len(differences)} "
+            raise UsageError(f"--resume: {path}: the optimizer's state does not fit the network in {len(differences)} "
                              f"places: {'; '.join(differences[:5])}")
         for saved, group in zip(state["param_groups"], optimizer.param_groups):
             saved["fused"] = group["fused"]  # depends on the device
         optimizer.load_state_dict(state)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-        raise UsageError(f"{flag} {path} holds no state of this optimizer; start from its weights with "
+        raise UsageError(f"--resume: {path} holds no state of this optimizer; start from its weights with "
                          "--ckpt_path") from None

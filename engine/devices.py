@@ -66,8 +66,8 @@ def choose_precision(amp, device):
     """Return the torch.dtype in which --amp asks the networks to be computed on `device`.
 
     `auto` is bfloat16 on a GPU that computes it natively, float16 on one whose tensor cores lack it (compute capability
-    7, like a T4), else float32: on a CPU bfloat16 was slower (benchmarks/README.md). What stays float32 is never
-    rounded to TF32: the labels need it.
+    7, like a T4), else float32: on a CPU bfloat16 was slower (benchmarks/README.md). Turns TF32 off: the labels need
+    all of float32.
     """
     if amp == "fp16" and device.type != "cuda":
         raise UsageError(f"--amp fp16 is for CUDA, and this is {device.type}; give --amp auto, bf16 or off")
@@ -111,7 +111,7 @@ def is_full_memory(error):
 
 
 @contextmanager
-def telling_full_memory(device, remedy):
+def report_full_memory(device, remedy):
     """Turn the error of a full memory into a RunError that says what helps."""
     try:
         yield

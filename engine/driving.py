@@ -21,7 +21,7 @@ from poses.person import find_person
 from poses.retarget import retarget
 from poses.window import choose_window, cut
 
-from .evaluation import images_at_once
+from .evaluation import chunk_size
 
 FRAMES_PER_SECOND = 30  # of a dataset that does not say
 SQUARES = 8  # of blurred ink, over the height
@@ -87,7 +87,7 @@ def nearest_start(train_set, label):
     blurred, and by its direction.
     """
     labels = train_set.labels
-    inks = torch.cat([blurred_ink(part) for part in labels.split(images_at_once(labels))])
+    inks = torch.cat([blurred_ink(part) for part in labels.split(chunk_size(labels))])
     return train_set.frames[torch.cdist(blurred_ink(label[None]), inks)[0].argmin()]
 
 

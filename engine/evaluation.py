@@ -1,7 +1,5 @@
 """Roll a model out over sequences, and score its videos beside predictors that learn nothing."""
 
-from functools import partial
-
 import torch
 
 from cli.errors import RunError
@@ -46,32 +44,42 @@ def _generate_batch(model, first_frames, labels, *, device, dtype, seed, tempera
     padded = torch.empty(len(labels), max(map(len, labels)), *labels[0].shape[1:], dtype=torch.uint8)
     for row, label in zip(padded, labels):
         row[:len(label)], row[len(label):] = label, label[-1]
-    watched = partial(Progress, total=padded.shape[1] - 1, desc="generating", unit="frame")
+    finite = []  # for each predicted frame, whether all its numbers are finite; on the device
+
+    def progress(steps):
+        for step in Progress(steps, total=padded.shape[1] - 1, desc="generating", unit="frame"):
+            finite.append(step.frame.isfinite().all())
+            yield step
+
     with autocast(device, dtype):
         videos = generate(model, torch.stack(list(first_frames)).to(device), padded.to(device), seed, temperature,
-                          clamp, watched)
+                          clamp, progress)
+    if not all(finite):
+        first = 1 + list(map(bool, finite)).index(False)
+        print(f"note: the rollout diverged: from frame {first} on it holds numbers that are not finite, drawn as black "
+              "or white; train with --clamp_feedback or a lower --lr")
     return [video[:len(label)] for video, label in zip(videos, labels)]
 
 
-def validate(model, val_set, roll_out):
+def validate(val_set, roll_out):
     """Generate the validation clips: {"label", "prediction", "truth"}, uint8 [B, T, 3, H, W] each.
 
-    roll_out: generate_sequences with its keywords filled in.
+    roll_out(first_frames, labels): see generate_sequences.
     """
-    frames, labels = val_set.clips(val_set.starts())
-    prediction = torch.stack(roll_out(model, frames[:, 0], labels))
+    frames, labels = val_set.clips(val_set.clip_starts())
+    prediction = torch.stack(roll_out(frames[:, 0], labels))
     return {"label": labels, "prediction": prediction, "truth": frames}
 
 
 def validation_metrics(videos):
-    """The scores of the rollout of a validation, as columns of metrics.csv; videos: see `validate`."""
+    """Score the rollouts of a validation, as columns of metrics.csv; videos: see `validate`."""
     scores = summarise(videos["prediction"], videos["truth"])
     return {"val_psnr": scores["psnr"], "val_ssim": scores["ssim"]}
 
 
 def measure_z(model, val_set, *, device, dtype, seed, clamp):
     """Measure z on a few clips, spread evenly over the validation clips; columns of metrics.csv as a dict."""
-    videos = val_set.clips(val_set.starts())  # frames and labels
+    videos = val_set.clips(val_set.clip_starts())  # frames and labels
     length = min(Z_FRAMES, val_set.video_len)
     count = val_set.video_len // length  # in each validation clip
     pieces = [video[:, :count * length].unflatten(1, (count, length)).flatten(0, 1) for video in videos]
@@ -81,30 +89,31 @@ def measure_z(model, val_set, *, device, dtype, seed, clamp):
         return {f"val_{name}": value for name, value in z_usage(model, frames, labels, seed, clamp).items()}
 
 
-def baselines(train, first_frames, labels):
+def baselines(train_set, first_frames, labels):
     """Yield the name and the videos of each predictor that learns nothing: lists of uint8 [T, 3, H, W].
 
-    train: training set with uint8 `frames` and `labels`, [N, 3, H, W]. The nearest label is that of least L2 distance.
+    train_set: with uint8 `frames` and `labels`, [N, 3, H, W]. The nearest label is that of least L2 distance.
     """
-    mean = to_uint8(mean_image(train.frames))
-    yield "nearest label", [train.frames[nearest_images(label, train.labels)] for label in labels]
+    mean = to_uint8(mean_image(train_set.frames))
+    yield "nearest label", [train_set.frames[nearest_images(label, train_set.labels)] for label in labels]
     yield "mean frame", [mean.expand(label.shape) for label in labels]
     yield "first frame", [frame.expand(label.shape) for frame, label in zip(first_frames, labels)]
 
 
-def images_at_once(images):
+def chunk_size(images):
+    """How many of these images to compare at once, so that memory suffices."""
     return max(1, NUMBERS_AT_ONCE // images[0].numel())
 
 
 def mean_image(images):
     """The mean of uint8 images [N, 3, H, W], in [0, 1]."""
-    chunk = images_at_once(images)
+    chunk = chunk_size(images)
     return sum(part.sum(0, dtype=torch.int64) for part in images.split(chunk)) / (255 * len(images))
 
 
 def nearest_images(queries, images):
     """For each uint8 query [Q, 3, H, W], the index of the image [N, 3, H, W] of least L2 distance."""
-    chunk = images_at_once(images)
+    chunk = chunk_size(images)
     return torch.cat([_nearest(part, images, chunk) for part in queries.split(chunk)])
 
 
@@ -119,14 +128,14 @@ def _nearest(queries, images, chunk):
     return torch.stack(indices).gather(0, best[None])[0]
 
 
-def score_all(predictions, truth, labels, train, score=summarise):
-    """Scores by predictor: those of `predictions` and, with a training set, of the baselines.
+def score_all(predictions, truth, labels, train_set, score=summarise):
+    """Score `predictions` and, with a training set, the baselines: {predictor: scores}.
 
     predictions, truth, labels: uint8 [T, 3, H, W] each. score(videos, truth) gives a dict of numbers.
     """
     scores = {"this model": score(predictions, truth)}
-    if train is not None:
-        for name, videos in baselines(train, [true[0] for true in truth], labels):  # one in memory at a time
+    if train_set is not None:
+        for name, videos in baselines(train_set, [true[0] for true in truth], labels):  # one in memory at a time
             scores[name] = score(videos, truth)
     return scores
 

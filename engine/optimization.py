@@ -9,11 +9,12 @@ from modules.transfer import to_device
 
 from .cuda_graphs import GraphedGradient
 from .devices import autocast
-from .processes import averaging, data_parallel, naming_a_lost_process, world_size
+from .processes import averaging, data_parallel, report_lost_process, world_size
 
 TERMS = ("loss", "mse", "kl", "grad_norm")
-CLIP_AT, NORMS_IN_MEAN = 2, 100  # the gradient's norm is clipped to CLIP_AT times its running mean,
-CLIP_RANGE = 0.001, 1  # which is never below the one nor above the other
+CLIP_AT = 2  # the gradient's norm is limited to this many times its running mean,
+CLIP_RANGE = 0.001, 1  # and that limit is kept in this range
+NORMS_IN_MEAN = 100  # optimizer steps that the running mean spans, about
 IMAGES_AT_ONCE = {"cpu": 8}  # teacher-forced ones as one batch: more leave a CPU's caches, fewer its cores idle
 
 
@@ -46,7 +47,7 @@ class ClipTrainer:
         self.model.label_transformation.train(self.label_norm == "batch")
 
     def segments(self, video_len):
-        """Where the optimizer steps on clips of `video_len` frames begin, a range of predicted frames; see --bptt."""
+        """The frame from which each optimizer step on a clip of `video_len` frames starts, as a range; see --bptt."""
         return range(0, video_len - 1, self.bptt or video_len - 1)
 
     def train_on(self, batches, beta, before_step=None):
@@ -54,14 +55,14 @@ class ClipTrainer:
 
         A batch has an optimizer step for each of its `segments`. The batches begin at segments that are spread over the
         clip, and each ends with those before: steps in a row are on early and on late frames.
-        batches: pairs of the Clips of this process, whose gradients add up, and the number of clips of the batch in all
-        processes. before_step: called before each optimizer step with the fraction of these steps up to its middle.
+        batches: see engine.batches.Batch. before_step: called before each optimizer step with the fraction of these
+        steps up to its middle.
         Returns TERMS, means over the predicted frames and sums over the clips of this process: [4], on the device.
         Nothing here waits for the GPU.
         """
-        segments = self.segments(batches[0][0][0].labels.shape[1])
-        in_turn = [self._steps(parts, total, beta, segments, begin=len(segments) * place // len(batches))
-                   for place, (parts, total) in enumerate(batches)]
+        segments = self.segments(batches[0].parts[0].labels.shape[1])
+        in_turn = [self._steps_on_batch(batch, beta, segments, begin=len(segments) * place // len(batches))
+                   for place, batch in enumerate(batches)]
         sums = torch.zeros(len(TERMS), device=self.device)
         count = len(segments) * len(in_turn)
         for number in range(count):
@@ -74,13 +75,14 @@ class ClipTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-    def _steps(self, parts, total, beta, segments, begin):
+    def _steps_on_batch(self, batch, beta, segments, begin):
         """Take the optimizer steps on a batch, one for each of its segments, and yield the TERMS of each.
 
-        parts, total: see train_on. segments: where each begins, in predicted frames; the one with index `begin` is the
-        first. It and segment 0 start from true frames, the others from the last prediction.
+        segments: where each begins, in predicted frames; the one with index `begin` is the first. It and segment 0
+        start from true frames, the others from the last prediction.
         """
-        shares = [clips.counted / total * world_size() for clips in parts]  # DistributedDataParallel takes the mean
+        parts = batch.parts
+        shares = [clips.counted / batch.clips * world_size() for clips in parts]  # DDP takes the mean
         beta, *shares = (torch.full((), float(number), device=self.device) for number in (beta, *shares))
         forced = [to_device(clips.teacher_forced, self.device) for clips in parts]
         add_gradient = self._add_gradient
@@ -93,14 +95,14 @@ class ClipTrainer:
             sums = torch.zeros(len(TERMS), device=self.device)
             self.optimizer.zero_grad(set_to_none=True)
             for i, clips in enumerate(parts):
-                with averaging(self.parallel_model, wanted=i == len(parts) - 1), naming_a_lost_process():
+                with averaging(self.parallel_model, wanted=i == len(parts) - 1), report_lost_process():
                     terms, inputs[i] = add_gradient(
                         inputs[i], clips.frames[:, times], clips.labels[:, times], forced[i][:, times], beta, shares[i],
                         noise=clips.noise, all_forced=bool(clips.teacher_forced[:, times].all()))
                 sums[:3] += terms * clips.counted
             sums[:3] /= clips.labels.shape[1] - 1
             with self.around_step():
-                norm = self._step()
+                norm = self._clip_and_step()
             sums[3] += norm * sum(clips.counted for clips in parts) / len(segments)
             yield sums
 
@@ -117,7 +119,7 @@ class ClipTrainer:
         self.scaler.scale(terms["loss"] * share).backward()
         return torch.stack([terms[name].detach() for name in TERMS[:3]]), following
 
-    def _step(self):
+    def _clip_and_step(self):
         """Take a step with the gradient's norm clipped to CLIP_AT times its running mean; returns the norm before.
 
         The course clips it to 1. With the defaults 0.005 to 0.1 is usual: a few gradients of norm 1, such as those of

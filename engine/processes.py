@@ -67,7 +67,7 @@ def all_reduce(values, operation, device):
     if world_size() == 1:
         return list(values)
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    with naming_a_lost_process():
+    with report_lost_process():
         distributed.all_reduce(tensor, getattr(distributed.ReduceOp, operation))
     return tensor.tolist()
 
@@ -77,7 +77,7 @@ def broadcast(value, device):
     if world_size() == 1:
         return value
     values = [value]
-    with naming_a_lost_process():
+    with report_lost_process():
         distributed.broadcast_object_list(values, device=device)
     return values[0]
 
@@ -101,7 +101,7 @@ def averaging(model, wanted):
 
 
 @contextmanager
-def naming_a_lost_process():
+def report_lost_process():
     """Turn the error of a broken connection to another process into a RunError."""
     try:
         yield
@@ -116,5 +116,5 @@ def naming_a_lost_process():
 def barrier():
     """Wait for all processes."""
     if world_size() > 1:
-        with naming_a_lost_process():
+        with report_lost_process():
             distributed.barrier()

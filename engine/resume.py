@@ -160,7 +160,7 @@ def restore(trainer, checkpoint, path, train_set, *, batch_size, accumulate):
     if checkpoint["sequence_lengths"] != train_set.sequence_lengths:
         raise UsageError(f"--DR {train_set.root} is not the dataset that {path} was trained on; give that one")
     check_step(checkpoint, path, batch_size, accumulate)
-    load_optimizer(trainer.optimizer, checkpoint, path, "--resume:")
+    load_optimizer(trainer.optimizer, checkpoint, path)
     if checkpoint["scaler"]:
         trainer.scaler.load_state_dict(checkpoint["scaler"])
     trainer.usual_norm.fill_(checkpoint.get("usual_norm", 1.0))

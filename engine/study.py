@@ -30,8 +30,8 @@ class Recipe:
     epoch_seconds: float = 0.0  # 0 if the budget is in epochs
     failed: str = ""
 
-    def run(self, root, epochs, seed, subfolder):
-        """The Run of this recipe on the dataset `root`."""
+    def make_run(self, root, epochs, seed, subfolder):
+        """Describe a Run of this recipe on the dataset `root`."""
         words = [*self.words, "--DR", str(root), "--num_epoch", str(epochs), "--seed", str(seed)]
         return Run(words, self.folder / subfolder, self)
 
@@ -47,7 +47,7 @@ class Run:
 
     @property
     def result(self):
-        """What `complete` wrote at the end of the run; None before."""
+        """What `train_and_test` wrote at the end of the run; None before."""
         path = self.folder / "result.json"
         return read_json(path) if path.is_file() else None
 
@@ -132,7 +132,7 @@ def calibrate(run, minutes, scripts):
     except RunError as error:
         recipe.failed = str(error)
     recipe.epoch_seconds = first_epoch_seconds(run.folder)
-    if recipe.epoch_seconds:  # known also if the rollout after one epoch has no finite PSNR
+    if recipe.epoch_seconds:  # known also if Trainer.py failed after its first epoch
         recipe.failed, recipe.epochs = "", max(1, int(60 * minutes / recipe.epoch_seconds))
     return recipe
 
@@ -143,7 +143,7 @@ def first_epoch_seconds(folder):
     return seconds[0] if len(seconds) else 0.0
 
 
-def complete(run, truth, scripts):
+def train_and_test(run, truth, scripts):
     """Train and test a run from where it stands, and write its result.json. Returns the run, failed or not.
 
     truth: path of the ground truth of the test sequences; the run is not scored on them if its frames are of another
@@ -157,7 +157,7 @@ def complete(run, truth, scripts):
             scripts.run(folder, "Trainer", "--resume", "--save_root", folder)
         else:
             scripts.run(folder, "Trainer", *run.words, "--save_root", folder, "--overwrite")
-        for split, words in (("test", ["--gt", truth] if shows_frames_of(truth, folder) else []), ("val", [])):
+        for split, words in (("test", ["--gt", truth] if truth_fits(truth, folder) else []), ("val", [])):
             scripts.run(folder, "Tester", *run.words, "--ckpt_path", best, "--save_root", folder / split,
                         "--split", split, "--no-make_gif", *words)
     except RunError as error:
@@ -172,7 +172,7 @@ def complete(run, truth, scripts):
     return run
 
 
-def shows_frames_of(truth, folder):
+def truth_fits(truth, folder):
     """Whether the ground truth file exists and has frames as large as those of the run in `folder`."""
     flags = read_arguments(folder)
     return truth.is_file() and pixels_of_a_frame(truth) == 3 * flags["frame_H"] * flags["frame_W"]

@@ -42,27 +42,26 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
     each = len(trainer.segments(batches.dataset.video_len))  # optimizer steps of a batch
     with Progress(total=each * len(batches), desc=f"epoch {epoch}", initial=each * state.step, unit="step",
                   disable=rank() > 0) as progress:
-        for steps in batches.rounds(state.step):
-            def before_step(done, steps=steps):
-                trainer.set_lr(schedules.lr(epoch + (steps.start + done * len(steps)) / len(batches)))
+        for numbers in batches.rounds(state.step):
+            def before_step(done, numbers=numbers):
+                trainer.set_lr(schedules.lr(epoch + (numbers.start + done * len(numbers)) / len(batches)))
                 recorder.within_round()
                 progress.update()
 
-            if len(steps) > 1 and steps.start == state.step:
-                lr = schedules.lr(epoch + steps.start / len(batches))
+            if len(numbers) > 1 and numbers.start == state.step:
+                lr = schedules.lr(epoch + numbers.start / len(batches))
                 recorder.before_round({"lr": lr, "tfr": schedules.tfr(epoch)})
-            unread.append(trainer.train_on(
-                [(batches.parts_of_batch(step), batches.clips_in(step)) for step in steps], beta, before_step))
-            clips += sum(map(batches.clips_in, steps))
-            if trainer.device.type != "cpu" and steps.stop - state.step < READ_EVERY and steps.stop < len(batches):
+            unread.append(trainer.train_on([batches.batch(number) for number in numbers], beta, before_step))
+            clips += sum(map(batches.clips_in, numbers))
+            if trainer.device.type != "cpu" and numbers.stop - state.step < READ_EVERY and numbers.stop < len(batches):
                 continue
             sums = torch.stack(unread).cpu().double().sum(dim=0).tolist()
             state.totals = state.totals or dict.fromkeys(("clips", *TERMS), 0.0)  # over all processes
             add_to_totals(state.totals, clips, all_reduce(sums, "SUM", trainer.device))
-            unread, clips, state.step = [], 0, steps.stop
+            unread, clips, state.step = [], 0, numbers.stop
             row = metrics_row(epoch, schedules, state, len(batches))
             if not all(map(math.isfinite, state.totals.values())):
-                raise RunError(f"epoch {epoch}, up to batch {steps[-1]}: loss {row['loss']}, gradient norm "
+                raise RunError(f"epoch {epoch}, up to batch {numbers[-1]}: loss {row['loss']}, gradient norm "
                                f"{row['grad_norm']}; what was saved is intact; try --clamp_feedback, a lower --lr or a "
                                "lower --kl_weight")
             best = f" best PSNR {state.best_psnr:.2f}" if math.isfinite(state.best_psnr) else ""  # no validation yet
@@ -78,10 +77,10 @@ def add_to_totals(totals, clips, sums):
         totals[name] += value
 
 
-def metrics_row(epoch, schedules, state, steps):
-    """The row of metrics.csv after `state.step` of the `steps` of an epoch."""
+def metrics_row(epoch, schedules, state, batches):
+    """The row of metrics.csv after `state.step` of the `batches` of an epoch."""
     means = {name: state.totals[name] / state.totals["clips"] for name in TERMS}
-    lr = schedules.lr(epoch + (state.step - 0.5) / steps)
+    lr = schedules.lr(epoch + (state.step - 0.5) / batches)
     return {"epoch": epoch, **means, "beta": schedules.beta(epoch), "tfr": schedules.tfr(epoch), "lr": lr}
 
 

@@ -30,12 +30,12 @@ def z_usage(model, frames, labels, seed, clamp=False):
     try:
         noise = Noise.seeded(seed, len(frames), frames.device)
         roll_out = partial(rollout, model, frames, labels, noise, clamp=clamp)
-        seen = [*roll_out()]
-        draws = [_video(roll_out(temperature=1.0)) for _ in range(2)]
+        posterior = list(roll_out())
+        prior = [_video(roll_out(temperature=1.0)) for _ in range(2)]
         zero = _video(roll_out(temperature=0.0))
     finally:
         model.train(was_training)
-    mu, logvar = (torch.stack(part, dim=1).float() for part in zip(*((step.mu, step.logvar) for step in seen)))
+    mu, logvar = (torch.stack(part, dim=1).float() for part in zip(*((step.mu, step.logvar) for step in posterior)))
     truth = frames[:, 1:]
 
     def mean_psnr(*videos):
@@ -44,8 +44,8 @@ def z_usage(model, frames, labels, seed, clamp=False):
     return {
         "kl": kl_divergence(mu, logvar).item() / truth.shape[1],
         "active_units": (mu.flatten(0, 1).var(dim=0, correction=0) > ACTIVE).sum().item(),
-        "psnr_posterior": mean_psnr(_video(seen)), "psnr_prior": mean_psnr(*draws), "psnr_zero": mean_psnr(zero),
-        "spread": 255 * torch.stack(draws).clamp(0, 1).var(dim=0).mean().sqrt().item(),
+        "psnr_posterior": mean_psnr(_video(posterior)), "psnr_prior": mean_psnr(*prior), "psnr_zero": mean_psnr(zero),
+        "spread": 255 * torch.stack(prior).clamp(0, 1).var(dim=0).mean().sqrt().item(),
     }
 
 

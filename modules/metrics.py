@@ -8,8 +8,8 @@ import torch
 from .pixels import evenly_spread, to_unit
 
 PERFECT_PSNR = 100.0
-DIFFERENT = 0.1  # of 1: a pixel that differs by more from the background, in any channel, shows the person
-SEEN = 0.01  # of the pixels: a frame that shows less of the person is not counted as one with a person
+PERSON_DIFFERENCE = 0.1  # of 1: a pixel that differs by more from the background, in any channel, shows the person
+MIN_PERSON = 0.01  # of the pixels: a frame that shows less of the person is not counted as one with a person
 
 
 def psnr(prediction, target):
@@ -66,31 +66,31 @@ def ssim(prediction, target):
     return similarity.mean(dim=(-3, -2, -1))
 
 
-def in_chunks(metric, prediction, target, frames=64):
+def in_chunks(metric, prediction, target, chunk=64):
     """Apply a metric to videos [T, 3, H, W] a few frames at a time, which takes less memory; returns [T]."""
-    pairs = zip(prediction.split(frames), target.split(frames))
+    pairs = zip(prediction.split(chunk), target.split(chunk))
     return torch.cat([metric(to_unit(predicted), to_unit(true)) for predicted, true in pairs])
 
 
-def background(videos):
-    """The median over up to 256 frames of videos, uint8 or in [0, 1], [T, 3, H, W] each: [3, H, W] in [0, 1].
+def median_frame(videos):
+    """Return the median over up to 256 frames of videos, [T, 3, H, W] each, uint8 or in [0, 1]: [3, H, W] in [0, 1].
 
-    Someone who moves about is in no place for half of the time, and so is not in it.
+    It shows the background: someone who moves about is in no place for half of the time.
     """
     frames = [frame for video in videos for frame in video]
     return to_unit(torch.stack([frames[t] for t in evenly_spread(len(frames), 256)])).median(dim=0).values
 
 
-def person_psnr(prediction, target, plate):
+def person_psnr(prediction, target, background):
     """PSNR in dB over the pixels in which each target frame differs from the background: [..., 3, H, W] -> [...].
 
-    A large still background raises the PSNR of a whole frame, whatever becomes of the person. plate: the background,
-    [3, H, W] in [0, 1]. NaN for a frame without a person.
+    A large still background raises the PSNR of a whole frame, whatever becomes of the person. background: [3, H, W]
+    in [0, 1]. NaN for a frame without a person.
     """
-    person = ((to_unit(target) - plate).abs() > DIFFERENT).any(dim=-3)  # [..., H, W]
+    person = ((to_unit(target) - background).abs() > PERSON_DIFFERENCE).any(dim=-3)  # [..., H, W]
     error = (to_unit(prediction).clamp(0, 1) - to_unit(target)).square().mean(dim=-3)
     mean_error = (error * person).sum(dim=(-2, -1)) / person.sum(dim=(-2, -1))
-    return torch.where(person.float().mean(dim=(-2, -1)) >= SEEN, _decibel(mean_error), torch.nan)
+    return torch.where(person.float().mean(dim=(-2, -1)) >= MIN_PERSON, _decibel(mean_error), torch.nan)
 
 
 def psnr_per_frame(predictions, targets):
@@ -99,18 +99,20 @@ def psnr_per_frame(predictions, targets):
 
 
 def summarise(predictions, targets):
-    """PSNR (dB) and SSIM of generated videos, means over the frames 1..T-1 of each, then over the videos.
+    """Return PSNR (dB) and SSIM of generated videos: means over the frames 1..T-1 of each, then over the videos.
 
     predictions, targets: [T, 3, H, W] each, in [0, 1] or uint8; frame 0 is the given one. `psnr_first_100` and
     `psnr_last_100` are of the first and the last 100 generated frames of a video: they show its drift. `psnr_person`
     is that of `person_psnr`, over the frames with a person; left out if no frame has one. It takes all videos to be of
     one place, filmed by a camera that stands still.
     """
-    plate, rows, of_persons = background(targets), [], []
+    of_person, scores = partial(person_psnr, background=median_frame(targets)), []
     for prediction, target, per_frame in zip(predictions, targets, psnr_per_frame(predictions, targets)):
-        similarity = in_chunks(ssim, prediction[1:], target[1:])
-        rows.append([per_frame.mean(), similarity.mean(), per_frame[:100].mean(), per_frame[-100:].mean()])
-        of_persons.append(in_chunks(partial(person_psnr, plate=plate), prediction[1:], target[1:]).nanmean())
-    of_whole, person = torch.tensor(rows).mean(dim=0).tolist(), torch.tensor(of_persons).nanmean().item()
-    scores = dict(zip(("psnr", "ssim", "psnr_first_100", "psnr_last_100"), of_whole))
-    return scores if math.isnan(person) else {**scores, "psnr_person": person}
+        prediction, target = prediction[1:], target[1:]
+        scores.append({"psnr": per_frame.mean(), "ssim": in_chunks(ssim, prediction, target).mean(),
+                       "psnr_first_100": per_frame[:100].mean(), "psnr_last_100": per_frame[-100:].mean(),
+                       "psnr_person": in_chunks(of_person, prediction, target).nanmean()})
+    columns = {name: torch.stack([of_video[name] for of_video in scores]) for name in scores[0]}
+    person = columns.pop("psnr_person").nanmean().item()
+    means = {name: column.mean().item() for name, column in columns.items()}
+    return means if math.isnan(person) else {**means, "psnr_person": person}

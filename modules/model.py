@@ -1,27 +1,14 @@
 """The conditional VAE: one time step, and the loss of a clip."""
 
-from typing import NamedTuple
-
 import torch
 from torch import nn
 
 from . import networks, pyramid
 from .losses import RECONSTRUCTIONS, kl_divergence, mse_loss
 from .pixels import shifted, to_unit
-from .rollout import forced_rollout, next_input, rollout
+from .rollout import Step, forced_rollout, next_input, rollout
 
 NETWORKS = {"template": networks, "pyramid": pyramid}
-
-
-class Step(NamedTuple):
-    """One time step: the predicted frame [B, 3, H, W], not clamped, and the posterior of z, [B, N, h', w'] each.
-
-    mu and logvar are None where z came from the prior.
-    """
-
-    frame: torch.Tensor
-    mu: torch.Tensor | None
-    logvar: torch.Tensor | None
 
 
 class VAE_Model(nn.Module):

@@ -38,10 +38,10 @@ class Label_Encoder(nn.Sequential):
     The template writes LeakyReLU(True) after the BatchNorm: a slope of 1, so no activation. The identity here keeps
     that function, and the positions in the Sequential that name the parameters.
 
-    Labels are thin lines on white. Of white the convolution makes the sum of its weights, and BatchNorm takes that off
-    again. A step of the optimizer can move the sum by 147 times its rate: at 0.001 by eleven standard deviations of
-    what BatchNorm sees. In training mode BatchNorm's mean over the batch follows at once; in eval mode, which is how
-    `--label_norm fixed` trains, `learning_lines` keeps the white in place.
+    Labels are thin lines on white. Where a label is white, the convolution gives the sum of its weights and its bias,
+    and BatchNorm subtracts that again. An optimizer step can move the sum by 147 learning rates (7 x 7 x 3 weights): at
+    0.001 by eleven standard deviations of BatchNorm's input. In training mode the mean over the batch follows at once;
+    in eval mode, which is how `--label_norm fixed` trains, `learning_lines` moves the running mean along.
     """
 
     def __init__(self, in_chans, out_chans, norm_layer=nn.BatchNorm2d):
@@ -58,10 +58,10 @@ class Label_Encoder(nn.Sequential):
 
     @contextmanager
     def learning_lines(self):
-        """Around a step of the optimizer, with BatchNorm in eval mode: the convolution learns as if white were 0.
+        """Wrap an optimizer step, with BatchNorm in eval mode, so that the convolution learns from the lines alone.
 
-        The gradient of its weights loses white's share, which is the gradient of the bias, and the running mean follows
-        what the step makes of white. The function stays the template's. A norm without running mean stays as it is.
+        White adds the gradient of the bias to that of every weight; it is subtracted before the step. After the step
+        the running mean moves as the output on white did. A norm without a running mean is left alone.
         """
         conv, norm = self[1], self[2]
         if getattr(norm, "running_mean", None) is None:

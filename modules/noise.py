@@ -8,12 +8,12 @@ from .transfer import to_device
 class Noise:
     """A random stream for each clip, so that a clip draws the same numbers in any batch.
 
-    generators: one torch.Generator a clip. device: where the numbers are wanted. frames: time steps whose numbers are
-    drawn in one call, which costs a GPU no more than one step's.
+    generators: one torch.Generator a clip. device: where the numbers are wanted. steps_at_once: time steps
+    whose numbers are drawn in one call, which costs a GPU no more than one step's.
     """
 
-    def __init__(self, generators, device, frames=1):
-        self.generators, self.device, self.frames = generators, device, frames
+    def __init__(self, generators, device, steps_at_once=1):
+        self.generators, self.device, self.steps_at_once = generators, device, steps_at_once
         self.drawn = {}  # (kind, shape) -> numbers of the time steps to come, the next one last
 
     @classmethod
@@ -32,9 +32,9 @@ class Noise:
     def _next(self, kind, draw, shape):
         coming = self.drawn.get((kind, shape))
         if not coming:
-            clips = [draw((self.frames, *shape), generator=generator, device=generator.device)
+            clips = [draw((self.steps_at_once, *shape), generator=generator, device=generator.device)
                      for generator in self.generators]
-            numbers = to_device(torch.stack(clips, dim=1), torch.device(self.device))  # [frames, B, *shape]
+            numbers = to_device(torch.stack(clips, dim=1), torch.device(self.device))  # [steps_at_once, B, *shape]
             coming = self.drawn[kind, shape] = list(numbers.unbind())[::-1]
         return coming.pop()
 

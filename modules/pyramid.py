@@ -105,7 +105,9 @@ class LeakySigmoid(nn.Sigmoid):
 
     def forward(self, x):
         frame = super().forward(x)
-        return frame + self.LEAK * (x - x.detach()).nan_to_num() if torch.is_grad_enabled() else frame
+        if not torch.is_grad_enabled():
+            return frame
+        return frame + self.LEAK * (x - x.detach()).nan_to_num()  # adds 0, with a gradient; inf - inf is NaN
 
 
 class Generator(nn.Module):

@@ -1,6 +1,7 @@
 """The time loop. Training, validation and test differ only in its arguments."""
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -12,9 +13,20 @@ from .pixels import to_uint8, to_unit
 COARSE = 8  # pixels, about, from point to point of the coarse noise: a rollout goes astray in areas, not in pixels
 
 
+class Step(NamedTuple):
+    """One time step: the predicted frame [B, 3, H, W], not clamped, and the posterior of z, [B, N, h', w'] each.
+
+    mu and logvar are None where z came from the prior.
+    """
+
+    frame: torch.Tensor
+    mu: torch.Tensor | None
+    logvar: torch.Tensor | None
+
+
 def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=None, clamp=False, input_noise=0.0,
             shift=None, recompute=False):
-    """Yield a Step (see model.py) for each of the frames 1..T-1.
+    """Yield a Step for each of the frames 1..T-1.
 
     frames: [B, T, 3, H, W] in [0, 1]. Frame 0 is enough without teacher forcing, unless model.posterior is `current`.
     labels: [B, T, 3, H, W], uint8 or in [0, 1]. Frame t is predicted from label t; label 0 is not used.
@@ -28,21 +40,23 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
         interpolated in between. The standard deviation of each is drawn from [0, input_noise) for each clip and frame.
     shift: by how many pixels the clips are shifted to the right, int64 [B]; None: by none.
     recompute: store no activations of a step for the backward pass, compute them again there.
-    A pose is an encoded label. In the shapes, L are the channels of poses and N those of z; h x w is the size of
-    features, h' x w' the size of z.
+    Shapes: L and N are the channels of label features and of z, h x w and h' x w' their sizes.
     """
     step = recomputed(model.step) if recompute else model.step
     z_shape = model.z_shape(*frames.shape[-2:])
     sees_current = model.posterior == "current" and temperature is None
     if model.training:  # all labels at once: BatchNorm takes its statistics over all labels of the batch
-        poses = model.encode_labels(labels[:, 1:])  # [B, T-1, L, h, w]
+        all_label_features = model.encode_labels(labels[:, 1:])  # [B, T-1, L, h, w]
     frame = frames[:, 0]  # [B, 3, H, W]
     for t in range(1, labels.shape[1]):
         frame = disturb(frame, noise, clamp, input_noise)  # [B, 3, H, W]
-        pose = poses[:, t - 1] if model.training else model.encode_labels(labels[:, t])  # [B, L, h, w]
+        if model.training:
+            label_features = all_label_features[:, t - 1]  # [B, L, h, w]
+        else:
+            label_features = model.encode_labels(labels[:, t])
         epsilon = noise.normal(*z_shape)  # [B, N, h', w']
         current = frames[:, t] if sees_current else None  # [B, 3, H, W]
-        predicted = step(frame, pose, epsilon, current, temperature, shift)
+        predicted = step(frame, label_features, epsilon, current, temperature, shift)
         yield predicted
         frame = next_input(predicted.frame, frames, teacher_forced, t)  # [B, 3, H, W]
 
@@ -55,7 +69,7 @@ def forced_rollout(model, frames, labels, noise, images_at_once, *, clamp=False,
     """
     step = recomputed(model.step) if recompute else model.step
     clips, z_shape = len(frames), model.z_shape(*frames.shape[-2:])
-    poses = model.encode_labels(labels[:, 1:])  # [B, T-1, L, h, w]
+    all_label_features = model.encode_labels(labels[:, 1:])  # [B, T-1, L, h, w]
     chunk = max(images_at_once // clips, 1)
     for first in range(1, labels.shape[1], chunk):
         times = range(first, min(first + chunk, labels.shape[1]))
@@ -63,12 +77,12 @@ def forced_rollout(model, frames, labels, noise, images_at_once, *, clamp=False,
         for t in times:
             inputs.append(disturb(frames[:, t - 1], noise, clamp, input_noise))
             epsilon.append(noise.normal(*z_shape))
-        pose = torch.cat([poses[:, t - 1] for t in times])  # [n B, L, h, w]
+        label_features = torch.cat([all_label_features[:, t - 1] for t in times])  # [n B, L, h, w]
         current = torch.cat([frames[:, t] for t in times]) if model.posterior == "current" else None
         shifts = shift.repeat(len(times)) if shift is not None else None  # [n B]
-        predicted = step(torch.cat(inputs), pose, torch.cat(epsilon), current, shift=shifts)  # [n B, ...] each
+        predicted = step(torch.cat(inputs), label_features, torch.cat(epsilon), current, shift=shifts)  # [n B, ...]
         for parts in zip(*(part.split(clips) for part in predicted)):
-            yield predicted._make(parts)  # a Step
+            yield Step(*parts)
 
 
 def recomputed(step):
@@ -100,12 +114,12 @@ def next_input(prediction, frames, teacher_forced, t):
 
 
 @torch.inference_mode()
-def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, watched=iter):
+def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, progress=iter):
     """Generate videos from their first frames and labels, all as one batch.
 
     first_frames: [B, 3, H, W]; labels: [B, T, 3, H, W]; uint8 or in [0, 1], on the model's device.
     temperature, clamp: see `rollout`. Video i draws z from a stream of its own, seeded `seed + i`, which the other
-    videos and the device do not change. watched: takes the Steps and gives them back one by one, like a progress bar.
+    videos and the device do not change. progress: wraps the iterator over the Steps, as a progress bar does.
     Returns uint8 [B, T, 3, H, W] on the CPU; frame 0 is the given one.
     """
     was_training = model.training
@@ -116,7 +130,7 @@ def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, wa
     video[:, 0] = to_uint8(frame)
     steps = rollout(model, frame[:, None], labels, noise, temperature=temperature, clamp=clamp)
     try:
-        for t, step in enumerate(watched(steps), start=1):
+        for t, step in enumerate(progress(steps), start=1):
             video[:, t] = to_uint8(step.frame)
     finally:
         model.train(was_training)

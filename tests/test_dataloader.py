@@ -173,11 +173,11 @@ def test_clips_lie_within_their_sequences_and_in_the_end_cover_them(tmp_path):
              for start in range(end - length, end - video_len + 1)}
     drawn = set()
     for seed in range(200):
-        starts = dataset.starts(generator=torch.Generator().manual_seed(seed)).tolist()
+        starts = dataset.clip_starts(generator=torch.Generator().manual_seed(seed)).tolist()
         assert len(starts) == len(dataset) == 1 + 0 + 1 + 3 + 1
         drawn |= set(starts)
     assert drawn == valid
-    assert set(dataset.starts().tolist()) <= valid
+    assert set(dataset.clip_starts().tolist()) <= valid
 
 
 def test_clips_are_the_frames_and_labels_from_their_start_on(tmp_path):
@@ -192,7 +192,7 @@ def test_clips_are_the_frames_and_labels_from_their_start_on(tmp_path):
 def test_every_frame_is_as_likely_to_be_in_the_training_clips_of_long_sequences(tmp_path):
     write_split(tmp_path, "train", 40)
     dataset = open_set(tmp_path)
-    starts = torch.cat([dataset.starts(generator=torch.Generator().manual_seed(seed)) for seed in range(300)])
+    starts = torch.cat([dataset.clip_starts(generator=torch.Generator().manual_seed(seed)) for seed in range(300)])
     counts = torch.bincount(starts, minlength=37).float()
     assert len(counts) == 37 and counts.min() > 0.5 * counts.mean() and counts.max() < 1.6 * counts.mean()
 
@@ -207,9 +207,9 @@ def test_epochs_differ_in_their_order_and_hold_the_same_clips(tmp_path):
     orders = [order(seed, random_start=False) for seed in range(5)]
     assert len(set(map(tuple, orders))) == 5
     for starts in orders:
-        assert starts != sorted(starts) and sorted(starts) == dataset.starts().tolist()
+        assert starts != sorted(starts) and sorted(starts) == dataset.clip_starts().tolist()
     assert order(3) == order(3) != order(4)
-    assert order(0, shuffle=False, random_start=False) == dataset.starts().tolist()
+    assert order(0, shuffle=False, random_start=False) == dataset.clip_starts().tolist()
     assert order(0, shuffle=False) == sorted(order(0, shuffle=False)) != order(1, shuffle=False)
 
 
@@ -220,11 +220,11 @@ def test_partial_is_the_set_of_the_first_frames_alone(tmp_path, partial):
     dataset, used = open_set(tmp_path, partial=partial), round(40 * partial)
     assert len(dataset.frames) == len(dataset.labels) == sum(dataset.sequence_lengths) == used
     for index in range(len(dataset)):
-        start = dataset.starts()[index]
+        start = dataset.clip_starts()[index]
         assert start + 4 <= used
         assert_clip(dataset[index], frames[start:start + 4], labels[start:start + 4])
     whole = open_set(tmp_path)
-    assert whole.starts(partial).tolist() == dataset.starts().tolist()
+    assert whole.clip_starts(partial).tolist() == dataset.clip_starts().tolist()
     assert epoch_starts(whole, torch.Generator(), partial=partial).max() + 4 <= used
 
 

@@ -77,7 +77,7 @@ def test_every_process_takes_part_as_often_as_the_others(processes, batch_size, 
         epoch = EpochBatches(clips, 0, torch.device("cpu"), tfr=0.5, tfr_per="frame", partial=1.0, seed=0,
                              batch_size=batch_size, accumulate=accumulate, interleave=1, shuffle=True,
                              random_start=True)
-        parts.append([epoch.parts_of_batch(step) for step in range(len(epoch))])
+        parts.append([epoch.batch(step).parts for step in range(len(epoch))])
     for step in range(len(epoch)):
         assert len({len(ours[step]) for ours in parts}) == 1
         of_all = [part for ours in parts for part in ours[step]]

@@ -9,7 +9,7 @@ import torch
 from engine import evaluation
 from engine.course import course_score
 from engine.evaluation import baselines, mean_image, nearest_images
-from modules.metrics import background, in_chunks, person_psnr, psnr, ssim, summarise
+from modules.metrics import in_chunks, median_frame, person_psnr, psnr, ssim, summarise
 from modules.pixels import to_unit
 
 
@@ -124,7 +124,7 @@ def a_walk(frames=60, height=16, width=32):
 
 def test_psnr_of_the_person_counts_the_pixels_of_the_person_alone():
     true, square, stage = a_walk()
-    torch.testing.assert_close(background([true[:20], true[20:]]), stage)
+    torch.testing.assert_close(median_frame([true[:20], true[20:]]), stage)
     wrong_person, wrong_stage = torch.where(square, true - 0.1, true), torch.where(square, true, true + 0.3)
     assert person_psnr(wrong_stage, true, stage).tolist() == [100.0] * len(true)
     torch.testing.assert_close(person_psnr(wrong_person, true, stage), torch.full((len(true),), 20.0, dtype=true.dtype))

@@ -9,7 +9,7 @@ from cli.errors import RunError, UsageError
 from conftest import TINY_CLIPS, TINY_NETWORK, flags, read_csv, tiny_model
 from dataloader import Dataset_Dance
 from engine import cuda_graphs, optimization
-from engine.batches import Clips, place_on, random_stream
+from engine.batches import Batch, Clips, place_on, random_stream
 from engine.checkpoint import load_checkpoint
 from engine.cuda_graphs import PLAIN_CALLS, PlacedNoise
 from engine.devices import autocast, choose_precision
@@ -60,7 +60,7 @@ def trained(mask, posterior="previous", device=CPU, dtype=torch.float32, steps=2
     """Sums of the metrics and the weights after steps on one batch."""
     model = tiny_model(posterior).to(device).train()
     trainer = ClipTrainer(model, device, dtype, **settings(**changed))
-    sums = [trainer.train_on([([batch(mask, device)], CLIPS)], 0.01).cpu() for _ in range(steps)]
+    sums = [trainer.train_on([Batch([batch(mask, device)], CLIPS)], 0.01).cpu() for _ in range(steps)]
     assert bool(trainer.graphed_gradient and trainer.graphed_gradient.recordings) == (
         device.type == "cuda" and steps > PLAIN_CALLS and changed.get("cuda_graphs", True))
     return torch.stack(sums), {name: value.cpu() for name, value in model.state_dict().items()}
@@ -92,7 +92,7 @@ def test_forced_clips_are_computed_as_one_batch_and_no_others(monkeypatch):
     trainer = ClipTrainer(model, CPU, torch.float32, **settings())
     for mask, expected in (("free", [1, 1, 1, 1, 1]), ("forced", [3, 2]), ("mixed", [1, 1, 1, 1, 1])):
         seen.clear()
-        trainer.train_on([([batch(mask)], CLIPS)], 0.01)
+        trainer.train_on([Batch([batch(mask)], CLIPS)], 0.01)
         assert seen == [CLIPS * frames for frames in expected]
 
 
@@ -124,7 +124,7 @@ def test_a_clip_has_the_same_noise_in_any_part_of_a_batch():
         whole = batch("mixed")
         chosen = [Clips(*(value[part] for value in whole[:3]), Noise(whole.noise.generators[part], CPU),
                         part.stop - part.start) for part in parts]
-        sums = trainer.train_on([(chosen, CLIPS)], 0.01)
+        sums = trainer.train_on([Batch(chosen, CLIPS)], 0.01)
         gradients.append([sums, *(weights.grad for weights in model.parameters())])
     for one, other in zip(*gradients):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -142,7 +142,7 @@ def test_an_unusual_gradient_is_clipped_to_twice_the_usual_norm(monkeypatch):
     def step(norm):
         for weight in weights:
             weight.grad = torch.full_like(weight, norm / sum(map(torch.numel, weights)) ** 0.5)
-        assert trainer._step().item() == pytest.approx(norm, rel=1e-3)  # as it was before
+        assert trainer._clip_and_step().item() == pytest.approx(norm, rel=1e-3)  # as it was before
         return taken[-1]
 
     assert step(50.0) == pytest.approx(1, rel=1e-3)  # nothing is usual yet
@@ -178,7 +178,7 @@ def followed(monkeypatch, batches, bptt):
         labels[:, :, 0] = torch.arange(LENGTH)[:, None, None] / 255
         labels[:, :, 1] = number / 255
         frames_of.append(whole.frames)
-        given.append(([whole._replace(labels=labels)], CLIPS))
+        given.append(Batch([whole._replace(labels=labels)], CLIPS))
     done = []
     trainer.train_on(given, 0.01, before_step=done.append)
     return seen, done
@@ -278,7 +278,7 @@ def test_batches_of_several_parts_or_shapes_are_trained_on_as_without_recordings
         for step in range(5):
             clips = batch("mixed", cuda)
             one = Clips(*(value[:1] for value in clips[:3]), Noise(clips.noise.generators[:1], cuda), 1)
-            batches = [([clips], CLIPS), ([clips, one], CLIPS + 1), ([one], 1)]
+            batches = [Batch([clips], CLIPS), Batch([clips, one], CLIPS + 1), Batch([one], 1)]
             yield trainer.train_on(batches, 0.01 * step).tolist()
         kinds = trainer.graphed_gradient.recordings if graphs else {}
         assert len(kinds) == 5 * graphs  # two lengths of 3 clips; two of 1, and one where not all frames are forced
@@ -342,7 +342,7 @@ def test_half_precision_steps_scale_the_loss():
 def test_clips_cut_on_the_gpu_are_those_cut_on_the_host(dancer):
     dataset = Dataset_Dance(dancer, None, "train", LENGTH, frame_size=SIZE)
     placed = place_on(dataset, torch.device("cuda"), "gpu")
-    starts = dataset.starts()
+    starts = dataset.clip_starts()
     for ours, theirs in zip(placed.clips(starts.cuda()), dataset.clips(starts)):
         assert torch.equal(ours.cpu(), theirs)
     assert place_on(dataset, torch.device("cuda"), "cpu") is dataset

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cli.errors import UsageError, run_script
 from cli.flags import flags_of
-from cli.parser import Parser, at_least, natural_int, positive_float, positive_int
+from cli.parser import Parser, as_typed, at_least, natural_int, positive_float, positive_int
 from stage_dancer.dataset import dancer_settings, is_dancer, make_dancer
 
 
@@ -85,7 +85,7 @@ def draw(root, film, num_workers, overwrite, **settings):
             make_dancer(root, num_workers, overwrite, **settings)
         make_film(film, settings["frames"], settings["seed"], num_workers)
         print(f"{film} shows her training frames, and {film} with .csv for its suffix holds their poses")
-    print(f"{root} holds the stage dancer; train on it with --DR {root}")
+    print(f"{root} holds the stage dancer; train on it with {as_typed('--DR', root)}")
 
 
 def convert(videos, root, poses_files, fps, frame_size, overwrite):
@@ -98,7 +98,7 @@ def convert(videos, root, poses_files, fps, frame_size, overwrite):
         raise UsageError(f"--poses names {len(poses_files)} file(s) for {len(videos)} video(s); give one for each")
     shortest = make_video_dataset(root, videos, poses_files, fps=fps, frame_size=frame_size, overwrite=overwrite)
     height, width = (max(side // TRUTH_PART, 1) for side in frame_size)  # of the frames in gt.csv
-    print(f"{root} holds the dataset; look at {root}/preview.gif, and train on it with --DR {root} "
+    print(f"{root} holds the dataset; look at {root}/preview.gif, and train on it with {as_typed('--DR', root)} "
           f"--frame_H {height} --frame_W {width} --val_vi_len {min(shortest, 630)}")
 
 

@@ -5,8 +5,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from cli.errors import run_script
-from cli.files import make_folder, write_json
+from cli.errors import UsageError, run_script
+from cli.files import make_folder, usable, write_json
 from cli.flags import network_settings, tester_parser
 
 if __name__ == "__main__":
@@ -58,17 +58,15 @@ def main():
 
 def generate_and_score(args, root, options, roll_out, metrics, video_format):
     """Generate the sequences of a split, write them, and score them where the truth is known."""
-    names, frames, labels = open_sequences(root, args.split, args.val_vi_len, options)
+    names, frames, labels = open_sequences(root, args.split, args.val_vi_len, args.partial, options)
     truth, public = open_truth(args.split, args.gt, labels, frames)
     train_set = None  # of the baselines
     if truth is not None and args.split != "train" and (root / "train").is_dir():
-        train_set = Dataset_Dance(root, None, "train", 1, **options)
-    folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / args.split)
+        train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
+    folder = open_test_folder(args.save_root or Path(args.ckpt_path).parent / args.split)
 
     predictions = roll_out([frame[0] for frame in frames], labels)
     print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} frames generated")
-    clear_test(folder)
-    clear_test_videos(folder)
     if args.split == "test":
         write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
     if video_format:
@@ -109,9 +107,25 @@ def generate_drive(drive, folder, root, roll_out, options, video_files):
     print(f"{len(prediction) - 1} frames generated; the dance is in {folder}")
 
 
-def open_sequences(root, split, val_vi_len, options):
-    """Names of the sequences of a split, their frames (one or all) and their labels: uint8 [T, 3, H, W] each."""
-    sequences = Dataset_Dance(root, None, split, val_vi_len, **options)
+def open_test_folder(folder):
+    """Make the folder of a test, or clear it of an earlier test, which may be of another model."""
+    folder = make_folder("--save_root", folder)
+    if (folder / "args.json").is_file():
+        raise UsageError(f"--save_root {folder} is the folder of a run, whose logs the test would replace; give "
+                         "another folder, or leave the flag out")
+    with usable("--save_root", folder):
+        clear_test(folder)
+        clear_test_videos(folder)
+    return folder
+
+
+def open_sequences(root, split, val_vi_len, partial, options):
+    """Names of the sequences of a split, their frames (one or all) and their labels: uint8 [T, 3, H, W] each.
+
+    partial: the fraction of the training set to take.
+    """
+    used = partial if split == "train" else 1.0
+    sequences = Dataset_Dance(root, None, split, val_vi_len, used, **options)
     if split == "test":
         return sequences.names, sequences.frames, sequences.labels
     clips = [slice(start, start + val_vi_len) for start in sequences.clip_starts().tolist()]

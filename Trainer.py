@@ -5,6 +5,7 @@ from functools import partial
 
 from cli.errors import RunError, Stopped, UsageError, run_script
 from cli.flags import network_settings, schedule_settings, trainer_parser
+from cli.parser import as_typed
 
 if __name__ == "__main__":
     trainer_parser().parse_args()  # answers --help, and a mistyped flag, before torch takes seconds to load
@@ -38,7 +39,7 @@ MEASURED_LABELS = 256  # that --label_norm fixed measures, as one batch; a quart
 
 def main():
     silence_other_processes()
-    args, checkpoint = trainer_flags()
+    args, checkpoint, checkpoint_path = trainer_flags()
     schedules = Schedules(**schedule_settings(args))
     check_packages(args)
     tune_cpu()
@@ -46,7 +47,7 @@ def main():
     dtype = choose_precision(args.amp, device)
     with joined_processes(device), report_full_memory(device, MEMORY_REMEDY):
         train_set, val_set = open_datasets(args)
-        model = starting_model(args, train_set, device, dtype, checkpoint)
+        model = starting_model(args, train_set, device, dtype, checkpoint, checkpoint_path)
         announce(model, train_set, device, dtype)
         settings = {"device": device, "dtype": dtype, "seed": args.seed, "clamp": args.clamp_feedback}
         roll_out = partial(generate_sequences, model, **settings, temperature=args.temperature)
@@ -56,7 +57,7 @@ def main():
         trainer = build_trainer(args, model, device, dtype)
         state = RunState()
         if args.resume:
-            state = restore(trainer, checkpoint, args.ckpt_path, train_set, batch_size=args.batch_size,
+            state = restore(trainer, checkpoint, checkpoint_path, train_set, batch_size=args.batch_size,
                             accumulate=args.accumulate)
         placed_set = place_on(train_set, device, args.data_device)
         video_format = VideoFormat(args.video_format, noted_fps(train_set.root, FRAMES_PER_SECOND))
@@ -98,10 +99,10 @@ def open_datasets(args):
     return train_set, val_set
 
 
-def starting_model(args, train_set, device, dtype, checkpoint):
+def starting_model(args, train_set, device, dtype, checkpoint, checkpoint_path):
     """Build the model that the run starts from: with the weights of the checkpoint, or with fresh ones."""
     torch.manual_seed(args.seed)
-    model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
+    model = build_model(network_settings(args), device, dtype, checkpoint, checkpoint_path)
     if args.label_norm == "fixed" and checkpoint is None:
         large = args.frame_H * args.frame_W > 64 * 128
         wanted = MEASURED_LABELS // 4 if large else MEASURED_LABELS
@@ -186,7 +187,8 @@ def show_best(folder, val_set, train_set, state):
     videos = best_rollout(folder, val_set, state)
     if videos:
         print_scores(videos, train_set)
-    print(f"\npage:    {folder / 'page.html'}\nfigures: {folder}\ntest:    python Tester.py --ckpt_path {path}")
+    test = as_typed("python", "Tester.py", "--ckpt_path", path)
+    print(f"\npage:    {folder / 'page.html'}\nfigures: {folder}\ntest:    {test}")
 
 
 def print_scores(videos, train_set):

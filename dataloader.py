@@ -21,7 +21,7 @@ from cli.errors import UsageError
 from media.decoded import decode_cached, decode_with, first_few, read_images
 from media.images import IMAGE_SUFFIXES
 from modules.pixels import to_unit
-from stage_dancer.dataset import is_dancer, make_dancer
+from stage_dancer.dataset import chosen_setting, is_dancer, make_dancer
 
 DARK = 64  # of 255: labels whose mean is below this are not on white
 LENGTH_FLAGS = {"train": "--train_vi_len (in Tester.py --val_vi_len)", "val": "--val_vi_len"}
@@ -60,8 +60,9 @@ class Dataset_Dance(Dataset):
         lengths = read_sequence_lengths(root / mode / "sequences.txt", len(frames))
         self.sequence_lengths = _cut(lengths, partial)
         if not len(self):
-            raise UsageError(f"{frames[0].parent} has no {video_len} frames in a row to use (but "
-                             f"{max(self.sequence_lengths, default=0)}); lower {LENGTH_FLAGS[mode]} or raise --partial")
+            longest = max(self.sequence_lengths, default=0)
+            raise UsageError(f"{frames[0].parent} has {longest} frames in a row to use, too few for a clip of "
+                             f"{video_len}; lower {LENGTH_FLAGS[mode]} or raise --partial")
         used = sum(self.sequence_lengths)
         self.frames, self.labels = decode(frames[:used]), decode(labels[:used])
 
@@ -122,6 +123,10 @@ def dataset_or_dancer(root):
     if root is not None:
         return existing_root(root)
     root = Path("data") / "dancer"
+    chosen = chosen_setting(root)
+    if chosen:
+        raise UsageError(f"{root} holds a stage dancer made with --{chosen[0]} {chosen[1]}, which the default one "
+                         f"would replace; give --DR {root} to use it, or remove that folder")
     if is_dancer(root):
         print(f"no --DR given: using the stage dancer in {root}")
     else:

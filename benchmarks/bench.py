@@ -22,7 +22,7 @@ from cli.tables import text_table  # noqa: E402
 NAMES = ("losses", "training", "rollout", "data", "epoch", "ablation")
 SIDES = ("plain", "ours")
 FEEDBACK = {"teacher-forced": True, "free-running": False}
-LARGEST_DIFFERENCE, COMPARED_STEPS = 1e-4, 5  # relative, of the losses: what Adam makes of rounding
+MAX_DIFFERENCE, COMPARED_STEPS = 1e-4, 5  # relative, of the losses: what Adam makes of rounding
 DEFAULT = {"repeats": 3, "flags": {}, "sequences": 5, "rollout_frames": 41, "steps": 2,
            "epoch_frames": 192, "val_frames": 48}
 QUICK = {"repeats": 2, "flags": {"F_dim": 32, "L_dim": 16, "N_dim": 4, "D_out_dim": 32, "train_vi_len": 8},
@@ -80,7 +80,7 @@ def main():
             report["rows"] += rows
         write_json(out, report)
     print(f"\nwritten to {out}")
-    if not all(difference <= LARGEST_DIFFERENCE for difference in report["losses"].values()):
+    if not all(difference <= MAX_DIFFERENCE for difference in report["losses"].values()):
         raise RunError("the two sides do not compute the same")
 
 
@@ -121,7 +121,7 @@ def compare_losses(settings):
                             steps=COMPARED_STEPS) for side in SIDES]
         differences[feedback] = max(abs(ours - theirs) / abs(theirs) for theirs, ours in zip(*losses))
         print(f"losses of {COMPARED_STEPS} {feedback} steps: largest relative difference {differences[feedback]:.1e}, "
-              f"{LARGEST_DIFFERENCE:.0e} allowed", flush=True)
+              f"{MAX_DIFFERENCE:.0e} allowed", flush=True)
     return differences
 
 

@@ -30,7 +30,7 @@ from modules.pixels import to_uint8, to_unit
 
 COURSE = Path(__file__).resolve().parent.parent / "recipes" / "course.txt"
 BETA = 1e-4  # at which both terms of an untrained network's loss count
-LARGEST_MATRIX = 8192
+MAX_MATRIX = 8192
 LONG_ENOUGH = 0.2  # seconds, for a matrix product
 
 
@@ -230,7 +230,7 @@ def machine(args):
 def matrix_rate(device, dtype):
     """Floating-point operations a second in products of large square matrices: the best of all sizes tried."""
     best, side, seconds = 0, 512, 0
-    while side <= LARGEST_MATRIX and seconds < LONG_ENOUGH:
+    while side <= MAX_MATRIX and seconds < LONG_ENOUGH:
         one, other = torch.rand(2, side, side, device=device).to(dtype)
         one @ other
         seconds = min(seconds_of(lambda: one @ other, device) for _ in range(3))

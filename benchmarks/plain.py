@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset
 
-from modules.layers import LARGEST_LOGVAR
+from modules.layers import MAX_LOGVAR
 
 
 class Clips(Dataset):
@@ -57,7 +57,7 @@ def clip_loss(model, frames, labels, beta, teacher_forced, noise=None):
         seen = model.frame_transformation(frames[:, t]) if model.posterior == "current" else frame_features
         _, mu, logvar = model.Gaussian_Predictor(seen, pose)
         epsilon = torch.randn_like(mu) if noise is None else noise[t - 1]
-        z = mu + torch.exp(logvar.clamp(max=LARGEST_LOGVAR) / 2) * epsilon
+        z = mu + torch.exp(logvar.clamp(max=MAX_LOGVAR) / 2) * epsilon
         predicted = model.Generator(model.Decoder_Fusion(frame_features, pose, z))
         kl = -0.5 * torch.sum(1 + logvar - mu**2 - logvar.exp()) / clips
         loss = loss + mse_loss(predicted, frames[:, t]) + beta * kl

@@ -68,7 +68,7 @@ def run_script(main):
     name = Path(sys.argv[0]).name
     for output in ("stdout", "stderr"):
         stream = getattr(sys, output)
-        if hasattr(stream, "reconfigure"):  # a notebook's stream has not
+        if hasattr(stream, "reconfigure"):  # a notebook's stream lacks it
             stream.reconfigure(line_buffering=True, errors="backslashreplace")  # a log file has each line at once
         if stream.isatty():
             setattr(sys, output, Terminal(stream))

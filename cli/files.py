@@ -84,7 +84,7 @@ def read_json(path):
 
 
 def read_json_or_none(path):
-    """Read a JSON file; None if there is none, or another content."""
+    """Read a JSON file; None if it is missing, or is not JSON."""
     try:
         return read_json(path)
     except (OSError, ValueError):
@@ -138,7 +138,7 @@ def make_folder(flag, folder):
 def check_output(flag, path, suffix):
     """Raise UsageError unless a flag names a file with this suffix that can be written; makes its folder."""
     if Path(path).suffix.lower() != suffix or Path(path).is_dir():
-        raise UsageError(f"{flag} {path} is not the name of such a file; give one that ends in {suffix}")
+        raise UsageError(f"{flag} {path} does not end in {suffix}, or is a folder; give the name of a {suffix} file")
     make_folder(flag, Path(path).parent)
 
 
@@ -204,12 +204,12 @@ def locked(flag, folder):
 
 
 def why_no_locks(path):
-    """What the file system of a file answers to a lock, where it has none (some network drives); else None."""
+    """Return why the file system of a file has no locks, as some network drives have none; None if it has them."""
     try:
         import fcntl  # Windows has locks, and no fcntl
     except ImportError:
         return None
-    with open(path, "a+", encoding="utf-8") as file:  # NFS wants to read what is locked so
+    with open(path, "a+", encoding="utf-8") as file:  # to lock a file, NFS wants it open for reading
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # another process has it

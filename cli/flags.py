@@ -6,10 +6,10 @@ from .errors import UsageError
 from .parser import Parser, at_least, fraction, natural_float, natural_int, positive_float, positive_int, probability
 
 SPLITS = ("test", "val", "train")
-LEAST_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # no layer is left without channels
-BEFORE_THE_FLAG = {  # what a run did that is older than these flags
+MIN_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # no layer is left without channels
+FLAGS_OF_OLDER_RUNS = {  # their values in a run that is older than the flag
     "reconstruction": "mse", "label_norm": "batch", "random_shift": False, "interleave": 1}
-PYRAMID_LEAST = 13  # --F_dim of the pyramid, whose first 12 channels are the frame's pixels
+MIN_PYRAMID_F_DIM = 13  # --F_dim of the pyramid, whose first 12 channels are the frame's pixels
 
 
 def add_machine_flags(parser):
@@ -24,8 +24,8 @@ def add_machine_flags(parser):
                        help="precision of the networks: auto is bfloat16 on a GPU that computes it natively, fp16 on "
                             "one with tensor cores but no bfloat16 (T4), else float32; off is float32")
     group.add_argument("--cuda_graphs", action=BooleanOptionalAction, default=True,
-                       help="in one process on CUDA, without --accumulate and --checkpoint_frames: record the kernels of "
-                            "a forward and backward pass once and start them together from then on, without Python "
+                       help="in one process on CUDA, without --accumulate and --checkpoint_frames: record the kernels "
+                            "of a forward and backward pass once and start them together from then on, without Python "
                             "between them")
     group.add_argument("--data_device", choices=["auto", "gpu", "cpu"], default="auto",
                        help="with CUDA: where the decoded frames are kept; auto takes the GPU if they fill at most a "
@@ -50,7 +50,7 @@ def add_network_flags(parser):
                                 ("L_dim", 32, "channels of a label's features"),
                                 ("N_dim", 12, "channels of the latent z"),
                                 ("D_out_dim", 192, "channels between fusion and generator")):
-        group.add_argument(f"--{name}", type=at_least(LEAST_DIMENSIONS[name]), default=default, help=what)
+        group.add_argument(f"--{name}", type=at_least(MIN_DIMENSIONS[name]), default=default, help=what)
     group.add_argument("--label_norm", choices=["fixed", "batch"], default="fixed",
                        help="which mean and variance of labels the template's BatchNorm takes in training: those of "
                             "the training labels, measured before the first step (with --ckpt_path those of the "
@@ -62,12 +62,12 @@ def add_network_flags(parser):
 def network_settings(args):
     """The parameters of VAE_Model as a dict, checked together."""
     if args.network == "pyramid":
-        if args.F_dim < PYRAMID_LEAST:
-            raise UsageError(f"--F_dim {args.F_dim}: --network pyramid needs {PYRAMID_LEAST} or more")
+        if args.F_dim < MIN_PYRAMID_F_DIM:
+            raise UsageError(f"--F_dim {args.F_dim}: --network pyramid needs {MIN_PYRAMID_F_DIM} or more")
         for name in ("frame_H", "frame_W"):
             if getattr(args, name) % 2:
                 raise UsageError(f"--{name} {getattr(args, name)}: --network pyramid needs an even number")
-    return {name: getattr(args, name) for name in ("network", *LEAST_DIMENSIONS, "posterior")}
+    return {name: getattr(args, name) for name in ("network", *MIN_DIMENSIONS, "posterior")}
 
 
 def add_rollout_flags(parser):

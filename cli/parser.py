@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
                          formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
     def convert_arg_line_to_args(self, arg_line):
-        line = arg_line.removeprefix("\ufeff")  # Windows' Notepad marks a text so
+        line = arg_line.removeprefix("\ufeff")  # a byte order mark, from Windows' Notepad
         try:
             return words_of(COMMENT.sub(lambda match: match["quoted"] or "", line))
         except ValueError as error:
@@ -105,10 +105,15 @@ fraction = _number(float, lambda value: 0 < value <= 1, "a number above 0 and at
 probability = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
-def typed_command():
-    """The command line as one would type it again."""
+def as_typed(*words):
+    """Join words to a command line, as one would type it: those with spaces are quoted."""
     join = subprocess.list2cmdline if os.name == "nt" else shlex.join
-    return join(["python", *sys.argv])
+    return join(map(str, words))
+
+
+def typed_command():
+    """The command line of this program, as one would type it again."""
+    return as_typed("python", *sys.argv)
 
 
 def words_of(text):

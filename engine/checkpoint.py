@@ -17,7 +17,7 @@ import torch
 
 from cli.errors import UsageError
 from cli.files import write_bytes
-from cli.flags import LEAST_DIMENSIONS
+from cli.flags import MIN_DIMENSIONS
 from modules.model import NETWORKS, VAE_Model
 
 from .devices import memory_format
@@ -137,7 +137,7 @@ def network_dimensions(content, path):
             dimensions = parts.dimensions_of(weights)
         except (KeyError, IndexError):
             continue
-        if all(dimensions[name] >= least for name, least in LEAST_DIMENSIONS.items()):
+        if all(dimensions[name] >= least for name, least in MIN_DIMENSIONS.items()):
             with torch.device("meta"):  # takes no memory
                 _compare_shapes(VAE_Model(**dimensions, network=network).state_dict(), weights, path)
             return {"network": network, **dimensions}

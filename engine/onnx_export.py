@@ -9,7 +9,7 @@ from torch import nn
 from cli.errors import RunError, UsageError
 from cli.files import check_output, write_bytes
 
-LARGEST_DIFFERENCE = 1e-4  # between a frame of onnxruntime and one of torch, in [0, 1]
+MAX_DIFFERENCE = 1e-4  # between a frame of onnxruntime and one of torch, in [0, 1]
 
 
 class NextFrame(nn.Module):
@@ -74,7 +74,7 @@ def check_onnx(content, next_frame, batches):
         computed, = session.run(None, {name: value.numpy() for name, value in inputs.items()})
         with torch.inference_mode():
             difference = max(difference, (torch.from_numpy(computed) - next_frame(**inputs)).abs().max().item())
-    if not difference < LARGEST_DIFFERENCE:
+    if not difference < MAX_DIFFERENCE:
         raise RunError(f"--onnx: onnxruntime computes other frames than torch, by up to {difference:.2g} of 1; nothing "
                        "was written; try other versions of onnx and onnxruntime")
     return f"checked with onnxruntime: its frames differ from torch's by {difference:.0e} at most"

@@ -10,6 +10,7 @@ import torch
 
 from cli.errors import RunError, Stopped, StopSignals
 from cli.files import write_bytes
+from cli.parser import as_typed
 from cli.progress import Progress
 from media.video import write_comparison
 from modules.metrics import psnr_per_frame
@@ -26,8 +27,8 @@ BEST_ROLLOUT = ".best_rollout.npy"  # uint8 [B, T, 3, H, W]
 class RunRecorder:
     """Writes logs and checkpoints into the folder of a run, and stops the run after a signal.
 
-    All processes have one and call the methods named after steps, rounds and epochs; rank 0 writes, and alone calls
-    after_validation. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up to date by the training.
+    Every process has one and calls its `*_round`, `after_steps` and `after_epoch`; rank 0 alone writes files and calls
+    `after_validation`. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up to date by the training.
     arguments: every flag, as a dict. sequence_lengths: of the training set. The others: the flags of these names.
     """
 
@@ -39,7 +40,7 @@ class RunRecorder:
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
         self.saved_at = self.counted_at = time.monotonic()
-        self.kept = None  # what a checkpoint would have held before the batches whose losses are unread
+        self.kept = None  # the content of a checkpoint before the round in progress; None between rounds
         self.event_files = EventFiles(folder) if tensorboard else None
         self._write_logs()
 
@@ -49,9 +50,9 @@ class RunRecorder:
             self.kept = copy.deepcopy(self._content(row))
 
     def within_round(self):
-        """Save what `before_round` kept if a signal has come, because the batches in progress cannot be, and stop.
+        """After a signal, save what `before_round` kept, as batches in progress cannot be saved, and stop.
 
-        Several processes would have to agree on a step to stop at: they go on to `after_steps`, if they are given time.
+        Several processes must stop at the same step: they continue to `after_steps`, if they are given the time.
         """
         if self.stop.signal_number and self.kept:
             self._count_seconds()
@@ -101,7 +102,12 @@ class RunRecorder:
         self.state.last_epoch, self.state.step, self.state.totals = epoch, 0, None
         self._save(names[::-1], row)  # last.ckpt last: a run resumed from it has the others
         Progress.write(f"{line}  {self.state.seconds - before:.1f} s")  # above the bar, if there is one
-        self._write_logs()  # after the checkpoint, which holds the rows too
+        try:
+            self._write_logs()  # after the checkpoint, which holds the rows too
+        except RunError as error:  # say because another program has the file open
+            if epoch + 1 == self.num_epoch:
+                raise
+            print(f"note: {error}; the next epoch tries again")
         number, = all_reduce((self.stop.signal_number or 0,), "MAX", self.trainer.device)
         self._stop_after(number)
 
@@ -130,8 +136,8 @@ class RunRecorder:
 
     def _stop_after(self, signal_number):
         if signal_number:
-            command = f"{launcher(world_size())} Trainer.py --resume --save_root {self.folder}"
-            raise Stopped(int(signal_number), f"saved; continue with: {command}")
+            command = as_typed("Trainer.py", "--resume", "--save_root", self.folder)
+            raise Stopped(int(signal_number), f"saved; continue with: {launcher(world_size())} {command}")
 
 
 def first_of_each(videos):

@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.flags import BEFORE_THE_FLAG, tester_parser, trainer_parser
+from cli.flags import FLAGS_OF_OLDER_RUNS, tester_parser, trainer_parser
 
 from .checkpoint import load_checkpoint, load_optimizer, network_dimensions
 from .logs import rows_before
@@ -19,13 +19,13 @@ FIXED_IN_A_RUN = ("train_vi_len", "val_vi_len", "partial", "fast_train", "fast_p
                   "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "network", "F_dim", "L_dim",
                   "N_dim", "D_out_dim", "posterior", "label_norm", "reconstruction", "optim", "bptt", "interleave",
                   "random_shift", "seed")
-NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root", "ckpt_path")
+NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root")
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}
 
 
 def trainer_flags():
-    """The flags of Trainer.py, and the checkpoint that it starts from, or None.
+    """Return the flags of Trainer.py, the checkpoint that it starts from, and its path; without one, None twice.
 
     A flag that the checkpoint answers need not be given.
     """
@@ -34,10 +34,10 @@ def trainer_flags():
     if args.resume:
         return resumed_flags(parser, args, typed)
     if args.ckpt_path:
-        return args, (tested_checkpoint if args.test else starting_checkpoint)(parser, args, typed)
+        return args, (tested_checkpoint if args.test else starting_checkpoint)(parser, args, typed), args.ckpt_path
     if args.test:
         raise UsageError("--test needs --ckpt_path, the checkpoint to validate")
-    return args, None
+    return args, None, None
 
 
 def starting_checkpoint(parser, args, typed):
@@ -61,7 +61,7 @@ def tested_checkpoint(parser, args, typed):
     answers = network_dimensions(checkpoint, path)
     answers |= {name: saved[name] for name in ("frame_H", "frame_W", "clamp_feedback") if name in saved}
     take_from_checkpoint(args, typed, answers, path)
-    take_defaults(args, typed, saved, ("DR", "val_vi_len", "temperature", "seed"))
+    take_defaults(args, typed, saved, ("DR", "partial", "val_vi_len", "temperature", "seed"))
     return checkpoint
 
 
@@ -82,7 +82,7 @@ def take_defaults(args, typed, saved, names):
 
 
 def resumed_flags(parser, args, typed):
-    """The flags of the run in --save_root with those now typed, and its newest checkpoint."""
+    """The flags of the run in --save_root with those now typed, its newest checkpoint, and the path of that."""
     if not args.save_root:
         raise UsageError("--resume needs --save_root, the folder of the run to continue")
     if args.overwrite or args.ckpt_path:
@@ -97,8 +97,7 @@ def resumed_flags(parser, args, typed):
             setattr(args, name, value)
         elif typed[name] != value:
             print(f"--{name} is now {typed[name]}; it was {value}")
-    args.ckpt_path = str(path)
-    return args, checkpoint
+    return args, checkpoint, path
 
 
 def newest_checkpoint(folder):
@@ -121,7 +120,7 @@ def newest_checkpoint(folder):
 def check_resumable(checkpoint, parser, path):
     """Raise UsageError unless the flags and the state in a checkpoint can be those of a run of this program."""
     parser.check_saved(checkpoint["arguments"], path)
-    checkpoint["arguments"] = BEFORE_THE_FLAG | checkpoint["arguments"]
+    checkpoint["arguments"] = FLAGS_OF_OLDER_RUNS | checkpoint["arguments"]
     missing = [name for name in (*FIXED_IN_A_RUN, "batch_size", "accumulate") if name not in checkpoint["arguments"]]
     if missing:
         raise UsageError(f"--resume: {path} does not hold its --{missing[0]}; start from its weights with --ckpt_path")

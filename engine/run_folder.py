@@ -57,16 +57,20 @@ def open_run(save_root, model, *, arguments, fps, resume, overwrite, num_epoch, 
         yield folder
 
 
+def holds_run(folder):
+    return (folder / "metrics.csv").exists() or any(folder.glob("*.ckpt"))
+
+
 def check_free(folder, overwrite):
     """Raise UsageError if the folder holds a run that may not be overwritten."""
-    if (folder / "metrics.csv").exists() and not overwrite:
+    if holds_run(folder) and not overwrite:
         raise UsageError(f"--save_root {folder} holds another run; give --resume to continue it, --overwrite to "
                          "replace it, or another folder")
 
 
 def clear_run(folder):
     """Remove the run in the folder, if there is one."""
-    if not (folder / "metrics.csv").exists():
+    if not holds_run(folder):
         return
     with usable("--save_root", folder):
         for pattern in ("*.ckpt", "*.gif", "best.mp4", "epoch=*.mp4", "*.csv", "*.json", "*.png", "best.npz",

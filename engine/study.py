@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cli.errors import RunError, Stopped, StopSignals, UsageError
 from cli.files import read_json, write_json, writing
-from cli.flags import BEFORE_THE_FLAG, trainer_parser
+from cli.flags import FLAGS_OF_OLDER_RUNS, trainer_parser
 from cli.parser import typed_command
 from media.pixel_csv import pixels_of_a_frame
 
@@ -55,7 +55,7 @@ class Run:
         """Raise UsageError if the folder holds a run with other flags."""
         wanted, saved = vars(trainer_parser().parse_args(self.words)), read_arguments(self.folder)
         if saved:
-            saved = vars(trainer_parser().parse_args([])) | BEFORE_THE_FLAG | saved
+            saved = vars(trainer_parser().parse_args([])) | FLAGS_OF_OLDER_RUNS | saved
         for name in wanted.keys() & saved.keys() - NOT_OF_THE_RECIPE:
             if wanted[name] != saved[name]:
                 raise UsageError(f"{self.folder} is a run with --{name} {saved[name]}, not {wanted[name]}; "
@@ -181,4 +181,5 @@ def truth_fits(truth, folder):
 def share_cores(jobs):
     """Let each of several processes at a time use its share of the cores; otherwise each would use all."""
     if jobs > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // jobs)))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))

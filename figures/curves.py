@@ -45,7 +45,7 @@ def plot_band(ax, x, values, label, marked=True, **style):
                         linewidth=0)
 
 
-def spread(values, digits=2):
+def mean_and_range(values, digits=2):
     """The mean of some numbers, and the least and the greatest in brackets, if there are several."""
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f}..{max(values):.{digits}f})"
@@ -88,7 +88,7 @@ def draw_validation_psnr(runs, side_by_side):
     for label, seeds in by_label(runs).items():
         epochs, values = over_epochs(seeds, "val_psnr")
         best = np.nanargmax(np.nanmean(values, axis=0))
-        found = f"best {spread(np.nanmax(values, axis=1))} dB"
+        found = f"best {mean_and_range(np.nanmax(values, axis=1))} dB"
         found += f" at epoch {epochs[best]:.0f}" if len(seeds) == 1 else ""
         curves[f"{label}: {found}"] = epochs, values, best
     figure, axes = panels(list(curves), side_by_side, "Validation PSNR", ["validation PSNR (dB)"], "epoch")
@@ -123,7 +123,7 @@ def draw_psnr_per_frame(runs, side_by_side):
         curves = {f"{name}: mean {np.nanmean(psnr):.2f} dB": [psnr] for name, psnr in runs[0].psnr.items()}
         title = [f"{runs[0].label}: mean {mean_psnr(runs[0]):.2f} dB"]
     else:
-        curves = {f"{label}: mean {spread([*map(mean_psnr, seeds)])} dB":
+        curves = {f"{label}: mean {mean_and_range([*map(mean_psnr, seeds)])} dB":
                   [np.nanmean(list(run.psnr.values()), axis=0) for run in seeds]
                   for label, seeds in by_label(runs).items()}
         title = list(curves)

@@ -8,6 +8,7 @@ from string import Template
 import numpy as np
 
 from cli.files import atomic_write
+from cli.parser import as_typed
 from engine.logs import read_record, read_scores
 from media.gif import FRAMES_PER_SECOND
 
@@ -122,7 +123,7 @@ def scores_html(names, scores, folder):
                     baselines.setdefault((predictor, row.get("psnr")), (None, {"predictor": predictor, **cells}))
         if models:
             tables += table(caption, [*models, *baselines.values()])
-    command = f"python Tester.py --ckpt_path {folder / 'best.ckpt'} --gt FILE"
+    command = as_typed("python", "Tester.py", "--ckpt_path", folder / "best.ckpt", "--gt", "FILE")
     return tables or f"<p>No test yet. Scores come from <code>{escape(command)}</code></p>"
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.flags import BEFORE_THE_FLAG, add_machine_flags, add_run_flags, flags_of, trainer_parser
+from cli.flags import FLAGS_OF_OLDER_RUNS, add_machine_flags, add_run_flags, flags_of, trainer_parser
 from engine.logs import read_arguments, read_columns, read_metrics, read_psnr_per_frame
 
 
@@ -50,14 +50,14 @@ def label_by_difference(runs):
         run.label = ", ".join(f"{flag}={value}" for flag, value in values.items())
     for label, group in by_label(runs).items():
         seeds = {seed(run) for run in group if run in flags}
-        if 1 < len(group) == len(seeds):
+        if 1 < len(group) == len(seeds):  # nothing but the seed differs
             for run in group:
                 run.label = f"{label} ({len(group)} seeds)" if label else f"{len(group)} seeds"
             continue
-        for run in group:
-            if len(seeds) > 1:
+        if len(seeds) > 1:  # the seed tells some of them apart,
+            for run in group:
                 run.label = ", ".join(filter(None, [label, f"seed={seed(run)}"])) if run in flags else ""
-        for same, others in by_label(group).items():
+        for same, others in by_label(group).items():  # and the name tells the rest
             for run in others:
                 if len(others) > 1 or not same:
                     run.label = f"{same} ({run.name})" if same else run.name
@@ -70,7 +70,7 @@ def differing_flags(runs):
     Runs whose flags are not known are left out.
     """
     without_effect = flags_of(add_machine_flags, add_run_flags).keys()  # the seed is one of the machine's
-    defaults = vars(trainer_parser().parse_args([])) | BEFORE_THE_FLAG  # for a flag that is younger than a run
+    defaults = vars(trainer_parser().parse_args([])) | FLAGS_OF_OLDER_RUNS  # for a flag that is younger than a run
     defaults = {flag: default for flag, default in defaults.items() if flag not in without_effect}
     known = {run: {flag: shown(run.arguments.get(flag, default)) for flag, default in defaults.items()}
              for run in runs if run.arguments}

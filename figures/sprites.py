@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, features
 
 LOSSLESS_PIXELS = 2**21  # of a sheet; one of more pixels would be many megabytes
-MOST_PIXELS = 2**24  # of a sheet, 64 MiB once a browser has unpacked it; a phone shows no larger image
+MAX_PIXELS = 2**24  # of a sheet, 64 MiB once a browser has unpacked it; a phone shows no larger image
 
 
 class Sheets:
@@ -32,7 +32,7 @@ def sheet(frames, exact):
     exact: every pixel comes back as it is, unless the frames are so large that the image would be too. Returns a dict:
     the image as a data: URI, the columns of the grid, and the number, height and width of the frames.
     """
-    step = math.ceil(math.sqrt(frames.size / 3 / MOST_PIXELS))
+    step = math.ceil(math.sqrt(frames.size / 3 / MAX_PIXELS))
     frames = shrunk(frames, step).transpose(0, 2, 3, 1)  # [T, H, W, 3]
     count, height, width, _ = frames.shape
     columns = math.ceil(math.sqrt(count * height / width))  # nearly square: an image has at most 16383 pixels a side

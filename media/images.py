@@ -7,8 +7,8 @@ from torch.nn import functional
 
 from cli.errors import UsageError
 
-LARGEST_IMAGE = 2**26  # pixels, twice an 8K frame: a small file may claim to unpack to far more
-Image.MAX_IMAGE_PIXELS = LARGEST_IMAGE // 2  # Pillow refuses more than twice as many, also inside an icon
+MAX_IMAGE = 2**26  # pixels, twice an 8K frame: a small file may claim to unpack to far more
+Image.MAX_IMAGE_PIXELS = MAX_IMAGE // 2  # Pillow refuses more than twice as many, also inside an icon
 Image.preinit()  # the usual formats, so that they are tried first
 Image.init()
 # Pillow knows these by name only, and would start another program for EPS.
@@ -40,7 +40,7 @@ def read_image(path):
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist") from None
     except Image.DecompressionBombError:
-        raise UsageError(f"{path} has more than {LARGEST_IMAGE} pixels, too many; make it smaller") from None
+        raise UsageError(f"{path} has more than {MAX_IMAGE} pixels, too many; make it smaller") from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{path} cannot be read as an image ({reason[:120]}); replace the file") from None

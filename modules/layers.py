@@ -6,7 +6,7 @@ The submodules have the names of the course template, so that its checkpoints lo
 import torch
 from torch import nn
 
-LARGEST_LOGVAR = 4.0  # a standard deviation of e^2
+MAX_LOGVAR = 4.0  # a standard deviation of e^2
 
 
 class ResidualBlock(nn.Module):
@@ -88,9 +88,9 @@ class GaussianPosterior(nn.Sequential):
         """z = mu + exp(logvar / 2) * epsilon (Kingma & Welling 2014, arXiv:1312.6114).
 
         epsilon: standard normal noise of the shape of mu; drawn from torch's global generator if left out.
-        logvar is clamped to LARGEST_LOGVAR here: early in training a stray value would drown the frame in noise. The
+        logvar is clamped to MAX_LOGVAR here: early in training a stray value would drown the frame in noise. The
         KL takes logvar unclamped, so its gradient leads back.
         """
         if epsilon is None:
             epsilon = torch.randn_like(mu)
-        return mu + torch.exp(logvar.clamp(max=LARGEST_LOGVAR) / 2) * epsilon
+        return mu + torch.exp(logvar.clamp(max=MAX_LOGVAR) / 2) * epsilon

@@ -26,7 +26,7 @@ from .window import Window, choose_window, cut, move_into
 VERSION = 1
 MARKER, ENTRIES = "video.json", ("train", "val", "test", "preview.gif", ".decoded")
 HELD_OUT = 0.1  # of a video, for validation and again for the test
-LEAST_FRAMES = 60  # of a video
+MIN_FRAMES = 60  # of a video
 TRUTH_PART = 4  # the frames in gt.csv have a quarter of the dataset's height and width
 PREVIEW_FRAMES = 150
 
@@ -63,9 +63,9 @@ def find_take(path, fps, poses_file, frame_size):
     """Find the person in a video, choose its window and its parts, and print what was found."""
     person = find_person(path, fps, poses_file, "--video")
     frames = len(person.poses)
-    if frames < LEAST_FRAMES:
+    if frames < MIN_FRAMES:
         raise UsageError(f"--video {path} has {frames} frames at {fps:g} a second, too few; give a video of "
-                         f"{LEAST_FRAMES} frames or more")
+                         f"{MIN_FRAMES} frames or more")
     window = choose_window(person.poses, person.size, frame_size)
     print(f"{path}: {person.report}")
     print(f"  cut from {person.size[1]} x {person.size[0]} pixels to {window.width:.0f} x {window.height:.0f}, "

@@ -19,7 +19,7 @@ from cli.files import atomic_write
 JOINTS = ("nose", *[f"{side}_{name}" for name in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
                     for side in ("left", "right")])
 INDEX = {name: index for index, name in enumerate(JOINTS)}
-LEAST_CONFIDENCE = 0.1  # below it a joint is not seen
+MIN_CONFIDENCE = 0.1  # below it a joint is not seen
 COLUMNS = 1 + 3 * len(JOINTS)
 
 
@@ -42,7 +42,7 @@ def present(poses):
 
 def without_doubtful(poses):
     """Return poses [..., 17, 3] without the joints of too little confidence."""
-    doubtful = ~(poses[..., 2] >= LEAST_CONFIDENCE) | ~np.isfinite(poses[..., :2]).all(axis=-1)
+    doubtful = ~(poses[..., 2] >= MIN_CONFIDENCE) | ~np.isfinite(poses[..., :2]).all(axis=-1)
     return np.where(doubtful[..., None], nobody(1)[0], poses)
 
 

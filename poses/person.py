@@ -13,8 +13,8 @@ from .estimator import pose_estimator
 from .keypoints import follow, nobody, present, read_people
 from .tracks import bridged_frames, steady
 
-LEAST_INSIDE = 0.5  # part of the joints that lie in the picture
-LEAST_HEIGHT = 0.05  # of the picture, of a person
+MIN_INSIDE = 0.5  # part of the joints that lie in the picture
+MIN_HEIGHT = 0.05  # of the picture, of a person
 
 
 class Person(NamedTuple):
@@ -64,6 +64,6 @@ def check_scale(poses, size, path):
         return
     inside = ((places >= 0) & (places <= size[::-1])).all(axis=2).sum() / np.isfinite(places).all(axis=2).sum()
     tall = np.median(np.nanmax(places[..., 1], axis=1) - np.nanmin(places[..., 1], axis=1))
-    if inside < LEAST_INSIDE or tall < LEAST_HEIGHT * size[0]:
+    if inside < MIN_INSIDE or tall < MIN_HEIGHT * size[0]:
         raise UsageError(f"--poses {path}: {inside:.0%} of the joints lie in the picture, and the person is {tall:.1f} "
                          f"pixels tall; give x and y in pixels of the video, which has {size[1]} x {size[0]}")

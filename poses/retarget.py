@@ -15,7 +15,7 @@ from .keypoints import INDEX, present, seen
 ANKLES = [INDEX["left_ankle"], INDEX["right_ankle"]]
 HEADS = [INDEX[name] for name in ("nose", "left_eye", "right_eye", "left_ear", "right_ear")]
 FAR, NEAR = 0.05, 0.95  # quantiles of the floor line
-LEAST_RANGE = 0.1  # of the height: a person who moves less in depth has one size
+MIN_RANGE = 0.1  # of the height: a person who moves less in depth has one size
 KNOWN = (-0.25, 1.25)  # nearness, 0 far and 1 near, beyond which a line is trusted no further
 STANDING = 0.8  # quantile of the heights: neither bent nor jumping
 STEP = 0.5  # seconds in which a foot touches the floor again
@@ -75,7 +75,7 @@ def measure_stance(poses, fps):
     floor, height = floor[whole], (floor - tops)[whole]
     middle = np.nanmedian(poses[present(poses)][..., 0])
     far, near = np.quantile(floor, (FAR, NEAR))
-    if near - far < LEAST_RANGE * np.quantile(height, STANDING):
+    if near - far < MIN_RANGE * np.quantile(height, STANDING):
         return Stance(*[np.median(floor)] * 3, *[np.quantile(height, STANDING)] * 2, middle)
     close = (near - far) / 10
     return Stance(far, near, np.median(floor), np.quantile(height[floor <= far + close], STANDING),

@@ -7,7 +7,7 @@ from PIL import Image
 
 from .keypoints import present
 
-MARGIN, LEAST_MARGIN = 0.2, 0.1  # around the joints, in heights of the person: hands, feet and hair reach past them
+MARGIN, MIN_MARGIN = 0.2, 0.1  # around the joints, in heights of the person: hands, feet and hair reach past them
 
 
 class Window(NamedTuple):
@@ -38,9 +38,9 @@ def choose_window(poses, picture, size):
         return (around / shape).max()
 
     largest_inside = (limits / shape).min()
-    height = min(height_for(MARGIN), max(largest_inside, height_for(LEAST_MARGIN)))
+    height = min(height_for(MARGIN), max(largest_inside, height_for(MIN_MARGIN)))
     extent = height * shape
-    middle = (np.maximum(low - LEAST_MARGIN * person, 0) + np.minimum(high + LEAST_MARGIN * person, limits)) / 2
+    middle = (np.maximum(low - MIN_MARGIN * person, 0) + np.minimum(high + MIN_MARGIN * person, limits)) / 2
     corner = np.where(extent <= limits, (middle - extent / 2).clip(0, np.maximum(limits - extent, 0)),
                       (limits - extent) / 2)
     return Window(*corner, *extent)

@@ -70,6 +70,15 @@ def is_dancer(root, **settings):
     return read_json_or_none(Path(root) / "dancer.json") == dancer_settings(**settings)
 
 
+def chosen_setting(root):
+    """Return name and value of a setting that somebody has chosen for the dancer in `root`; None if there is none."""
+    saved = read_json_or_none(Path(root) / "dancer.json")
+    for name, default in dancer_settings().items():
+        if isinstance(saved, dict) and name != "version" and saved.get(name, default) != default:
+            return name, saved[name]
+    return None
+
+
 class _Job(NamedTuple):
     """Describe some frames of one sequence for a worker to draw."""
 

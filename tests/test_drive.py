@@ -152,6 +152,7 @@ def test_a_pose_beside_a_label_is_nearer_than_an_empty_one():
 
 
 def test_what_cannot_drive_is_refused_in_one_line(prepared, refused, tmp_path):
+    assert "--drive nowhere: there is no such" in refused(*prepared, "--drive", "nowhere")
     assert "--gt" in refused(*prepared, "--drive", "other.mp4", "--gt", "data/test/gt.csv")
     assert "--samples" in refused(*prepared, "--drive", "other.mp4", "--samples", 2)
     assert "--poses" in refused(*prepared, "--poses", "other.csv")

@@ -259,9 +259,14 @@ def test_validation_split_is_tested_as_the_trainer_validated_it(prolonged, tmp_p
 
 
 def test_training_split_is_tested_as_if_it_were_validation(prolonged, dancer, tmp_path, call):
-    """On a dataset whose training sequence is the validation sequence; the nearest label would be a frame's own."""
+    """On a dataset that begins with the validation sequence, of which the run's --partial takes no more than that.
+
+    The nearest label would be a frame's own.
+    """
     for kind in ("img", "label"):
-        shutil.copytree(dancer / f"val/val_{kind}", tmp_path / f"swapped/train/train_{kind}")
+        folder = shutil.copytree(dancer / f"val/val_{kind}", tmp_path / f"swapped/train/train_{kind}")
+        for number in range(20, 50):  # of these 50 frames the run's 0.4 are 20
+            shutil.copy(dancer / f"train/train_{kind}/{number}.png", folder)
     for split, root in (("val", dancer), ("train", tmp_path / "swapped")):
         call("Tester", "--ckpt_path", prolonged / "best.ckpt", "--split", split, "--DR", root, "--save_root", split)
     val, train = (json.loads((tmp_path / split / "scores.json").read_text()) for split in ("val", "train"))
@@ -369,6 +374,18 @@ def test_checkpoint_answers_size_clamping_network_and_length(dancer, call, tmp_p
     call("Trainer", "--DR", dancer, *flags(ckpt_path="run/best.ckpt", save_root="larger", num_epoch=1, device="cpu",
                                            frame_H=16))
     assert json.loads((tmp_path / "larger/args.json").read_text())["arguments"]["frame_H"] == 16
+
+
+@pytest.mark.parametrize("start", [{}, {"ckpt_path": "run/best.ckpt"}], ids=["anew", "from a checkpoint"])
+def test_resumed_run_has_the_flags_of_one_that_was_not_cut_off(start, dancer, call, tmp_path):
+    """So that figures see one experiment in them."""
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="cut", **start))
+    before = json.loads((tmp_path / "cut/args.json").read_text())["arguments"]
+    call("Trainer", "--resume", *flags(num_epoch=2, save_root="cut"))
+    after = json.loads((tmp_path / "cut/args.json").read_text())["arguments"]
+    assert after == before | {"num_epoch": 2, "resume": True}
+    assert before["ckpt_path"] == start.get("ckpt_path")
 
 
 @pytest.mark.parametrize("shared_out", [{"batch_size": 1, "accumulate": 4}, {"batch_size": 2, "accumulate": 2}])

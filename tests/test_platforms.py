@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import pty
+import shlex
 import shutil
 import signal
 import subprocess
@@ -104,8 +105,8 @@ def test_drive_that_cannot_force_a_file_to_disk_is_written_to(tmp_path, monkeypa
     assert (tmp_path / "a.txt").read_bytes() == b"new"
 
 
-def test_log_that_cannot_be_written_costs_no_checkpoint(train, call, tmp_path, at_once, monkeypatch):
-    """The run stops with the epoch saved, and --resume writes the whole log again from the checkpoint."""
+def test_log_that_cannot_be_written_costs_no_epoch(train, call, tmp_path, at_once, monkeypatch, capsys):
+    """Every epoch tries again; if the last one cannot, --resume writes the whole log from the checkpoint."""
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
         replace, calls = os.replace, []
 
@@ -117,8 +118,9 @@ def test_log_that_cannot_be_written_costs_no_checkpoint(train, call, tmp_path, a
 
         patch.setattr(os, "replace", away_after_the_first)
         call("Trainer", *train(save_root="run"))
-    assert ended.value.code == 1 and len(at_once) == len(cli.files.WAITS)
-    assert load_checkpoint(tmp_path / "run/last.ckpt")["last_epoch"] == 0
+    assert ended.value.code == 1 and len(at_once) == 3 * len(cli.files.WAITS)
+    assert capsys.readouterr().out.count("the next epoch tries again") == 2
+    assert load_checkpoint(tmp_path / "run/last.ckpt")["last_epoch"] == 2
     assert read_csv(tmp_path / "run/metrics.csv") == []
     call("Trainer", "--resume", "--save_root", "run")
     call("Trainer", *train(save_root="whole"))
@@ -184,8 +186,10 @@ def test_no_home_is_needed(train, call, dancer, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a$x_$", "a b", "ä", "100%", "#1", "{x}", "a^2_b", "_hidden"])
-def test_folder_of_any_name_holds_a_run_and_its_figures(name, train, tmp_path):
+def test_folder_of_any_name_holds_a_run_and_its_figures(name, train, tmp_path, capsys):
     call_script(tmp_path, "Trainer", *train(save_root=name, num_epoch=1), draw=True)
+    told = capsys.readouterr().out.splitlines()[-1].removeprefix("test:")
+    assert shlex.split(told) == ["python", "Tester.py", "--ckpt_path", f"{name}/best.ckpt"]  # to be pasted
     call_script(tmp_path, "Trainer", *train(save_root=f"{name}2", num_epoch=1))
     call_script(tmp_path, "Plotting", name, f"{name}2", *flags(out="figures", figures="loss"))
     assert (tmp_path / name / "loss.png").exists() and (tmp_path / "figures/loss.png").exists()

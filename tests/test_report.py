@@ -34,7 +34,7 @@ def test_p_value_is_the_part_of_all_ways_to_share_out_the_runs(statements):
 def test_p_value_of_many_runs_is_estimated(statements, monkeypatch):
     numbers = np.random.default_rng(1).normal(size=12)
     exact = statements.p_value(numbers[:6], numbers[6:])
-    monkeypatch.setattr(statements, "MOST_WAYS", 900)  # of 924
+    monkeypatch.setattr(statements, "MAX_WAYS", 900)  # of 924
     assert 0.05 < exact < 0.95 and statements.p_value(numbers[:6], numbers[6:]) == pytest.approx(exact, abs=0.06)
 
 

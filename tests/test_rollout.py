@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from conftest import tiny_model
+from engine.evaluation import generate_sequences
 from modules.noise import GivenNoise, Noise
 from modules.rollout import disturb, forced_rollout, generate, rollout
 
@@ -209,6 +210,25 @@ def test_an_input_frame_is_left_alone_unless_asked_for():
     frame = 2 * clips()[0][:, 0] - 0.5
     assert disturb(frame, None, clamp=False, input_noise=0) is frame
     assert torch.equal(disturb(frame, None, clamp=True, input_noise=0), frame.clamp(0, 1))
+
+
+def test_rollout_that_is_not_finite_is_named(capsys):
+    """From its first such frame on; it would be drawn as black without a word."""
+    model, (frames, labels) = tiny_model(), (255 * clips()).byte()
+    step = model.step
+
+    def diverge(*arguments):
+        diverge.steps += 1
+        predicted = step(*arguments)
+        return predicted._replace(frame=predicted.frame * (1 if diverge.steps < 3 else float("nan")))
+
+    settings = {"device": torch.device("cpu"), "dtype": torch.float32, "seed": 0, "temperature": 1.0, "clamp": False}
+    for name, said in (("step", ""), ("diverge", "from frame 3 on")):
+        diverge.steps = 0
+        model.step = {"step": step, "diverge": diverge}[name]
+        generate_sequences(model, frames[:, 0], labels, **settings)
+        out = capsys.readouterr().out
+        assert said in out and bool(out) == bool(said)
 
 
 @pytest.mark.parametrize("posterior", ["previous", "current"])

@@ -184,6 +184,27 @@ def test_folder_of_the_run_holds_another(train, tmp_path):
     assert all(word in error for word in ("--save_root run", "--resume", "--overwrite"))
 
 
+def test_checkpoints_without_their_logs_are_a_run_too(train, checkpoint, tmp_path):
+    """As where only they were brought to a new machine."""
+    checkpoint.rename(tmp_path / "last.ckpt")
+    assert "holds another run" in train("--save_root", ".")
+
+
+def test_folder_of_a_run_is_not_that_of_a_test(refusal, checkpoint, dancer, tmp_path):
+    (tmp_path / "args.json").write_text("{}")
+    (tmp_path / "psnr_per_frame.csv").write_text("the validation's")
+    assert "--save_root . is the folder of a run" in refusal(
+        "Tester", "--DR", dancer, "--ckpt_path", checkpoint, "--device", "cpu", "--save_root", ".")
+
+
+def test_dancer_that_somebody_has_chosen_is_not_replaced(refusal, call, capsys):
+    """Without --DR the default one is taken from data/dancer, or made there."""
+    call("Preparer", *flags(dancer="data/dancer", frames=20, val_frames=10, test_sequences=1, test_frames=2))
+    capsys.readouterr()
+    error = refusal("Trainer", *TINY_TRAINING)
+    assert "--frames 20" in error and "--DR data/dancer" in error
+
+
 def test_folder_of_the_run_is_in_use(train, tmp_path):
     (tmp_path / "run").mkdir()
     with locked("--save_root", tmp_path / "run"):

@@ -18,12 +18,12 @@ sys.path.insert(0, str(ROOT))
 from cli.files import read_json  # noqa: E402
 from cli.tables import markdown_table  # noqa: E402
 from engine.logs import read_arguments, read_metrics  # noqa: E402
-from figures.curves import spread  # noqa: E402
+from figures.curves import mean_and_range  # noqa: E402
 
 ANNEALINGS = {"Monotonic": ("Monotonic", 10, 1.0), "Cyclical 10, 1": ("Cyclical", 10, 1.0),
               "Cyclical 5, 0.5": ("Cyclical", 5, 0.5), "None": ("None", 10, 1.0)}
 FORCINGS = {"on": 1.0, "off": 0.0}
-MOST_WAYS = 20_000
+MAX_WAYS = 20_000
 CALM_EPOCH = 15  # after which, the report says, annealing smooths the loss
 
 
@@ -61,7 +61,7 @@ def table(values):
     """A row for each annealing: the mean over the seeds, and the least and the greatest."""
     def text(name, forcing):
         numbers = values.get((name, forcing))
-        return f"{spread(numbers)}, seeds: {len(numbers)}" if numbers else "-"
+        return f"{mean_and_range(numbers)}, seeds: {len(numbers)}" if numbers else "-"
 
     return [{"annealing": name} | {f"forcing {forcing}": text(name, forcing) for forcing in FORCINGS}
             for name in ANNEALINGS]
@@ -91,14 +91,14 @@ def compared(values, pairs):
 def p_value(ours, theirs):
     """Permutation test: the part of all ways to share out the runs that differ in the mean by as much.
 
-    Of more than MOST_WAYS as many are drawn.
+    Of more than MAX_WAYS as many are drawn.
     """
     pooled, count = np.array([*ours, *theirs]), len(ours)
-    if comb(len(pooled), count) <= MOST_WAYS:
+    if comb(len(pooled), count) <= MAX_WAYS:
         chosen = np.array(list(combinations(range(len(pooled)), count)))  # [ways, count]
     else:
         random = np.random.default_rng(0)
-        chosen = np.stack([random.permutation(len(pooled))[:count] for _ in range(MOST_WAYS)])
+        chosen = np.stack([random.permutation(len(pooled))[:count] for _ in range(MAX_WAYS)])
     sums = pooled[chosen].sum(axis=1)
     differences = np.abs(sums / count - (pooled.sum() - sums) / (len(pooled) - count))
     observed = abs(np.mean(ours) - np.mean(theirs))

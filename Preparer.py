@@ -8,6 +8,19 @@ from cli.parser import Parser, as_typed, at_least, natural_int, positive_float, 
 from stage_dancer.dataset import dancer_settings, is_dancer, make_dancer
 
 
+def main():
+    parser = build_parser()
+    args = parser.parse_args()
+    check_task(parser.typed_flags())
+    if args.check is not None:
+        check(args.check)
+    elif args.video is not None:
+        convert(args.video, args.dataset, args.poses, args.fps, (args.frame_H, args.frame_W), args.overwrite)
+    else:
+        draw(args.dancer, args.film, args.num_workers, args.overwrite, frames=args.frames, val_frames=args.val_frames,
+             test_sequences=args.test_sequences, test_frames=args.test_frames, seed=args.seed)
+
+
 def build_parser():
     parser = Parser("Make a dataset of the LAB4 layout, of the stage dancer or from videos of yours, or check one.")
     task = parser.add_mutually_exclusive_group(required=True)
@@ -100,19 +113,6 @@ def convert(videos, root, poses_files, fps, frame_size, overwrite):
     height, width = (max(side // TRUTH_PART, 1) for side in frame_size)  # of the frames in gt.csv
     print(f"{root} holds the dataset; look at {root}/preview.gif, and train on it with {as_typed('--DR', root)} "
           f"--frame_H {height} --frame_W {width} --val_vi_len {min(shortest, 630)}")
-
-
-def main():
-    parser = build_parser()
-    args = parser.parse_args()
-    check_task(parser.typed_flags())
-    if args.check is not None:
-        check(args.check)
-    elif args.video is not None:
-        convert(args.video, args.dataset, args.poses, args.fps, (args.frame_H, args.frame_W), args.overwrite)
-    else:
-        draw(args.dancer, args.film, args.num_workers, args.overwrite, frames=args.frames, val_frames=args.val_frames,
-             test_sequences=args.test_sequences, test_frames=args.test_frames, seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def starting_checkpoint(parser, args, typed):
                          "give another folder, or --resume to continue that run")
     checkpoint = load_checkpoint(path)
     saved = saved_flags(parser, checkpoint, path)
-    take_from_checkpoint(args, typed, network_dimensions(checkpoint, path), path)
-    take_defaults(args, typed, saved, ("posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len"))
+    require_flags(args, typed, network_dimensions(checkpoint, path), path)
+    adopt_flags(args, typed, saved, ("posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len"))
     return checkpoint
 
 
@@ -60,8 +60,8 @@ def tested_checkpoint(parser, args, typed):
     saved = saved_flags(parser, checkpoint, path)
     answers = network_dimensions(checkpoint, path)
     answers |= {name: saved[name] for name in ("frame_H", "frame_W", "clamp_feedback") if name in saved}
-    take_from_checkpoint(args, typed, answers, path)
-    take_defaults(args, typed, saved, ("DR", "partial", "val_vi_len", "temperature", "seed"))
+    require_flags(args, typed, answers, path)
+    adopt_flags(args, typed, saved, ("DR", "partial", "val_vi_len", "temperature", "seed"))
     return checkpoint
 
 
@@ -74,11 +74,19 @@ def saved_flags(parser, checkpoint, path):
     return saved
 
 
-def take_defaults(args, typed, saved, names):
+def adopt_flags(args, typed, saved, names):
     """Set the flags of these names to their values in a checkpoint, unless they are typed."""
     for name in names:
         if name not in typed and name in saved:
             setattr(args, name, saved[name])
+
+
+def require_flags(args, typed, answers, path):
+    """Set flags to their values in a checkpoint, which a typed flag must not contradict."""
+    for name, value in answers.items():
+        if name in typed and typed[name] != value:
+            raise UsageError(f"--{name} {typed[name]} contradicts {path}, which has {value}; leave the flag out")
+        setattr(args, name, value)
 
 
 def resumed_flags(parser, args, typed):
@@ -91,7 +99,7 @@ def resumed_flags(parser, args, typed):
     check_resumable(checkpoint, parser, path)
     saved = {name: value for name, value in checkpoint["arguments"].items()
              if hasattr(args, name) and name not in NOT_KEPT_ON_RESUME}  # a flag may be gone since
-    take_from_checkpoint(args, typed, {name: saved.pop(name) for name in FIXED_IN_A_RUN}, path)
+    require_flags(args, typed, {name: saved.pop(name) for name in FIXED_IN_A_RUN}, path)
     for name, value in saved.items():
         if name not in typed:
             setattr(args, name, value)
@@ -202,11 +210,3 @@ def tester_flags():
     if args.lpips and args.split == "test" and not args.gt:
         raise UsageError("--lpips needs the true frames; give them by --gt, or score --split val")
     return args, tested_checkpoint(parser, args, typed)
-
-
-def take_from_checkpoint(args, typed, answers, path):
-    """Set the flags that a checkpoint answers; a typed one must not contradict it."""
-    for name, value in answers.items():
-        if name in typed and typed[name] != value:
-            raise UsageError(f"--{name} {typed[name]} contradicts {path}, which has {value}; leave the flag out")
-        setattr(args, name, value)

@@ -1,5 +1,6 @@
 """Train recipes with several seeds under one budget, test every run, and compare them."""
 
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,7 +19,7 @@ from figures.study import cells, draw_curves, draw_sheet, first_of_each_recipe, 
 from media.pixel_csv import read_pixels_csv
 
 SHEET_COLUMNS = 8
-MAX_NAME = 200  # of a recipe's folder; file systems take 255 bytes
+MAX_NAME = 255  # bytes that file systems take for the name of a folder
 
 
 def main():
@@ -82,7 +83,7 @@ def read_recipes(texts, out):
         parser.parse_args(words)
         name = " ".join([path.stem, *flags])
         folder = out / re.sub(r"[^\w.+-]+", "_", name.replace("--", ""))
-        if len(folder.name) > MAX_NAME:
+        if len(os.fsencode(folder.name)) > MAX_NAME:
             raise UsageError(f'"{text}" is too long for the name of a folder; put its flags into a recipe file')
         if folder in recipes:
             raise UsageError(f"two recipes would go to {folder}; give each once, under a name of its own")

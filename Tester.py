@@ -51,7 +51,8 @@ def main():
     if args.drive:
         folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / "drive")
         drive = open_drive(args.drive, args.poses, root, **options)
-        return generate_drive(drive, folder, root, roll_out, options, args.video_format)
+        train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
+        return generate_drive(drive, folder, train_set, roll_out, args.video_format)
     video_format = VideoFormat(args.video_format, noted_fps(root, FRAMES_PER_SECOND)) if args.make_gif else None
     generate_and_score(args, root, options, roll_out, metrics, video_format)
 
@@ -67,6 +68,9 @@ def generate_and_score(args, root, options, roll_out, metrics, video_format):
 
     predictions = roll_out([frame[0] for frame in frames], labels)
     print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} frames generated")
+    with usable("--save_root", folder):
+        clear_test(folder)
+        clear_test_videos(folder)
     if args.split == "test":
         write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
     if video_format:
@@ -93,12 +97,11 @@ def export(args, checkpoint):
     write_onnx(args.onnx, model, (args.frame_H, args.frame_W), clamp=args.clamp_feedback)
 
 
-def generate_drive(drive, folder, root, roll_out, options, video_files):
+def generate_drive(drive, folder, train_set, roll_out, video_files):
     """Generate the dance of --drive from the training frame nearest to its first label, and write it as `driven`.
 
     A video that drives is shown beside it, and the result is written as GIF and as MP4.
     """
-    train_set = Dataset_Dance(root, None, "train", 1, **options)
     [prediction] = roll_out([nearest_start(train_set, drive.labels[0])], [drive.labels])
     videos = {"label": drive.labels, "prediction": prediction}
     if drive.video is not None:
@@ -108,14 +111,11 @@ def generate_drive(drive, folder, root, roll_out, options, video_files):
 
 
 def open_test_folder(folder):
-    """Make the folder of a test, or clear it of an earlier test, which may be of another model."""
+    """Make the folder of a test. Raises UsageError if it is the folder of a run."""
     folder = make_folder("--save_root", folder)
-    if (folder / "args.json").is_file():
+    if any((folder / name).is_file() for name in ("args.json", "metrics.csv")):
         raise UsageError(f"--save_root {folder} is the folder of a run, whose logs the test would replace; give "
                          "another folder, or leave the flag out")
-    with usable("--save_root", folder):
-        clear_test(folder)
-        clear_test_videos(folder)
     return folder
 
 

@@ -182,7 +182,8 @@ def show_best(folder, val_set, train_set, state):
     """Score the best rollout beside the baselines, and say what to do next."""
     path = folder / "best.ckpt"
     if not path.exists():
-        raise RunError(f"there is no {path}: another program has removed it; test {folder / 'last.ckpt'} instead")
+        raise RunError(f"there is no {path}: it was removed, or not brought along with last.ckpt; test "
+                       f"{folder / 'last.ckpt'} instead")
     print(f"\n{path}:")
     videos = best_rollout(folder, val_set, state)
     if videos:

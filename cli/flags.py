@@ -180,7 +180,8 @@ def trainer_parser():
 def tester_parser():
     """The trainer's flags too, so that a command line of the course's tester is understood.
 
-    Those that only shape training have no effect; those that the checkpoint answers need not be given.
+    Those that only shape training have no effect; those that the checkpoint answers need not be given. --partial is of
+    the training frames that the baselines know.
     """
     parser = trainer_parser()
     parser.description = ("Generate the test sequences, or those of validation or training, with a trained model: "
@@ -188,7 +189,8 @@ def tester_parser():
     group = parser.add_argument_group("test")
     group.add_argument("--split", choices=SPLITS, default="test",
                        help="sequences to generate; those of val and train are --val_vi_len frames long and bring "
-                            "their own truth. Beside val, train shows what a model knows by heart")
+                            "their own truth. Beside val, train (what the run's --partial took of it) shows what a "
+                            "model knows by heart")
     group.add_argument("--gt", metavar="FILE", help="ground truth in the submission's format, to score against")
     group.add_argument("--make_gif", action=BooleanOptionalAction, default=True, help="write the videos")
     group.add_argument("--views", type=positive_int, default=1, metavar="N",

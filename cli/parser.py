@@ -106,7 +106,7 @@ probability = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 
 
 
 def as_typed(*words):
-    """Join words to a command line, as one would type it: those with spaces are quoted."""
+    """Join words to a command line, as one would type it: quoted where need be."""
     join = subprocess.list2cmdline if os.name == "nt" else shlex.join
     return join(map(str, words))
 

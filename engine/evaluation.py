@@ -44,20 +44,21 @@ def _generate_batch(model, first_frames, labels, *, device, dtype, seed, tempera
     padded = torch.empty(len(labels), max(map(len, labels)), *labels[0].shape[1:], dtype=torch.uint8)
     for row, label in zip(padded, labels):
         row[:len(label)], row[len(label):] = label, label[-1]
-    finite = []  # for each predicted frame, whether all its numbers are finite; on the device
+    finite = [torch.ones(len(labels), dtype=torch.bool, device=device)]  # for each frame, of which videos it is finite
 
     def progress(steps):
         for step in Progress(steps, total=padded.shape[1] - 1, desc="generating", unit="frame"):
-            finite.append(step.frame.isfinite().all())
+            finite.append(step.frame.isfinite().flatten(1).all(dim=1))  # [B]
             yield step
 
     with autocast(device, dtype):
         videos = generate(model, torch.stack(list(first_frames)).to(device), padded.to(device), seed, temperature,
                           clamp, progress)
-    if not all(finite):
-        first = 1 + list(map(bool, finite)).index(False)
-        print(f"note: the rollout diverged: from frame {first} on it holds numbers that are not finite, drawn as black "
-              "or white; train with --clamp_feedback or a lower --lr")
+    of_videos = [row[:len(label)].tolist() for row, label in zip(torch.stack(finite, dim=1).cpu(), labels)]
+    diverged = [row.index(False) for row in of_videos if not all(row)]
+    if diverged:
+        print(f"note: {len(diverged)} of {len(labels)} rollouts diverged, the first at frame {min(diverged)}: numbers "
+              "that are not finite are drawn as black or white; train with --clamp_feedback or a lower --lr")
     return [video[:len(label)] for video, label in zip(videos, labels)]
 
 

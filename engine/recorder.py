@@ -40,7 +40,7 @@ class RunRecorder:
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
         self.saved_at = self.counted_at = time.monotonic()
-        self.kept = None  # the content of a checkpoint before the round in progress; None between rounds
+        self.kept = None  # the content of a checkpoint before the batches whose losses are unread; else None
         self.event_files = EventFiles(folder) if tensorboard else None
         self._write_logs()
 

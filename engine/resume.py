@@ -8,7 +8,7 @@ from cli.errors import UsageError
 from cli.flags import FLAGS_OF_OLDER_RUNS, tester_parser, trainer_parser
 
 from .checkpoint import load_checkpoint, load_optimizer, network_dimensions
-from .logs import rows_before
+from .logs import rows_before, without_own_checkpoint
 from .optimization import TERMS
 from .processes import launcher, world_size
 from .training import RunState
@@ -61,7 +61,8 @@ def tested_checkpoint(parser, args, typed):
     answers = network_dimensions(checkpoint, path)
     answers |= {name: saved[name] for name in ("frame_H", "frame_W", "clamp_feedback") if name in saved}
     require_flags(args, typed, answers, path)
-    adopt_flags(args, typed, saved, ("DR", "partial", "val_vi_len", "temperature", "seed"))
+    adopt_flags(args, typed, saved, ("DR", "partial", "train_vi_len", "val_vi_len", "temperature",
+                                     "seed"))
     return checkpoint
 
 
@@ -128,7 +129,7 @@ def newest_checkpoint(folder):
 def check_resumable(checkpoint, parser, path):
     """Raise UsageError unless the flags and the state in a checkpoint can be those of a run of this program."""
     parser.check_saved(checkpoint["arguments"], path)
-    checkpoint["arguments"] = FLAGS_OF_OLDER_RUNS | checkpoint["arguments"]
+    checkpoint["arguments"] = FLAGS_OF_OLDER_RUNS | without_own_checkpoint(checkpoint["arguments"])
     missing = [name for name in (*FIXED_IN_A_RUN, "batch_size", "accumulate") if name not in checkpoint["arguments"]]
     if missing:
         raise UsageError(f"--resume: {path} does not hold its --{missing[0]}; start from its weights with --ckpt_path")

@@ -57,8 +57,12 @@ def open_run(save_root, model, *, arguments, fps, resume, overwrite, num_epoch, 
         yield folder
 
 
+def checkpoints_in(folder):
+    return [path for name in ("last.ckpt", "best.ckpt", "epoch=*.ckpt") for path in folder.glob(name)]
+
+
 def holds_run(folder):
-    return (folder / "metrics.csv").exists() or any(folder.glob("*.ckpt"))
+    return (folder / "metrics.csv").exists() or bool(checkpoints_in(folder))
 
 
 def check_free(folder, overwrite):
@@ -87,8 +91,7 @@ def check_room(folder, parameters, checkpoints):
     The checkpoints in the folder are among them, or will be replaced.
     """
     wanted = 3 * checkpoints * sum(weights.numel() * weights.element_size() for weights in parameters)
-    there = [path for name in ("last.ckpt", "best.ckpt", "epoch=*.ckpt") for path in folder.glob(name)]
-    free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in there)
+    free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in checkpoints_in(folder))
     if free < wanted:
         raise UsageError(f"--save_root {folder}: the disk has {free / 2**20:.0f} MiB of room, the checkpoints need "
                          f"{wanted / 2**20:.0f} MiB; make room, or raise --per_save")

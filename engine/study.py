@@ -16,7 +16,7 @@ from .logs import TIMES_COLUMNS, read_arguments, read_columns, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 DIVERGED = "--clamp_feedback"  # a remedy that Trainer.py names when a training has diverged
-NOT_OF_THE_RECIPE = {"save_root", "resume", "overwrite", "ckpt_path"}  # in args.json, but different after --resume
+NOT_OF_THE_RECIPE = {"save_root", "resume", "overwrite"}  # in args.json, but different after --resume
 
 
 @dataclass(eq=False)

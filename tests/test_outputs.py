@@ -14,7 +14,8 @@ from cli.errors import RunError, UsageError
 from cli.files import atomic_write, write_json
 from conftest import TINY_TRAINING, flags, read_csv
 from engine.course import read_truth, write_submission
-from engine.logs import METRICS_COLUMNS, read_psnr_per_frame, rows_before, write_epoch_logs, write_psnr_per_frame
+from engine.logs import (METRICS_COLUMNS, read_arguments, read_psnr_per_frame, rows_before, write_epoch_logs,
+                         write_psnr_per_frame)
 from media.gif import write_gif
 from media.pixel_csv import pixels_of_a_frame, read_pixels_csv, write_pixels_csv
 from media.video import VideoFormat, write_comparison, write_video
@@ -51,6 +52,14 @@ def read_gif(path):
             assert rest == 0
             frames += [np.asarray(gif.convert("RGB"))] * times
     return np.stack(frames)
+
+
+@pytest.mark.parametrize("path, kept", [
+    ("runs/a/last.ckpt", None), ("runs/b/last.ckpt", "runs/b/last.ckpt"), (None, None)])
+def test_run_that_an_older_version_resumed_started_from_no_checkpoint(path, kept, tmp_path):
+    """It noted the run's own last.ckpt, which no run can start from."""
+    write_json(tmp_path / "args.json", {"arguments": {"ckpt_path": path, "save_root": "runs/a", "seed": 1}})
+    assert read_arguments(tmp_path) == {"ckpt_path": kept, "save_root": "runs/a", "seed": 1}
 
 
 @pytest.mark.parametrize("usage", [None, ["Public", "Private", "Public"]])

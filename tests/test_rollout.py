@@ -223,7 +223,7 @@ def test_rollout_that_is_not_finite_is_named(capsys):
         return predicted._replace(frame=predicted.frame * (1 if diverge.steps < 3 else float("nan")))
 
     settings = {"device": torch.device("cpu"), "dtype": torch.float32, "seed": 0, "temperature": 1.0, "clamp": False}
-    for name, said in (("step", ""), ("diverge", "from frame 3 on")):
+    for name, said in (("step", ""), ("diverge", "the first at frame 3")):
         diverge.steps = 0
         model.step = {"step": step, "diverge": diverge}[name]
         generate_sequences(model, frames[:, 0], labels, **settings)

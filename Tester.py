@@ -119,13 +119,12 @@ def open_test_folder(folder):
     return folder
 
 
-def open_sequences(root, split, val_vi_len, partial, options):
+def open_sequences(root, split, val_vi_len, train_partial, options):
     """Names of the sequences of a split, their frames (one or all) and their labels: uint8 [T, 3, H, W] each.
 
-    partial: the fraction of the training set to take.
+    train_partial: the fraction of the frames to take if the split is train.
     """
-    used = partial if split == "train" else 1.0
-    sequences = Dataset_Dance(root, None, split, val_vi_len, used, **options)
+    sequences = Dataset_Dance(root, None, split, val_vi_len, train_partial if split == "train" else 1.0, **options)
     if split == "test":
         return sequences.names, sequences.frames, sequences.labels
     clips = [slice(start, start + val_vi_len) for start in sequences.clip_starts().tolist()]

@@ -59,7 +59,7 @@ def main():
         if args.resume:
             state = restore(trainer, checkpoint, checkpoint_path, train_set, batch_size=args.batch_size,
                             accumulate=args.accumulate)
-        placed_set = place_on(train_set, device, args.data_device)
+        placed = place_on(train_set, device, args.data_device)
         video_format = VideoFormat(args.video_format, noted_fps(train_set.root, FRAMES_PER_SECOND))
         with open_run(args.save_root, model, arguments=vars(args), fps=video_format.fps, resume=args.resume,
                       overwrite=args.overwrite, num_epoch=args.num_epoch, per_save=args.per_save) as folder, \
@@ -68,8 +68,7 @@ def main():
                                    sequence_lengths=train_set.sequence_lengths, save_minutes=args.save_minutes,
                                    per_save=args.per_save, tensorboard=args.tensorboard)
             for epoch in range(state.last_epoch + 1, args.num_epoch):
-                batches = EpochBatches(placed_set, epoch, device, tfr=schedules.tfr(epoch),
-                                       **batch_settings(args, epoch))
+                batches = EpochBatches(placed, epoch, device, tfr=schedules.tfr(epoch), **batch_settings(args, epoch))
                 metrics = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
                 if rank() == 0 and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
                     videos = validate(val_set, roll_out)

@@ -180,8 +180,8 @@ def trainer_parser():
 def tester_parser():
     """The trainer's flags too, so that a command line of the course's tester is understood.
 
-    Those that only shape training have no effect; those that the checkpoint answers need not be given. --partial is of
-    the training frames that the baselines know.
+    Those that only shape training have no effect; those that the checkpoint answers need not be given. --partial
+    says how many training frames --split train and the baselines take.
     """
     parser = trainer_parser()
     parser.description = ("Generate the test sequences, or those of validation or training, with a trained model: "

@@ -44,11 +44,11 @@ def _generate_batch(model, first_frames, labels, *, device, dtype, seed, tempera
     padded = torch.empty(len(labels), max(map(len, labels)), *labels[0].shape[1:], dtype=torch.uint8)
     for row, label in zip(padded, labels):
         row[:len(label)], row[len(label):] = label, label[-1]
-    finite = [torch.ones(len(labels), dtype=torch.bool, device=device)]  # for each frame, of which videos it is finite
+    finite = [torch.ones(len(labels), dtype=torch.bool, device=device)]  # a [B] for each frame; frame 0 is given
 
     def progress(steps):
         for step in Progress(steps, total=padded.shape[1] - 1, desc="generating", unit="frame"):
-            finite.append(step.frame.isfinite().flatten(1).all(dim=1))  # [B]
+            finite.append(step.frame.isfinite().flatten(1).all(dim=1))
             yield step
 
     with autocast(device, dtype):

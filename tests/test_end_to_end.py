@@ -259,7 +259,7 @@ def test_validation_split_is_tested_as_the_trainer_validated_it(prolonged, tmp_p
 
 
 def test_training_split_is_tested_as_if_it_were_validation(prolonged, dancer, tmp_path, call):
-    """On a dataset that begins with the validation sequence, of which the run's --partial takes no more than that.
+    """The training frames that the run's --partial takes are here those of the validation sequence.
 
     The nearest label would be a frame's own.
     """

@@ -65,9 +65,9 @@ def first_sentence(message):
 def choose_precision(amp, device):
     """Return the torch.dtype in which --amp asks the networks to be computed on `device`.
 
-    `auto` is bfloat16 on a GPU that computes it natively, float16 on one whose tensor cores lack it (compute capability
-    7, like a T4), else float32: on a CPU bfloat16 was slower (benchmarks/README.md). Turns TF32 off: the labels need
-    all of float32.
+    `auto` is bfloat16 on a GPU that computes it natively and on a CPU that multiplies matrices of it (AMX), float16 on
+    a GPU whose tensor cores lack it (compute capability 7, like a T4), else float32: on a CPU with bfloat16 but without
+    AMX it was slower (benchmarks/README.md). Turns TF32 off: the labels need all of float32.
     """
     if amp == "fp16" and device.type != "cuda":
         raise UsageError(f"--amp fp16 is for CUDA, and this is {device.type}; give --amp auto, bf16 or off")
@@ -79,9 +79,17 @@ def choose_precision(amp, device):
         elif (torch.cuda.get_device_capability(device) >= (7, 0)
               and "GTX 16" not in torch.cuda.get_device_name(device)):  # these have no tensor cores
             fast = torch.float16
+    elif device.type == "cpu" and has_bfloat16_matrices():
+        fast = torch.bfloat16
     if amp == "bf16" and fast != torch.bfloat16:
         print(f"note: --amp bf16 saves memory on this {device.type}, but hardly time")
     return {"auto": fast, "off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+
+
+def has_bfloat16_matrices():
+    """Whether the CPU multiplies matrices of bfloat16 in one instruction: Intel's AMX. An older torch cannot tell."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))
 
 
 def machine_name(device):

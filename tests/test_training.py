@@ -222,13 +222,22 @@ def test_bfloat16_generates_and_trains_as_float32_does_within_its_precision():
     torch.testing.assert_close(exact[:, :3], rounded[:, :3], rtol=0.03, atol=0)
 
 
-def test_precision_of_a_cpu_is_float32_unless_asked_for(capsys):
-    assert choose_precision("auto", CPU) == choose_precision("off", CPU) == torch.float32
+@pytest.mark.parametrize("capabilities", [{}, {"avx512_bf16": True, "amx_bf16": False}, {"amx_bf16": True}], ids=str)
+def test_a_cpu_computes_in_bfloat16_by_itself_only_if_it_has_amx(capabilities, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    fast = torch.bfloat16 if capabilities.get("amx_bf16") else torch.float32
+    assert choose_precision("auto", CPU) == fast
+    assert choose_precision("off", CPU) == torch.float32
     assert not capsys.readouterr().out
     assert choose_precision("bf16", CPU) == torch.bfloat16
-    assert "--amp bf16 saves memory" in capsys.readouterr().out
+    assert ("--amp bf16 saves memory" in capsys.readouterr().out) == (fast == torch.float32)
     with pytest.raises(UsageError, match="--amp fp16"):
         choose_precision("fp16", CPU)
+
+
+def test_a_torch_that_cannot_tell_of_amx_computes_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert choose_precision("auto", CPU) == torch.float32
 
 
 def test_weights_and_checkpoints_stay_float32_under_bfloat16(dancer, call):

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
 import torch
 
-from dataloader import Dataset_Dance, dataset_or_dancer
+from dataloader import Dataset_Dance, dataset_or_dancer, noted_fps
 from engine.checkpoint import build_model
 from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
@@ -28,7 +28,6 @@ from engine.samples import METRICS, mean_scores, samples_over_frames, score_samp
 from media.video import FRAMES_PER_SECOND, VideoFormat, check_video_format, write_comparison, write_video
 from modules.metrics import psnr_per_frame, summarise
 from modules.views import MeanOfViews
-from poses.dataset import noted_fps
 
 SAMPLES_ON_PAGE = 4
 

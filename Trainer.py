@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
 import torch
 
-from dataloader import Dataset_Dance, dataset_or_dancer
+from dataloader import Dataset_Dance, dataset_or_dancer, noted_fps
 from engine.batches import EpochBatches, place_on
 from engine.checkpoint import build_model
 from engine.devices import choose_device, choose_precision, report_full_memory, tune_cpu
@@ -31,7 +31,6 @@ from figures.page import write_page
 from media.video import FRAMES_PER_SECOND, VideoFormat, check_video_format, write_comparison
 from modules.metrics import psnr_per_frame
 from modules.pixels import evenly_spread
-from poses.dataset import noted_fps
 
 MEMORY_REMEDY = "give smaller frames or a lower --partial, or on a GPU --data_device cpu"
 MEASURED_LABELS = 256  # that --label_norm fixed measures, as one batch; a quarter as many where they are large

@@ -9,12 +9,11 @@ import torch
 from torch.nn.functional import avg_pool2d, normalize
 
 from cli.errors import UsageError
-from dataloader import list_frames_and_labels, list_images
+from dataloader import list_frames_and_labels, list_images, noted_fps
 from media.decoded import decode_images
 from media.ffmpeg import read_video
 from media.images import read_image, resize_image, resize_picture
 from modules.pixels import to_unit
-from poses.dataset import noted_fps
 from poses.keypoints import present, read_poses
 from poses.labels import draw_label
 from poses.person import find_person

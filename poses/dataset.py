@@ -12,7 +12,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import read_json_or_none, whole_folder, write_json
+from cli.files import whole_folder, write_json
 from cli.progress import Progress
 from media.ffmpeg import load_ffmpeg, read_video
 from media.gif import write_gif
@@ -72,13 +72,6 @@ def find_take(path, fps, poses_file, frame_size):
           f"the upper left corner at {window.left:.0f}, {window.top:.0f}")
     poses = move_into(person.poses, window, frame_size)
     return Take(Path(path), poses, window, split(present(poses), fps))
-
-
-def noted_fps(root, otherwise):
-    """Return the frames a second that make_video_dataset has noted in a dataset, or `otherwise`."""
-    about = read_json_or_none(Path(root) / MARKER)
-    fps = about.get("fps") if isinstance(about, dict) else None
-    return fps if isinstance(fps, (int, float)) and fps > 0 else otherwise
 
 
 def split(shows_somebody, fps):

@@ -23,6 +23,7 @@ from media.pixel_csv import PUBLIC_SEQUENCES, write_pixels_csv
 from .choreography import choreograph, noise
 from .stage import Stage, draw_frame, draw_label, half_width_seen
 
+MARKER = "dancer.json"
 VERSION = 1  # raise it when the same settings give other bytes
 SEQUENCE_FRAMES = 630  # longest sequence of the training split
 TRUTH_SIZE = (32, 64)  # height and width of the frames in gt.csv
@@ -60,19 +61,19 @@ def make_dancer(root, num_workers=None, overwrite=False, **settings):
     Raises UsageError if `root` holds anything else or cannot be written.
     """
     settings = dancer_settings(**settings)
-    with whole_folder("--dancer", root, "dancer", "dancer.json", ("train", "val", "test", ".decoded"),
+    with whole_folder("--dancer", root, "dancer", MARKER, ("train", "val", "test", ".decoded"),
                       overwrite) as unfinished:
         _write_dataset(unfinished, settings, num_workers or default_workers())
 
 
 def is_dancer(root, **settings):
     """Tell whether `root` holds the complete dataset that make_dancer writes with these settings."""
-    return read_json_or_none(Path(root) / "dancer.json") == dancer_settings(**settings)
+    return read_json_or_none(Path(root) / MARKER) == dancer_settings(**settings)
 
 
 def chosen_setting(root):
     """Return name and value of a setting that somebody has chosen for the dancer in `root`; None if there is none."""
-    saved = read_json_or_none(Path(root) / "dancer.json")
+    saved = read_json_or_none(Path(root) / MARKER)
     for name, default in dancer_settings().items():
         if isinstance(saved, dict) and name != "version" and saved.get(name, default) != default:
             return name, saved[name]
@@ -108,7 +109,7 @@ def _write_dataset(root, settings, num_workers):
                 truth[job.test_sequence].append(_as_read(frames))
     usage = ["Public" if sequence < PUBLIC_SEQUENCES else "Private" for sequence in range(tests)]
     write_pixels_csv(root / "test" / "gt.csv", [np.concatenate(parts) for parts in truth], usage)
-    (root / "dancer.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    (root / MARKER).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 def _jobs(folder, dance, first=0, test_sequence=None):

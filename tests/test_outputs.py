@@ -13,6 +13,7 @@ from PIL import Image
 from cli.errors import RunError, UsageError
 from cli.files import atomic_write, write_json
 from conftest import TINY_TRAINING, flags, read_csv
+from dataloader import noted_fps
 from engine.course import read_truth, write_submission
 from engine.logs import (METRICS_COLUMNS, read_arguments, read_psnr_per_frame, rows_before, write_epoch_logs,
                          write_psnr_per_frame)
@@ -288,6 +289,15 @@ def test_videos_have_the_speed_of_the_data(dancer, call, tmp_path):
     (tmp_path / "run/test/holiday_seq0.gif").write_bytes(b"mine")
     call("Tester", *flags(ckpt_path="run/best.ckpt", DR="data", device="cpu"), "--no-make_gif")
     assert [path.name for path in (tmp_path / "run/test").glob("*.gif")] == ["holiday_seq0.gif"]
+
+
+def test_the_dancer_dances_at_her_own_speed(dancer, tmp_path):
+    assert noted_fps(dancer, 50) == 30
+    shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded", "dancer.json"))
+    assert noted_fps(tmp_path / "data", 50) == 50  # nobody knows of whom these frames are
+    for content, fps in (('{"fps": 12.5}', 12.5), ('{"fps": 0}', 50), ('{"fps": "fast"}', 50), ("[]", 50), ("{", 50)):
+        (tmp_path / "data/video.json").write_text(content)
+        assert noted_fps(tmp_path / "data", 50) == fps, content
 
 
 def test_psnr_per_frame_bears_the_names_of_the_sequences(tmp_path):

@@ -314,7 +314,7 @@ def _next_step(now, feet, homes):
     """Choose the step that starts now: foot, first frame, frames, origin, goal; None if both feet are near home."""
     gap = homes[now] - feet
     misplaced = np.linalg.norm(gap[:, :2], axis=1) + 0.2 * np.abs(gap[:, 2])
-    foot = int(np.argmax(misplaced))
+    foot = int(np.argmax(misplaced.round(9)))  # at a dance's first step both are as far: rounding must not choose
     if misplaced[foot] <= 0.09:
         return None
     length = 10 if misplaced[foot] < 0.25 else 13

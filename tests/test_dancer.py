@@ -11,6 +11,7 @@ import pytest
 
 from cli.errors import UsageError
 from media.images import read_image, resize_image
+from stage_dancer import choreography
 from stage_dancer import dataset as dancer
 from stage_dancer.choreography import ANKLE_HEIGHT, INDEX, SHIN, THIGH
 from stage_dancer.stage import HEIGHT, WIDTH, Stage, draw_frame, draw_label, draw_person, project
@@ -70,6 +71,17 @@ def test_train_sequences_are_cut_at_630_frames_and_sum_up(tmp_path, monkeypatch)
     dancer.make_dancer(tmp_path / "cut", **sizes, num_workers=1)
     assert (tmp_path / "cut/train/sequences.txt").read_text().split() == ["4", "4", "2"]
     assert len(list((tmp_path / "cut/train/train_img").iterdir())) == 10
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rounding_does_not_change_a_dance(seed, monkeypatch):
+    """Processors round sines and cosines differently; no decision of a dance may turn on that."""
+    keys = [(0, 2, 0, 300), (0, 2, 1, 300)]
+    exact = [dancer.compose(*key)[0] for key in keys]
+    rng, homes = np.random.default_rng(seed), choreography._homes
+    monkeypatch.setattr(choreography, "_homes", lambda place, *arguments: (
+        homes(place, *arguments) + rng.uniform(-1e-14, 1e-14, (len(place), 2, 3))))
+    np.testing.assert_allclose([dancer.compose(*key)[0] for key in keys], exact, atol=1e-9)
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(tiny, tmp_path, monkeypatch):

@@ -21,8 +21,8 @@ def add_machine_flags(parser):
                        help="threads that decode images the first time a dataset is read")
     group.add_argument("--seed", type=natural_int, default=0, help="seed of everything random")
     group.add_argument("--amp", choices=["auto", "bf16", "fp16", "off"], default="auto",
-                       help="precision of the networks: auto is bfloat16 on a GPU that computes it natively and on a CPU "
-                            "with AMX, fp16 on a GPU with tensor cores but no bfloat16 (T4), else float32; off is "
+                       help="precision of the networks: auto is bfloat16 on a GPU that computes it natively and on a "
+                            "CPU with AMX, fp16 on a GPU with tensor cores but no bfloat16 (T4), else float32; off is "
                             "float32")
     group.add_argument("--cuda_graphs", action=BooleanOptionalAction, default=True,
                        help="in one process on CUDA, without --accumulate and --checkpoint_frames: record the kernels "

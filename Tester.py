@@ -25,7 +25,7 @@ from engine.onnx_export import write_onnx
 from engine.perceptual import load_lpips
 from engine.resume import tester_flags
 from engine.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
-from media.video import FRAMES_PER_SECOND, VideoFormat, check_video_format, write_comparison, write_video
+from media.video import VideoFormat, check_video_format, write_comparison, write_video
 from modules.metrics import psnr_per_frame, summarise
 from modules.views import MeanOfViews
 
@@ -52,7 +52,7 @@ def main():
         drive = open_drive(args.drive, args.poses, root, **options)
         train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
         return generate_drive(drive, folder, train_set, roll_out, args.video_format)
-    video_format = VideoFormat(args.video_format, noted_fps(root, FRAMES_PER_SECOND)) if args.make_gif else None
+    video_format = VideoFormat(args.video_format, noted_fps(root)) if args.make_gif else None
     generate_and_score(args, root, options, roll_out, metrics, video_format)
 
 

@@ -20,7 +20,8 @@ from engine.evaluation import generate_sequences, measure_z, score_all, score_ta
 from engine.event_files import check_tensorboard
 from engine.logs import save_videos
 from engine.optimization import ClipTrainer
-from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
+from engine.processes import (
+    barrier, check_alike, joined_processes, rank, rank_0_first, silence_other_processes, world_size)
 from engine.recorder import RunRecorder, first_of_each, read_best_rollout
 from engine.resume import restore, trainer_flags
 from engine.run_folder import open_run
@@ -28,7 +29,7 @@ from engine.schedules import Schedules
 from engine.training import RunState, train_one_epoch
 from figures.curves import draw_runs
 from figures.page import write_page
-from media.video import FRAMES_PER_SECOND, VideoFormat, check_video_format, write_comparison
+from media.video import VideoFormat, check_video_format, write_comparison
 from modules.metrics import psnr_per_frame
 from modules.pixels import evenly_spread
 
@@ -45,6 +46,7 @@ def main():
     device = choose_device(args.device, args.gpu)
     dtype = choose_precision(args.amp, device)
     with joined_processes(device), report_full_memory(device, MEMORY_REMEDY):
+        check_alike(dtype)
         train_set, val_set = open_datasets(args)
         model = starting_model(args, train_set, device, dtype, checkpoint, checkpoint_path)
         announce(model, train_set, device, dtype)
@@ -59,7 +61,7 @@ def main():
             state = restore(trainer, checkpoint, checkpoint_path, train_set, batch_size=args.batch_size,
                             accumulate=args.accumulate)
         placed = place_on(train_set, device, args.data_device)
-        video_format = VideoFormat(args.video_format, noted_fps(train_set.root, FRAMES_PER_SECOND))
+        video_format = VideoFormat(args.video_format, noted_fps(train_set.root))
         with open_run(args.save_root, model, arguments=vars(args), fps=video_format.fps, resume=args.resume,
                       overwrite=args.overwrite, num_epoch=args.num_epoch, per_save=args.per_save) as folder, \
                 draw_at_the_end(folder, val_set, state, device, video_format):

@@ -20,10 +20,11 @@ from torch.utils.data import Dataset
 from cli.errors import UsageError
 from cli.files import read_json_or_none
 from media.decoded import decode_cached, decode_with, first_few, read_images
+from media.gif import DEFAULT_FPS
 from media.images import IMAGE_SUFFIXES
 from modules.pixels import to_unit
 from poses.dataset import MARKER as VIDEOS_MARKER
-from stage_dancer.choreography import FRAMES_PER_SECOND
+from stage_dancer.choreography import DANCER_FPS
 from stage_dancer.dataset import MARKER as DANCER_MARKER
 from stage_dancer.dataset import chosen_setting, is_dancer, make_dancer
 
@@ -139,13 +140,13 @@ def dataset_or_dancer(root):
     return root
 
 
-def noted_fps(root, otherwise):
-    """Return the frames a second of the dataset `root`: of its videos, or of the stage dancer, else `otherwise`."""
+def noted_fps(root):
+    """Return the frames a second of the dataset `root`: of its videos, or of the stage dancer, else DEFAULT_FPS."""
     about = read_json_or_none(Path(root) / VIDEOS_MARKER)
     fps = about.get("fps") if isinstance(about, dict) else None
     if isinstance(fps, (int, float)) and fps > 0:
         return fps
-    return FRAMES_PER_SECOND if (Path(root) / DANCER_MARKER).is_file() else otherwise
+    return DANCER_FPS if (Path(root) / DANCER_MARKER).is_file() else DEFAULT_FPS
 
 
 def list_frames_and_labels(root, mode):

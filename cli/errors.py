@@ -6,6 +6,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+DIVERGED = "the training has diverged"  # in the line of a RunError that would come again, whatever the machine
+
 
 class UsageError(Exception):
     """A mistake of the user's: one line that names the flag or the file, and the remedy."""

@@ -185,6 +185,10 @@ def load_optimizer(optimizer, content, path):
         for saved, group in zip(state["param_groups"], optimizer.param_groups):
             saved["fused"] = group["fused"]  # depends on the device
         optimizer.load_state_dict(state)
+        for parameter, moments in optimizer.state.items():
+            for name, value in moments.items():
+                if value.dim():  # laid out in memory like its parameter, which a fused optimizer relies on
+                    moments[name] = torch.empty_like(parameter).copy_(value)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
         raise UsageError(f"--resume: {path} holds no state of this optimizer; start from its weights with "
                          "--ckpt_path") from None

@@ -3,15 +3,18 @@
 import ctypes
 import os
 import platform
+import re
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from cli.errors import RunError, UsageError
 
 NO_CUDA = "there is no CUDA device here"
+NO_TENSOR_CORES = re.compile(r"GTX 16|\bT\d{3,4}\b|\bMX[45]50\b|CMP 30HX")  # Turing GPUs, but not the T4
 
 
 def choose_device(name, gpu=0):
@@ -41,7 +44,7 @@ def choose_device(name, gpu=0):
 def cuda_problem(gpu):
     """Say in a few words why the CUDA device of this index cannot be used; None if it can.
 
-    Raises UsageError if there are CUDA devices, but fewer.
+    Raises UsageError if there are CUDA devices, but fewer, and RunError if other programs have taken this one.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -51,11 +54,21 @@ def cuda_problem(gpu):
             flag = "--nproc_per_node: a process of" if "LOCAL_RANK" in os.environ else "--gpu"
             raise UsageError(f"{flag} {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
         try:
-            torch.ones(1, device=torch.device("cuda", gpu)).add(1).item()  # needs a kernel made for this GPU
+            try_kernels(torch.device("cuda", gpu))
         except RuntimeError as error:
+            if is_full_memory(error) or "busy or unavailable" in str(error):
+                raise RunError(f"{torch.cuda.get_device_name(gpu)} is taken by other programs ({first_sentence(error)})"
+                               "; wait for them, or give another --gpu or --device cpu") from None
             return (f"{torch.cuda.get_device_name(gpu)} cannot be used with torch {torch.__version__} "
                     f"({first_sentence(error)})")
     return None
+
+
+def try_kernels(device):
+    """Compute a sum and a convolution with its gradient: a GPU may be too old for those of torch, or of cuDNN."""
+    weight = torch.ones(1, 1, 3, 3, device=device, requires_grad=True)
+    functional.conv2d(torch.ones(1, 1, 8, 8, device=device), weight).sum().backward()
+    weight.grad.sum().item()
 
 
 def first_sentence(message):
@@ -77,7 +90,7 @@ def choose_precision(amp, device):
         if torch.cuda.is_bf16_supported(including_emulation=False):
             fast = torch.bfloat16
         elif (torch.cuda.get_device_capability(device) >= (7, 0)
-              and "GTX 16" not in torch.cuda.get_device_name(device)):  # these have no tensor cores
+              and not NO_TENSOR_CORES.search(torch.cuda.get_device_name(device))):
             fast = torch.float16
     elif device.type == "cpu" and has_bfloat16_matrices():
         fast = torch.bfloat16
@@ -109,12 +122,13 @@ def memory_format(device, dtype):
 
 def autocast(device, dtype):
     """A context in which the networks compute in `dtype`; the weights stay float32."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
 
 
 def is_full_memory(error):
     """Whether an error says that memory is full: on CUDA, on MPS or on a CPU, which raise different ones."""
-    words = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "ALLOC_FAILED")
+    words = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "ALLOC_FAILED", "ALLOCATION_FAILED",
+             "Invalid buffer size")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 

@@ -22,7 +22,6 @@ from poses.window import choose_window, cut
 
 from .evaluation import chunk_size
 
-FRAMES_PER_SECOND = 30  # of a dataset that does not say
 SQUARES = 8  # of blurred ink, over the height
 
 
@@ -36,7 +35,7 @@ class Drive(NamedTuple):
 
 def open_drive(path, poses_file, root, frame_size, num_workers):
     """Open what --drive names, for a model trained on the dataset `root` at frame_size (H, W); raises UsageError."""
-    path, fps = Path(path), noted_fps(root, FRAMES_PER_SECOND)
+    path, fps = Path(path), noted_fps(root)
     if path.is_dir():
         paths = list(list_images(path).values())
         labels = decode_images(paths, lambda image: resize_image(image, frame_size), num_workers)

@@ -29,7 +29,7 @@ class ClipTrainer:
         self.model, self.device, self.dtype, self.bptt, self.label_norm = model, device, dtype, bptt, label_norm
         self.loss_settings = {"reconstruction": reconstruction, "clamp": clamp_feedback, "input_noise": input_noise,
                               "recompute": checkpoint_frames, "random_shift": random_shift,
-                              "images_at_once": IMAGES_AT_ONCE.get(device.type, 10**9)}
+                              "images_at_once": IMAGES_AT_ONCE.get("cpu" if checkpoint_frames else device.type, 10**9)}
         self.parallel_model = data_parallel(model, device)
         self.optimizer = getattr(torch.optim, optim)(model.parameters(), lr, fused=device.type != "mps")
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -26,6 +26,9 @@ def joined_processes(device):
         return
     if device.type == "mps":
         raise UsageError("--device mps computes in one process; start Trainer.py without torchrun")
+    if device.type == "cuda" and not distributed.is_nccl_available():
+        raise UsageError("torchrun with GPUs needs NCCL, which PyTorch has on Linux alone; start Trainer.py without "
+                         "torchrun, or in WSL")
     backend, device_id = ("nccl", device) if device.type == "cuda" else ("gloo", None)
     distributed.init_process_group(backend, timeout=PATIENCE, device_id=device_id)
     yield
@@ -80,6 +83,18 @@ def broadcast(value, device):
     with report_lost_process():
         distributed.broadcast_object_list(values, device=device)
     return values[0]
+
+
+def check_alike(dtype):
+    """Raise UsageError unless all processes compute in the same torch.dtype, as the mean of their gradients needs."""
+    if world_size() == 1:
+        return
+    names = [None] * world_size()
+    with report_lost_process():
+        distributed.all_gather_object(names, str(dtype).removeprefix("torch."))
+    if len(set(names)) > 1:
+        raise UsageError(f"--amp: the GPUs of these processes differ, and would compute in {' and in '.join(names)}; "
+                         "give --amp off")
 
 
 def data_parallel(model, device):

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.errors import RunError, Stopped, StopSignals, UsageError
+from cli.errors import DIVERGED, RunError, Stopped, StopSignals, UsageError
 from cli.files import read_json, write_json, writing
 from cli.flags import FLAGS_OF_OLDER_RUNS, trainer_parser
 from cli.parser import typed_command
@@ -15,7 +15,6 @@ from media.pixel_csv import pixels_of_a_frame
 from .logs import TIMES_COLUMNS, read_arguments, read_columns, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
-DIVERGED = "--clamp_feedback"  # a remedy that Trainer.py names when a training has diverged
 NOT_OF_THE_RECIPE = {"save_root", "resume", "overwrite"}  # in args.json, but different after --resume
 
 

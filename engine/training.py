@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
-from cli.errors import RunError
+from cli.errors import DIVERGED, RunError
 from cli.progress import Progress
 
 from .optimization import TERMS
@@ -61,9 +61,10 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
             unread, clips, state.step = [], 0, numbers.stop
             row = metrics_row(epoch, schedules, state, len(batches))
             if not all(map(math.isfinite, state.totals.values())):
-                raise RunError(f"epoch {epoch}, up to batch {numbers[-1]}: loss {row['loss']}, gradient norm "
-                               f"{row['grad_norm']}; what was saved is intact; try --clamp_feedback, a lower --lr or a "
-                               "lower --kl_weight")
+                remedy = "--amp off, " if trainer.dtype == torch.float16 else ""
+                raise RunError(f"{DIVERGED} in epoch {epoch}, up to batch {numbers[-1]}: loss {row['loss']}, gradient "
+                               f"norm {row['grad_norm']}; what was saved is intact; try {remedy}--clamp_feedback, a "
+                               "lower --lr or a lower --kl_weight")
             best = f" best PSNR {state.best_psnr:.2f}" if math.isfinite(state.best_psnr) else ""  # no validation yet
             progress.set_postfix_str(shown_metrics(row) + best, refresh=False)
             recorder.after_steps(row)

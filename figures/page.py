@@ -10,7 +10,7 @@ import numpy as np
 from cli.files import atomic_write
 from cli.parser import as_typed
 from engine.logs import read_record, read_scores
-from media.gif import FRAMES_PER_SECOND
+from media.gif import DEFAULT_FPS
 
 from .page_parts import chart_html, curve, definitions, swatch, table
 from .page_videos import read_clips, videos_html
@@ -38,7 +38,7 @@ def write_page(path, folders, tests=True):
     videos = videos_html(names, clips, sheets, charts)
     record = records[0] or read_record(paths[0].parent)  # a test has none of its own, but the run around it may
     data = {"runs": names, "sheets": sheets.all, "charts": charts,
-            "fps": record.get("frames_per_second", FRAMES_PER_SECOND)}
+            "fps": record.get("frames_per_second", DEFAULT_FPS)}
     text = Template(read_web("page.html")).substitute(
         title=escape(f"Run {names[0]}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}"),
         style=read_web("page.css"), script=read_web("page.js"), runs=runs_table(runs, records, scores), videos=videos,

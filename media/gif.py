@@ -7,16 +7,17 @@ from PIL import Image
 
 from cli.files import atomic_write
 
-FRAMES_PER_SECOND = 50  # of a video whose dataset says nothing else; no browser shows more
+DEFAULT_FPS = 50  # of a video whose dataset says nothing else
+MAX_FPS = 50  # no browser shows more of a GIF
 
 
-def write_gif(path, frames, fps=FRAMES_PER_SECOND):
+def write_gif(path, frames, fps=DEFAULT_FPS):
     """Write frames, uint8 arrays [H, W, 3], as an endless GIF; few of them are in memory if they are a generator.
 
     fps: frames a second. A GIF counts in hundredths of a second, so that frames may last a hundredth more or less than
     their neighbours. Browsers show no frame for less than two of them: of more frames a second some are left out.
     """
-    every = math.ceil(fps / FRAMES_PER_SECOND)
+    every = math.ceil(fps / MAX_FPS)
     pictures = timed(islice(frames, None, None, every), seconds=every / fps)
     with atomic_write(path) as file:
         next(pictures).save(file, "GIF", save_all=True, append_images=pictures, loop=0)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .ffmpeg import load_ffmpeg, write_mp4
-from .gif import FRAMES_PER_SECOND, write_gif
+from .gif import DEFAULT_FPS, write_gif
 
 CAPTION_HEIGHT = 24  # pixels
 GAP = 4  # pixels between two videos
@@ -17,7 +17,7 @@ class VideoFormat(NamedTuple):
     """How videos are written: as `gif`, `mp4` or `both`, with `fps` frames a second."""
 
     files: str
-    fps: float = FRAMES_PER_SECOND
+    fps: float = DEFAULT_FPS
 
 
 def check_video_format(files):

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-FRAMES_PER_SECOND = 30
+DANCER_FPS = 30
 
 _SIDED = ("shoulder", "elbow", "wrist", "hand", "hip", "knee", "ankle", "heel", "toe", "flank", "breast", "eye")
 # The points of the body in the order of axis P, and the index of each.
@@ -64,7 +64,7 @@ def choreograph(rng, frames, half_width_seen):
     place = _smooth(_interpolate(route.places, total), 5.0)
     facing = _smooth(_interpolate(route.facings, total)[:, 0], 4.5)
     lift, leg_pose = route.lift, route.leg_pose
-    speed = np.linalg.norm(np.gradient(place, axis=0), axis=1) * FRAMES_PER_SECOND
+    speed = np.linalg.norm(np.gradient(place, axis=0), axis=1) * DANCER_FPS
     walk = _smooth(np.clip((speed - 0.35) / 0.4, 0, 1), 3.0)  # 0 dancing ... 1 walking
 
     beat = rng.uniform(16, 20)  # frames
@@ -117,14 +117,14 @@ class _Route:
 
     def _go(self, x, z, seconds):
         """Glide to (x, z) without turning."""
-        self.now += seconds * FRAMES_PER_SECOND
+        self.now += seconds * DANCER_FPS
         self.x, self.z = x, z
         self.places.append((self.now, x, z))
 
     def _face(self, yaw, seconds, delay=0.0):
         """Turn to `yaw`, starting `delay` seconds from now; leaves `now` as it is."""
-        start = max(self.now + delay * FRAMES_PER_SECOND, self.facings[-1][0] + 1)
-        self.facings += [(start, self.yaw), (start + seconds * FRAMES_PER_SECOND, yaw)]
+        start = max(self.now + delay * DANCER_FPS, self.facings[-1][0] + 1)
+        self.facings += [(start, self.yaw), (start + seconds * DANCER_FPS, yaw)]
         self.yaw = yaw
 
     def _nearest(self, yaw):
@@ -137,7 +137,7 @@ class _Route:
 
     def _lift(self, seconds, leg, name):
         """Lift leg 0 or 1 into a pose of LEG_POSES from now on; leaves `now` as it is."""
-        time, end = np.arange(len(self.lift)), self.now + seconds * FRAMES_PER_SECOND
+        time, end = np.arange(len(self.lift)), self.now + seconds * DANCER_FPS
         rise = ease((time - self.now) / 16) * ease((end - time) / 16)
         self.lift[:, leg] += rise
         self.leg_pose[rise > 0, leg] = LEG_POSES[name]

@@ -12,7 +12,7 @@ import numpy as np
 from media.ffmpeg import write_mp4
 from poses.keypoints import JOINTS, write_poses
 
-from .choreography import FRAMES_PER_SECOND, INDEX
+from .choreography import DANCER_FPS, INDEX
 from .dataset import default_workers, drawn, training_dances
 from .stage import HEIGHT, WIDTH, Stage, draw_frame, project
 
@@ -37,7 +37,7 @@ def make_film(path, frames, seed, num_workers=None):
     jobs = [_Job(points[start:start + CHUNK], exposure[start:start + CHUNK])
             for points, exposure in dances for start in range(0, len(points), CHUNK)]
     with closing(drawn(_draw_job, jobs, num_workers or default_workers(), desc="film")) as results:
-        write_mp4(path, (frame for _, pictures in results for frame in pictures), FRAMES_PER_SECOND)
+        write_mp4(path, (frame for _, pictures in results for frame in pictures), DANCER_FPS)
     write_poses(Path(path).with_suffix(".csv"), np.concatenate([true_poses(points, ZOOM) for points, _ in dances]))
 
 

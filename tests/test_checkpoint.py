@@ -14,7 +14,8 @@ import torch
 from cli.errors import RunError, UsageError
 from conftest import TINY_CLIPS, TINY_NETWORK, Malicious, flags, tiny_model
 from dataloader import Dataset_Dance
-from engine.checkpoint import Ignored, load_checkpoint, load_weights, network_dimensions, save_checkpoint
+from engine.checkpoint import (
+    Ignored, load_checkpoint, load_optimizer, load_weights, network_dimensions, save_checkpoint)
 from media.pixel_csv import read_pixels_csv
 from modules import VAE_Model
 from modules.rollout import generate
@@ -47,6 +48,29 @@ def test_what_is_saved_comes_back(model, tmp_path):
     plain = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert same_tensors(plain["state_dict"], content["state_dict"])
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+@pytest.mark.parametrize("saved, resumed", [(torch.contiguous_format, torch.channels_last),
+                                            (torch.channels_last, torch.contiguous_format)])
+def test_an_optimizer_goes_on_where_weights_lie_otherwise_in_memory(saved, resumed, tmp_path):
+    """As on another device or in another precision: a fused optimizer reads its moments in the weights' order."""
+    def moved(layout, path=None):
+        model = tiny_model().to(memory_format=layout)
+        optimizer = torch.optim.Adam(model.parameters(), 0.1, fused=True)
+        if path:
+            content = load_checkpoint(path)
+            load_weights(model, content, "a.ckpt")
+            load_optimizer(optimizer, content, "a.ckpt")
+        for number, weights in enumerate(model.parameters()):
+            random = torch.Generator().manual_seed(number)
+            weights.grad = torch.empty_like(weights).copy_(torch.randn(weights.shape, generator=random))
+        optimizer.step()
+        return {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+    save_checkpoint([tmp_path / "a.ckpt"], moved(saved))
+    ours, theirs = (moved(layout, tmp_path / "a.ckpt")["state_dict"] for layout in (resumed, saved))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], msg=name)
 
 
 @pytest.mark.parametrize("network", ["template", "pyramid"])

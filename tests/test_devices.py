@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import Trainer
+from cli.errors import RunError
 from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
 from engine import devices
 from engine.checkpoint import load_checkpoint
@@ -183,6 +184,8 @@ def test_a_sequence_batch_that_does_not_fit_is_generated_in_parts(dancer, tmp_pa
 FULL = {"cuda": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
         "cpu": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
         "mps": lambda: RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        "metal": lambda: RuntimeError("Invalid buffer size: 24.00 GiB"),
+        "cudnn": lambda: RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
         "python": MemoryError}
 
 
@@ -211,11 +214,34 @@ def no_kernel(*_, **__):
 
 def test_a_gpu_without_kernels_is_named_and_auto_does_without_it(monkeypatch, capsys):
     with pretend("cuda", capability=(6, 0)):
-        monkeypatch.setattr(torch.Tensor, "add", no_kernel)
+        monkeypatch.setattr("torch.nn.functional.conv2d", no_kernel)
         assert choose_device("auto").type == "cpu"
         assert "Pretended GPU cannot be used" in capsys.readouterr().out
         with pytest.raises(devices.UsageError, match="no kernel image is available for execution on the device"):
             choose_device("cuda")
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate 2.00 MiB",
+                                     "CUDA error: CUDA-capable device(s) is/are busy or unavailable"])
+def test_a_gpu_that_others_have_taken_is_not_replaced_by_the_cpu(message, device, monkeypatch):
+    def taken(*_, **__):
+        raise RuntimeError(message)
+
+    with pretend("cuda"):
+        monkeypatch.setattr("engine.devices.try_kernels", taken)
+        with pytest.raises(RunError, match="is taken by other programs .* --gpu or --device cpu"):
+            choose_device(device)
+
+
+@pytest.mark.parametrize("name, dtype", [
+    ("Tesla T4", "float16"), ("Tesla V100-SXM2-16GB", "float16"), ("NVIDIA GeForce RTX 2080 Ti", "float16"),
+    ("NVIDIA GeForce GTX 1650", "float32"), ("NVIDIA T1000 8GB", "float32"), ("NVIDIA T600 Laptop GPU", "float32"),
+    ("Quadro T2000", "float32"), ("NVIDIA GeForce MX450", "float32"), ("NVIDIA CMP 30HX", "float32")])
+def test_a_gpu_without_tensor_cores_computes_in_float32(name, dtype, monkeypatch):
+    with pretend("cuda", capability=(7, 5)):
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda *_: name)
+        assert str(choose_precision("auto", torch.device("cuda", 0))) == f"torch.{dtype}"
 
 
 def test_a_driver_that_is_too_old_is_named(monkeypatch, capsys):

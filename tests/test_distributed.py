@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
 
+from cli.errors import UsageError
 from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
 from dataloader import Dataset_Dance
-from engine import batches
+from engine import batches, processes
 from engine.batches import EpochBatches
 from engine.checkpoint import load_checkpoint
 from engine.optimization import TERMS
@@ -103,6 +105,17 @@ def test_processes_without_save_root_agree_on_a_folder(dancer, tmp_path):
 def test_accumulated_batches_train_as_one(by_two, dancer, folder):
     finish(start(1, "--DR", dancer, *TRAINING, *flags(batch_size=2, accumulate=4, save_root=folder / "parts")))
     assert_same_training(by_two, folder / "parts")
+
+
+def test_processes_that_would_compute_differently_are_refused(monkeypatch):
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    for theirs, alike in (("bfloat16", True), ("float16", False)):
+        def gather(names, ours, theirs=theirs):
+            names[:] = [ours, theirs]
+
+        monkeypatch.setattr(processes.distributed, "all_gather_object", gather)
+        with nullcontext() if alike else pytest.raises(UsageError, match="in bfloat16 and in float16; give --amp off"):
+            processes.check_alike(torch.bfloat16)
 
 
 def test_process_without_a_clip_of_the_last_batch_takes_part(dancer, folder):

@@ -292,12 +292,12 @@ def test_videos_have_the_speed_of_the_data(dancer, call, tmp_path):
 
 
 def test_the_dancer_dances_at_her_own_speed(dancer, tmp_path):
-    assert noted_fps(dancer, 50) == 30
+    assert noted_fps(dancer) == 30
     shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded", "dancer.json"))
-    assert noted_fps(tmp_path / "data", 50) == 50  # nobody knows of whom these frames are
+    assert noted_fps(tmp_path / "data") == 50  # nobody knows of whom these frames are
     for content, fps in (('{"fps": 12.5}', 12.5), ('{"fps": 0}', 50), ('{"fps": "fast"}', 50), ("[]", 50), ("{", 50)):
         (tmp_path / "data/video.json").write_text(content)
-        assert noted_fps(tmp_path / "data", 50) == fps, content
+        assert noted_fps(tmp_path / "data") == fps, content
 
 
 def test_psnr_per_frame_bears_the_names_of_the_sequences(tmp_path):

@@ -199,7 +199,7 @@ def test_interrupted_study_goes_on(study, dancer, tmp_path):
 
 @pytest.mark.parametrize("said, kept", [
     ("Trainer.py: stopped: run/last.ckpt cannot be written (No space left on device)", False), ("", False),
-    ("Trainer.py: stopped: epoch 0, batch 1: loss nan; try --clamp_feedback", True)])
+    ("Trainer.py: stopped: the training has diverged in epoch 0, up to batch 1: loss nan; try a lower --lr", True)])
 def test_only_a_training_that_diverges_is_not_tried_again(tmp_path, monkeypatch, said, kept):
     def call(scripts, script, words, log):
         print(said, file=log)

@@ -114,6 +114,18 @@ def test_recomputed_frames_hold_less_memory():
     assert kept[True] < kept[False] / 4
 
 
+def test_recomputed_forced_frames_are_few_at_a_time_on_a_gpu(monkeypatch):
+    """Else the recomputation of a clip would hold all of its frames."""
+    seen = []
+    monkeypatch.setitem(optimization.IMAGES_AT_ONCE, "cpu", 2 * CLIPS)
+    with pretend("cuda"):
+        trainer = ClipTrainer(tiny_model().to("cuda"), torch.device("cuda"), torch.float32,
+                              **settings(checkpoint_frames=True))
+        trainer.model.Generator.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        trainer.train_on([Batch([batch("forced", torch.device("cuda"))], CLIPS)], 0.01)
+    assert max(seen) == 2 * CLIPS
+
+
 def test_a_clip_has_the_same_noise_in_any_part_of_a_batch():
     """The gradient of a batch is that of its parts, with BatchNorm in eval mode, where a label counts for itself."""
     gradients = []

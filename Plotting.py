@@ -5,7 +5,7 @@ from copy import copy
 from cli.errors import UsageError, run_script
 from cli.files import check_output
 from cli.flags import add_schedule_flags, flags_of
-from cli.parser import Parser, split_words
+from cli.parser import Parser, path_name, split_words
 from figures.curves import FIGURES, NEEDS, OUT, draw_runs, draw_schedules, scheduled
 from figures.page import write_page
 from figures.runs import shown
@@ -56,10 +56,11 @@ def curves(args, typed):
 
 def plotting_parser():
     parser = Parser("Draw the curves of one run or of several, or a schedule before any run.")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="folder that Trainer.py or Tester.py wrote")
-    parser.add_argument("--page", metavar="FILE",
+    parser.add_argument("runs", type=path_name, nargs="*", metavar="RUN",
+                        help="folder that Trainer.py or Tester.py wrote")
+    parser.add_argument("--page", type=path_name, metavar="FILE",
                         help="write one HTML file instead, for a browser: the runs' videos, scores, curves and flags")
-    parser.add_argument("--out", metavar="FOLDER",
+    parser.add_argument("--out", type=path_name, metavar="FOLDER",
                         help=f"folder of the figures; if left out, the run's own if it is one, else {OUT}")
     parser.add_argument("--figures", nargs="+", choices=FIGURES, help="which to draw; if left out, all that apply")
     parser.add_argument("--layout", choices=["overlay", "side_by_side"], default="overlay",

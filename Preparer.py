@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cli.errors import UsageError, run_script
 from cli.flags import flags_of
-from cli.parser import Parser, as_typed, at_least, natural_int, positive_float, positive_int
+from cli.parser import Parser, as_typed, at_least, path_name, positive_float, positive_int, seed_number
 from stage_dancer.dataset import dancer_settings, is_dancer, make_dancer
 
 
@@ -24,10 +24,11 @@ def main():
 def build_parser():
     parser = Parser("Make a dataset of the LAB4 layout, of the stage dancer or from videos of yours, or check one.")
     task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--dancer", metavar="FOLDER", help="make the stage dancer in this new folder")
-    task.add_argument("--video", metavar="FILE", nargs="+",
+    task.add_argument("--dancer", type=path_name, metavar="FOLDER", help="make the stage dancer in this new folder")
+    task.add_argument("--video", type=path_name, metavar="FILE", nargs="+",
                       help="make a dataset from videos of one person; needs the packages of requirements/poses.txt")
-    task.add_argument("--check", metavar="FOLDER", help="check the dataset in this folder, say what it holds")
+    task.add_argument("--check", type=path_name, metavar="FOLDER",
+                      help="check the dataset in this folder, say what it holds")
     parser.add_argument("--overwrite", action="store_true",
                         help="replace a dataset of the same kind in the folder, and a film")
     add_dancer_flags(parser)
@@ -43,21 +44,22 @@ def add_dancer_flags(parser):
     group.add_argument("--test_sequences", type=positive_int, default=default["test_sequences"], help="test sequences")
     group.add_argument("--test_frames", type=at_least(2), default=default["test_frames"],
                        help="frames of each test sequence")
-    group.add_argument("--seed", type=natural_int, default=default["seed"], help="seed of the choreography")
+    group.add_argument("--seed", type=seed_number, default=default["seed"], help="seed of the choreography")
     group.add_argument("--num_workers", type=positive_int,
                        help="processes that draw; left out, one a processor and at most 8")
-    group.add_argument("--film", metavar="FILE",
+    group.add_argument("--film", type=path_name, metavar="FILE",
                        help="write the training frames as a video too, drawn large, and their true poses beside it as "
                             "a .csv; needs the package imageio-ffmpeg (requirements/video.txt)")
 
 
 def add_video_flags(parser):
     group = parser.add_argument_group("your own video")
-    group.add_argument("--dataset", metavar="FOLDER", help="new folder of the dataset made from --video")
+    group.add_argument("--dataset", type=path_name, metavar="FOLDER",
+                       help="new folder of the dataset made from --video")
     group.add_argument("--fps", type=positive_float, default=30.0, help="frames a second to take from the videos")
     group.add_argument("--frame_H", type=at_least(16), default=128, help="height of the dataset's frames, in pixels")
     group.add_argument("--frame_W", type=at_least(16), default=256, help="width of the dataset's frames, in pixels")
-    group.add_argument("--poses", metavar="FILE", nargs="+",
+    group.add_argument("--poses", type=path_name, metavar="FILE", nargs="+",
                        help="poses of each video as a CSV file, in place of an estimator's: number of the frame, then "
                             "x, y and confidence of COCO's 17 joints, in pixels")
 

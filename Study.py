@@ -11,7 +11,7 @@ import numpy as np
 from cli.errors import RunError, UsageError, run_script
 from cli.files import locked
 from cli.flags import trainer_parser
-from cli.parser import Parser, natural_int, positive_float, positive_int, split_words, typed_command
+from cli.parser import Parser, path_name, positive_float, positive_int, seed_number, split_words, typed_command
 from cli.tables import text_table
 from engine.logs import read_arguments
 from engine.study import Recipe, Scripts, calibrate, share_cores, train_and_test, truth_fits
@@ -60,9 +60,9 @@ def study_parser():
                         help="budget of a run, for training and validation: as many epochs as fit. One epoch of each "
                              "recipe is trained first to measure it")
     budget.add_argument("--epochs", type=positive_int, help="budget of a run, in epochs")
-    parser.add_argument("--seeds", type=natural_int, nargs="+", default=[0], help="a run of each recipe for each seed")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder of the study")
-    parser.add_argument("--DR", metavar="FOLDER",
+    parser.add_argument("--seeds", type=seed_number, nargs="+", default=[0], help="a run of each recipe for each seed")
+    parser.add_argument("--out", type=path_name, metavar="FOLDER", required=True, help="folder of the study")
+    parser.add_argument("--DR", type=path_name, metavar="FOLDER",
                         help="dataset in the LAB4 layout; without it the stage dancer is made and used")
     parser.add_argument("--jobs", type=positive_int, default=1,
                         help="runs at a time; they share the machine, so each does less in the same minutes")

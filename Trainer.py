@@ -1,6 +1,6 @@
 """Train the conditional VAE, validate it as it trains, and keep what it has learned."""
 
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 
 from cli.errors import RunError, Stopped, UsageError, run_script
@@ -15,7 +15,7 @@ import torch
 from dataloader import Dataset_Dance, dataset_or_dancer, noted_fps
 from engine.batches import EpochBatches, place_on
 from engine.checkpoint import build_model
-from engine.devices import choose_device, choose_precision, report_full_memory, tune_cpu
+from engine.devices import choose_device, choose_precision, first_sentence, report_full_memory, tune_cpu
 from engine.evaluation import generate_sequences, measure_z, score_all, score_table, validate, validation_metrics
 from engine.event_files import check_tensorboard
 from engine.logs import save_videos
@@ -63,7 +63,8 @@ def main():
         placed = place_on(train_set, device, args.data_device)
         video_format = VideoFormat(args.video_format, noted_fps(train_set.root))
         with open_run(args.save_root, model, arguments=vars(args), fps=video_format.fps, resume=args.resume,
-                      overwrite=args.overwrite, num_epoch=args.num_epoch, per_save=args.per_save) as folder, \
+                      overwrite=args.overwrite, first_epoch=state.last_epoch + 1, num_epoch=args.num_epoch,
+                      per_save=args.per_save) as folder, \
                 draw_at_the_end(folder, val_set, state, device, video_format):
             recorder = RunRecorder(folder, trainer, state, arguments=vars(args), num_epoch=args.num_epoch,
                                    sequence_lengths=train_set.sequence_lengths, save_minutes=args.save_minutes,
@@ -136,17 +137,19 @@ def batch_settings(args, epoch):
 @contextmanager
 def draw_at_the_end(folder, val_set, state, device, video_format):
     """Draw the figures and the best video of a run when it ends, also when it is stopped or fails."""
-    remedy = (f"what was saved in {folder} is intact: continue with --resume and --checkpoint_frames, or a lower "
-              "--batch_size and an --accumulate higher by as much; or train anew with --bptt, or with a lower "
-              "--train_vi_len or --interleave; on a GPU also with --no-cuda_graphs")
+    remedy = (f"what was saved in {folder} is intact: if last.ckpt is there, continue with --resume and "
+              "--checkpoint_frames, or a lower --batch_size and an --accumulate higher by as much; or train anew with "
+              "--bptt, or with a lower --train_vi_len or --interleave; on a GPU also with --no-cuda_graphs")
     try:
         with report_full_memory(device, remedy):
             yield
     except (RunError, Stopped) as error:
-        with suppress(RunError, UsageError):  # the first error is the one to report
+        try:
             draw(folder, val_set, state, video_format)
             if isinstance(error, Stopped):
                 barrier()  # torchrun ends all processes as soon as one has ended
+        except Exception as other:  # the first error is the one to report
+            print(f"note: the figures of this run are not complete ({first_sentence(other)})")
         raise
     draw(folder, val_set, state, video_format)
 
@@ -173,7 +176,9 @@ def best_rollout(folder, val_set, state):
     """
     prediction = read_best_rollout(folder)
     frames, labels = val_set.clips(val_set.clip_starts())
-    if prediction is None or abs(torch.cat(psnr_per_frame(prediction, frames)).mean() - state.best_psnr) > 1e-3:
+    if prediction is None or prediction.shape != frames.shape:
+        return None
+    if abs(torch.cat(psnr_per_frame(prediction, frames)).mean() - state.best_psnr) > 1e-3:
         return None
     return {"label": labels, "prediction": prediction, "truth": frames}
 

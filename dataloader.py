@@ -117,10 +117,18 @@ def _cut(lengths, partial):
 def existing_root(root):
     """Return the dataset's folder as a Path; raises UsageError if it does not exist."""
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         _refuse_dead_link(root)
         raise UsageError(f"--DR {root} is not a folder; give the folder that holds train, val and test")
+    if not holds_a_split(root):
+        near = [place for place in (root.resolve().parent, *sorted(root.glob("[!._]*"))) if holds_a_split(place)]
+        if len(near) == 1:
+            raise UsageError(f"--DR {root} holds neither train nor val nor test; give --DR {near[0]}, which does")
     return root
+
+
+def holds_a_split(folder):
+    return any(os.path.isdir(folder / mode / f"{mode}_img") for mode in ("train", "val", "test"))
 
 
 def dataset_or_dancer(root):
@@ -134,9 +142,15 @@ def dataset_or_dancer(root):
                          f"would replace; give --DR {root} to use it, or remove that folder")
     if is_dancer(root):
         print(f"no --DR given: using the stage dancer in {root}")
+    elif read_json_or_none(root / DANCER_MARKER):
+        print(f"no --DR given: using the stage dancer in {root}, which an older version of this program drew; remove "
+              "it for today's")
     else:
         print(f"no --DR given: making the stage dancer in {root}, and using it")
-        make_dancer(root, overwrite=True)
+        try:
+            make_dancer(root)
+        except UsageError as error:
+            raise UsageError(f"no --DR given, and no stage dancer can be made in {root} ({error}); give --DR") from None
     return root
 
 
@@ -168,6 +182,10 @@ def list_test_sequences(root):
         _refuse_dead_link(folder)
         raise UsageError(f"{folder} has no sequences; put the labels of sequence s into {folder / 's'}")
     names.sort(key=int)
+    lone = [path for path in sorted(images.glob("*")) if path.name.isdecimal() and path.name not in names]
+    if lone:
+        raise UsageError(f"{lone[0]} has no labels in {folder / lone[0].name}; add them, or remove it: every later "
+                         "row of the submission would move up")
     first_frames, labels = [], []
     for name in names:
         frames, numbered_labels = list_images(images / name), list_images(folder / name)
@@ -190,8 +208,10 @@ def read_sequence_lengths(path, frames):
         return [frames]
     try:
         lengths = [int(word) for word in path.read_text(encoding="utf-8-sig").split()]  # Notepad begins with a mark
-    except (OSError, ValueError):  # not text, not a number, or thousands of digits
+    except ValueError:  # not text, not a number, or thousands of digits
         lengths = [0]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror or error}); allow it, or try again") from None
     if min(lengths, default=0) < 1 or sum(lengths) != frames:
         raise UsageError(f"{path} must hold one length a line, {frames} in all; mend it or remove it")
     return lengths
@@ -199,7 +219,7 @@ def read_sequence_lengths(path, frames):
 
 def list_images(folder):
     """List the images of a folder in order, {number: path}; raises UsageError."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         _refuse_dead_link(folder)
         raise UsageError(f"{folder} is missing; --DR wants the LAB4 layout (README, Your own data)")
     images, others = {}, {}
@@ -251,7 +271,7 @@ def _refuse_dead_link(path):
         try:
             place.stat()
         except OSError as error:
-            if place.is_symlink():
+            if os.path.islink(place):
                 kind = "an endless link" if error.errno == errno.ELOOP else "a broken link"
                 raise UsageError(f"{_printable(place)} is {kind}; replace it, or remove it") from None
             return

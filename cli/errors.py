@@ -3,7 +3,7 @@
 import errno
 import signal
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DIVERGED = "the training has diverged"  # in the line of a RunError that would come again, whatever the machine
@@ -43,11 +43,12 @@ class StopSignals:
         self.signal_number = number
         for other in self.numbers:
             signal.signal(other, signal.SIG_DFL)
-        print("saving; a second signal quits at once", file=sys.stderr, flush=True)
+        with suppress(OSError, RuntimeError):  # the signal may have come while something was printed
+            print("saving; a second signal quits at once", file=sys.stderr, flush=True)
 
 
-class Terminal:
-    """A stream to a terminal that drops what is written once the terminal is closed."""
+class Output:
+    """An output stream that drops what is written once nobody reads it: its terminal is closed, or its `tee` ended."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -56,13 +57,23 @@ class Terminal:
         return getattr(self.stream, name)
 
     def write(self, text):
-        with suppress(OSError):
+        with unless_unread():
             self.stream.write(text)
         return len(text)
 
     def flush(self):
-        with suppress(OSError):
+        with unless_unread():
             self.stream.flush()
+
+
+@contextmanager
+def unless_unread():
+    """Suppress the error of an output that nobody reads any more; that of a full disk passes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO, errno.EINVAL):  # Windows says EINVAL of a closed pipe
+            raise
 
 
 def run_script(main):
@@ -72,8 +83,7 @@ def run_script(main):
         stream = getattr(sys, output)
         if hasattr(stream, "reconfigure"):  # a notebook's stream lacks it
             stream.reconfigure(line_buffering=True, errors="backslashreplace")  # a log file has each line at once
-        if stream.isatty():
-            setattr(sys, output, Terminal(stream))
+        setattr(sys, output, Output(stream))
     try:
         main()
     except UsageError as error:
@@ -85,11 +95,12 @@ def run_script(main):
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
-    except OSError as error:  # a full disk where no file was named; see cli.files.writing
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except OSError as error:  # a full disk, or a drive that is away, where nobody looked for it
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not full and not error.filename:
             raise
-        print(f"{name}: stopped: {error.filename or 'a file'} cannot be written ({error.strerror}); "
-              "what was saved before is intact", file=sys.stderr)
+        print(f"{name}: stopped: {error.filename or 'a file'} cannot be {'written' if full else 'used'} "
+              f"({error.strerror}); what was saved before is intact", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

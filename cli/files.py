@@ -19,6 +19,7 @@ MOMENTARY = {getattr(errno, name) for name in ("EIO", "ENOTCONN", "ESTALE", "ETI
                                                "EHOSTUNREACH", "ECONNABORTED", "ECONNRESET") if hasattr(errno, name)}
 OPEN_ELSEWHERE = {5, 32}  # Windows: a file cannot be replaced while another program has it open
 WAITS = (0.1, 0.3, 1, 3, 6, 10, 10)  # seconds between the tries
+NOT_IN_UTF_8 = "backslashreplace"  # what becomes of a folder's name that is not, as from an archive in Big5
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
 
 
@@ -76,7 +77,7 @@ def write_bytes(path, content):
 
 def write_text(path, text):
     """Write text like write_bytes, in UTF-8."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors=NOT_IN_UTF_8))
 
 
 def read_json(path):
@@ -99,7 +100,7 @@ def write_json(path, content):
 def _moved_when_complete(path, mode, **arguments):
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     if "b" not in mode:
-        arguments.setdefault("encoding", "utf-8")
+        arguments = {"encoding": "utf-8", "errors": NOT_IN_UTF_8, **arguments}
     try:
         with open(temporary, mode, **arguments) as file:
             yield file
@@ -162,7 +163,7 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         if replaced.exists() and not folder.exists():
-            replaced.rename(folder)
+            patiently(partial(replaced.rename, folder))
         shutil.rmtree(unfinished, ignore_errors=True)
 
 

@@ -3,7 +3,9 @@
 from argparse import BooleanOptionalAction
 
 from .errors import UsageError
-from .parser import Parser, at_least, fraction, natural_float, natural_int, positive_float, positive_int, probability
+from .parser import (
+    Parser, at_least, fraction, natural_float, natural_int, path_name, positive_float, positive_int, probability,
+    seed_number)
 
 SPLITS = ("test", "val", "train")
 MIN_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # no layer is left without channels
@@ -19,7 +21,7 @@ def add_machine_flags(parser):
     group.add_argument("--gpu", type=natural_int, default=0, help="index of the CUDA device")
     group.add_argument("--num_workers", type=natural_int, default=4,
                        help="threads that decode images the first time a dataset is read")
-    group.add_argument("--seed", type=natural_int, default=0, help="seed of everything random")
+    group.add_argument("--seed", type=seed_number, default=0, help="seed of everything random")
     group.add_argument("--amp", choices=["auto", "bf16", "fp16", "off"], default="auto",
                        help="precision of the networks: auto is bfloat16 on a GPU that computes it natively and on a "
                             "CPU with AMX, fp16 on a GPU with tensor cores but no bfloat16 (T4), else float32; off is "
@@ -35,7 +37,7 @@ def add_machine_flags(parser):
 
 def add_data_flags(parser):
     group = parser.add_argument_group("data")
-    group.add_argument("--DR", metavar="FOLDER",
+    group.add_argument("--DR", type=path_name, metavar="FOLDER",
                        help="dataset in the LAB4 layout; without it the stage dancer is made and used")
     group.add_argument("--frame_H", type=at_least(4), default=32, help="frame height after resizing, in pixels")
     group.add_argument("--frame_W", type=at_least(4), default=64, help="frame width after resizing, in pixels")
@@ -75,7 +77,7 @@ def add_rollout_flags(parser):
     group = parser.add_argument_group("validation and test rollout")
     group.add_argument("--temperature", type=natural_float, default=1.0,
                        help="standard deviation of z ~ N(0, I) in a rollout; 0 takes z = 0")
-    group.add_argument("--ckpt_path", metavar="FILE", help="checkpoint to take the weights from")
+    group.add_argument("--ckpt_path", type=path_name, metavar="FILE", help="checkpoint to take the weights from")
 
 
 def add_training_flags(parser):
@@ -153,7 +155,8 @@ def add_schedule_flags(parser):
 
 def add_run_flags(parser):
     group = parser.add_argument_group("run")
-    group.add_argument("--save_root", metavar="FOLDER", help="folder of this run; a new one under runs/ if left out")
+    group.add_argument("--save_root", type=path_name, metavar="FOLDER",
+                       help="folder of this run; a new one under runs/ if left out")
     group.add_argument("--per_save", type=positive_int, default=3, help="epochs between numbered checkpoints")
     group.add_argument("--save_minutes", type=positive_float, default=10.0,
                        help="minutes after which last.ckpt is written within an epoch as well")
@@ -192,7 +195,8 @@ def tester_parser():
                        help="sequences to generate; those of val and train are --val_vi_len frames long and bring "
                             "their own truth. Beside val, train (what the run's --partial took of it) shows what a "
                             "model knows by heart")
-    group.add_argument("--gt", metavar="FILE", help="ground truth in the submission's format, to score against")
+    group.add_argument("--gt", type=path_name, metavar="FILE",
+                       help="ground truth in the submission's format, to score against")
     group.add_argument("--make_gif", action=BooleanOptionalAction, default=True, help="write the videos")
     group.add_argument("--views", type=positive_int, default=1, metavar="N",
                        help="make each frame the mean of N predictions, from inputs shifted sideways: N times the "
@@ -202,14 +206,14 @@ def tester_parser():
                             "first are shown side by side in a video: what z does")
     group.add_argument("--lpips", action="store_true",
                        help="score LPIPS, too; needs the package lpips (requirements/lpips.txt)")
-    group.add_argument("--onnx", metavar="FILE",
+    group.add_argument("--onnx", type=path_name, metavar="FILE",
                        help="only write a time step of the model as ONNX; needs the package onnx "
                             "(requirements/onnx.txt)")
-    group.add_argument("--drive", metavar="PATH",
+    group.add_argument("--drive", type=path_name, metavar="PATH",
                        help="generate a new dance in place of the split: that of the person in this video, moved to "
                             "the size and place of the trained one, or a folder of labels; a video needs the "
                             "packages of requirements/poses.txt")
-    group.add_argument("--poses", metavar="FILE",
+    group.add_argument("--poses", type=path_name, metavar="FILE",
                        help="poses in the video of --drive as a CSV file (see Preparer.py), in place of an estimator's")
     group.add_argument("--no_sanity", action="store_true", help="do not read the submission back to check it")
     return parser

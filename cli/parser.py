@@ -69,7 +69,7 @@ def _could_give(action, value):
         return isinstance(value, list) and all(_parses_to(action.type, item) for item in value)
     if action.choices is not None:
         return isinstance(value, str) and value in action.choices
-    return isinstance(value, str) if action.type is None else _parses_to(action.type, value)
+    return isinstance(value, str) if action.type in (None, path_name) else _parses_to(action.type, value)
 
 
 def _parses_to(kind, value):
@@ -93,6 +93,13 @@ def _number(kind, accepts, wanted):
     return parse
 
 
+def path_name(text):
+    """The type of a flag that names a file or a folder: `~` is the user's home, and nothing is no name."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty name; give a file or folder, or leave the flag out")
+    return os.path.expanduser(text)
+
+
 def at_least(least):
     return _number(int, lambda value: value >= least, f"a whole number of {least} or more")
 
@@ -102,6 +109,7 @@ natural_int = _number(int, lambda value: value >= 0, "a whole number of 0 or mor
 positive_float = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")
 natural_float = _number(float, lambda value: 0 <= value < float("inf"), "a number of 0 or more")
 fraction = _number(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+seed_number = _number(int, lambda value: 0 <= value < 2**62, "a whole number of 0 or more, below 2^62")
 probability = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 

@@ -7,6 +7,7 @@ engine.training.RunState.
 """
 
 import io
+import os
 import warnings
 import zipfile
 from argparse import Namespace
@@ -15,8 +16,8 @@ from types import SimpleNamespace
 
 import torch
 
-from cli.errors import UsageError
-from cli.files import write_bytes
+from cli.errors import RunError, UsageError
+from cli.files import is_away, patiently, write_bytes
 from cli.flags import MIN_DIMENSIONS
 from modules.model import NETWORKS, VAE_Model
 
@@ -58,24 +59,31 @@ def save_checkpoint(paths, content):
 
 
 def load_checkpoint(path, flag="--ckpt_path"):
-    """Read a checkpoint onto the CPU. Raises UsageError naming `flag` if the file is not a checkpoint, or is damaged.
+    """Read a checkpoint onto the CPU.
+
+    Raises UsageError naming `flag` if the file is not a checkpoint, or is damaged, and RunError if it cannot be read.
 
     One of another program is taken too, if it has the weights of this network: as `state_dict`, `model_state_dict` or
     `model`, or as the whole file; of a DataParallel or compiled model; beside a Namespace, paths or numpy values.
     Nothing in it is executed, and every byte is checked against the file's checksums, which torch does not do.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"{flag} {path}: there is no such file")
-    _check_archive(path, flag)
+    try:
+        file = io.BytesIO(patiently(path.read_bytes, is_away))
+    except OSError as error:
+        raise RunError(f"{flag} {path} cannot be read ({error.strerror or error}); nothing was changed") from None
+    _check_archive(file, path, flag)
+    file.seek(0)
     with torch.serialization.safe_globals(HARMLESS):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about file formats that torch finds old-fashioned
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
             raise UsageError(f"{flag} {path} is not a checkpoint of tensors and plain values "
-                             f"({_reason(path, error)})") from None
+                             f"({_reason(file, error)})") from None
     if isinstance(content, dict) and not content.keys() & set(WEIGHTS) and all(map(_is_plain_tensor, content.values())):
         content = {"state_dict": content}
     state_dict = None
@@ -87,10 +95,11 @@ def load_checkpoint(path, flag="--ckpt_path"):
     return {**content, "state_dict": _without_prefix(state_dict)}
 
 
-def _reason(path, error):
+def _reason(file, error):
     """Why torch does not load a file, in a few words: the classes in it that could execute something, or the error."""
+    file.seek(0)
     try:
-        refused = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        refused = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception:  # the file is not even a pickle
         refused = []
     if refused:
@@ -106,10 +115,10 @@ def _without_prefix(state_dict):
     return state_dict
 
 
-def _check_archive(path, flag):
+def _check_archive(file, path, flag):
     """Check every byte of a checkpoint, which is a ZIP file."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             folders = [member.filename for member in archive.infolist() if member.external_attr & FOLDER]
             damaged = archive.testzip() or next(iter(folders), None)
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError, EOFError):

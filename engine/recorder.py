@@ -152,6 +152,10 @@ def write_best_rollout(folder, prediction):
 
 
 def read_best_rollout(folder):
-    """The prediction that `after_validation` kept: uint8 [B, T, 3, H, W]; None if there is none."""
+    """The prediction that `after_validation` kept: uint8 [B, T, 3, H, W]; None if there is none, or it is damaged."""
     path = folder / BEST_ROLLOUT
-    return torch.from_numpy(np.load(path)) if path.is_file() else None
+    try:
+        prediction = np.load(path) if path.is_file() else None
+    except (OSError, ValueError, EOFError):
+        prediction = None
+    return None if prediction is None or prediction.dtype != np.uint8 else torch.from_numpy(prediction)

@@ -2,6 +2,7 @@
 
 import math
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 
 from cli.errors import UsageError
@@ -110,20 +111,31 @@ def resumed_flags(parser, args, typed):
 
 
 def newest_checkpoint(folder):
-    """Path and content of the run's last.ckpt or, if that is damaged, of its newest intact checkpoint."""
-    others = sorted({*folder.glob("*.ckpt")} - {folder / "last.ckpt"}, key=lambda path: path.stat().st_mtime,
-                    reverse=True)
-    for path in (folder / "last.ckpt", *others):
-        try:
-            checkpoint = load_checkpoint(path, "--resume:")
-            if not CHECKPOINT_KEYS <= checkpoint.keys():
-                raise UsageError(f"--resume: {path} is not a checkpoint of a run of this program; start from its "
-                                 "weights with --ckpt_path")
-            return path, checkpoint
-        except UsageError as error:
-            if not others or path == others[-1]:
-                raise
-            print(f"{error}; trying the next newest")
+    """Path and content of the run's last.ckpt or, if that is damaged, of its intact checkpoint with the most steps."""
+    try:
+        return folder / "last.ckpt", load_run_checkpoint(folder / "last.ckpt")
+    except UsageError as error:
+        intact = {}
+        for path in sorted(folder.glob("*.ckpt")):
+            with suppress(UsageError):
+                checkpoint = load_run_checkpoint(path)
+                progress = checkpoint["last_epoch"], checkpoint["step"]
+                if all(type(number) is int for number in progress):
+                    intact[path] = progress, checkpoint
+        if not intact:
+            raise
+        path = max(intact, key=lambda path: intact[path][0])
+        print(f"{error}; continuing from {path}, the newest that is intact")
+        return path, intact[path][1]
+
+
+def load_run_checkpoint(path):
+    """A checkpoint that a run of this program can continue from; raises UsageError."""
+    checkpoint = load_checkpoint(path, "--resume:")
+    if not CHECKPOINT_KEYS <= checkpoint.keys():
+        raise UsageError(f"--resume: {path} is not a checkpoint of a run of this program; start from its weights with "
+                         "--ckpt_path")
+    return checkpoint
 
 
 def check_resumable(checkpoint, parser, path):

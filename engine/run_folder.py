@@ -3,7 +3,7 @@
 import platform
 import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -21,13 +21,19 @@ from .logs import clear_test
 from .processes import broadcast, rank, world_size
 from .recorder import BEST_ROLLOUT
 
+# What Trainer.py, Study.py and the figures write into the folder of a run, and nothing of the user's
+LEFT_BY_A_RUN = ("last.ckpt", "best.ckpt", "epoch=*.ckpt", "best.gif", "best.mp4", "best.npz", "epoch=*.gif",
+                 "epoch=*.mp4", "metrics.csv", "times.csv", "psnr_per_frame.csv", "args.json", "result.json",
+                 "page.html", "loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png",
+                 "validation_psnr.png", "psnr_over_seconds.png", "psnr_per_frame.png", "z.png")
+
 
 @contextmanager
-def open_run(save_root, model, *, arguments, fps, resume, overwrite, num_epoch, per_save):
+def open_run(save_root, model, *, arguments, fps, resume, overwrite, first_epoch, num_epoch, per_save):
     """Make and lock the folder of this run, and write its args.json. Yields it, on all ranks.
 
     save_root: None for a new folder below runs/. arguments: every flag, as a dict. fps: frames a second of the data,
-    for the page of the run.
+    for the page of the run. first_epoch: the one to begin with.
     """
     parameters = list(model.parameters())
     folder = Path(save_root or broadcast(f"runs/{datetime.now():%Y-%m-%d_%H%M%S}", parameters[0].device))
@@ -36,10 +42,12 @@ def open_run(save_root, model, *, arguments, fps, resume, overwrite, num_epoch, 
         return
     with locked("--save_root", folder):
         for stale in folder.glob(".*.tmp"):
-            stale.unlink()
+            with suppress(OSError):  # on Windows another program may have it open
+                stale.unlink()
         if not resume:
             check_free(folder, overwrite)
-        check_room(folder, parameters, checkpoints=num_epoch // per_save + 3)
+        replaced = [folder / "last.ckpt", folder / "best.ckpt"] if resume else checkpoints_in(folder)
+        check_room(folder, parameters, num_epoch // per_save - first_epoch // per_save + 3, replaced)
         if not resume:
             clear_run(folder)
         write_json(folder / "args.json", {
@@ -62,7 +70,9 @@ def checkpoints_in(folder):
 
 
 def holds_run(folder):
-    return (folder / "metrics.csv").exists() or bool(checkpoints_in(folder))
+    """Whether an epoch was logged or saved in the folder."""
+    log = folder / "metrics.csv"
+    return bool(checkpoints_in(folder)) or log.is_file() and log.read_bytes().strip().count(b"\n") > 0
 
 
 def check_free(folder, overwrite):
@@ -77,21 +87,20 @@ def clear_run(folder):
     if not holds_run(folder):
         return
     with usable("--save_root", folder):
-        for pattern in ("*.ckpt", "*.gif", "best.mp4", "epoch=*.mp4", "*.csv", "*.json", "*.png", "best.npz",
-                        "page.html", BEST_ROLLOUT, EVENT_FILES):
+        for pattern in (*LEFT_BY_A_RUN, BEST_ROLLOUT, EVENT_FILES):
             for path in folder.glob(pattern):
                 patiently(path.unlink)
         for split in SPLITS:
             clear_test(folder / split)
 
 
-def check_room(folder, parameters, checkpoints):
+def check_room(folder, parameters, checkpoints, replaced):
     """Raise UsageError if the disk lacks room for this many checkpoints: weights and two moments each.
 
-    The checkpoints in the folder are among them, or will be replaced.
+    replaced: paths of the files whose room they take; these need not exist.
     """
     wanted = 3 * checkpoints * sum(weights.numel() * weights.element_size() for weights in parameters)
-    free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in checkpoints_in(folder))
+    free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in replaced if path.is_file())
     if free < wanted:
         raise UsageError(f"--save_root {folder}: the disk has {free / 2**20:.0f} MiB of room, the checkpoints need "
                          f"{wanted / 2**20:.0f} MiB; make room, or raise --per_save")

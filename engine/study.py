@@ -69,9 +69,9 @@ class Scripts(StopSignals):
         self.processes = set()
 
     def _note(self, number, frame):
-        super()._note(number, frame)
         for process in list(self.processes):
             send(process, number)
+        super()._note(number, frame)
 
     def run(self, folder, script, *words):
         """Run a script and append what it prints to folder/log.txt. Raises RunError with its last line if it fails.

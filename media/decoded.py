@@ -129,8 +129,8 @@ def _map(path, shape):
 
 def _fingerprint(folder, paths):
     """Hash the place of the folder, the names, sizes and times of the images, and how they are read."""
-    digest = hashlib.sha256(f"{READER_VERSION} {folder.resolve()}".encode())
+    digest = hashlib.sha256(f"{READER_VERSION} {folder.resolve()}".encode(errors="surrogateescape"))
     for path in paths:
         status = path.stat()
-        digest.update(f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+        digest.update(f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

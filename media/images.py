@@ -6,6 +6,7 @@ from PIL import ExifTags, Image
 from torch.nn import functional
 
 from cli.errors import UsageError
+from cli.files import is_away
 
 MAX_IMAGE = 2**26  # pixels, twice an 8K frame: a small file may claim to unpack to far more
 Image.MAX_IMAGE_PIXELS = MAX_IMAGE // 2  # Pillow refuses more than twice as many, also inside an icon
@@ -39,9 +40,13 @@ def read_image(path):
         raise
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist") from None
+    except PermissionError:
+        raise UsageError(f"{path} may not be read; allow it") from None
     except Image.DecompressionBombError:
         raise UsageError(f"{path} has more than {MAX_IMAGE} pixels, too many; make it smaller") from None
     except Exception as error:
+        if isinstance(error, OSError) and is_away(error):
+            raise UsageError(f"{path} cannot be read ({error.strerror}); its drive may be away: try again") from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{path} cannot be read as an image ({reason[:120]}); replace the file") from None
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()

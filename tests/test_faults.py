@@ -1,6 +1,7 @@
 """Faults of all kinds: a run goes on as if nothing had been, or ends with one line that says what is wrong."""
 
 import errno
+import json
 import os
 import pickle
 import resource
@@ -16,6 +17,8 @@ import faults
 from cli.errors import StopSignals, UsageError, run_script
 from conftest import ROOT, Malicious, flags, read_csv
 from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.recorder import BEST_ROLLOUT
+from engine.run_folder import clear_run
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +155,58 @@ def test_too_little_room_on_the_disk_is_told_before_training(train, ends, full_d
     assert not (tmp_path / "run/metrics.csv").exists()
 
 
-def test_checkpoints_that_are_there_need_no_room(run, call, full_disk):
-    for path in [*run.glob("*.ckpt")]:
-        shutil.copy(path, path.with_name(f"epoch=1{path.name}"))
-    call("Trainer", "--resume", "--save_root", run)
+@pytest.mark.parametrize("enough", [True, False])
+def test_what_a_resumed_run_has_saved_already_needs_no_room(enough, run, call, ends, monkeypatch):
+    """A checkpoint for each of two epochs, last.ckpt, best.ckpt, and a new one before it replaces its old one."""
+    parameters = json.loads((run / "args.json").read_text())["parameters"]
+    free = 5 * 12 * parameters - sum((run / name).stat().st_size for name in ("last.ckpt", "best.ckpt")) - (not enough)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - free, free))
+    words = ["Trainer", "--resume", "--save_root", run, "--num_epoch", 5]
+    if enough:
+        call(*words)
+    else:
+        assert "room" in ends(2, *words)[0]
+
+
+def test_a_run_replaces_what_a_run_has_written_and_nothing_else(run, train, call):
+    ours = ["mine.ckpt", "gt.csv", "notes.json", "figure.png", "dance.gif", "mine.mp4"]
+    for name in ours:
+        (run / name).write_text("mine")
+    theirs = sorted(path.name for path in run.iterdir() if path.name not in ours)
+    clear_run(run)
+    left = {path.name for path in run.iterdir()}
+    assert left - {".lock", ".lock_holder", ".decoded"} == {*ours} and len(theirs) > 10
+
+
+def test_run_that_ended_before_its_first_epoch_can_be_started_again(train, ends, call, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.optimization.ClipTrainer.train_on", failing)
+        ends(1, "Trainer", *train(save_root="run"))
+    assert (tmp_path / "run/metrics.csv").is_file()
+    call("Trainer", *train(save_root="run", num_epoch=1))
+
+
+def failing(*_):
+    raise MemoryError
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY cut", None])
+def test_damaged_best_rollout_costs_no_run(content, run, call, tmp_path):
+    """It is drawn again at the next best validation."""
+    path = run / BEST_ROLLOUT
+    path.write_bytes(path.read_bytes()[:5000] if content is None else content)
+    call("Trainer", "--resume", "--save_root", run, "--num_epoch", 4)
+    assert len(read_csv(run / "metrics.csv")) == 4
+
+
+def test_figures_that_fail_do_not_hide_why_a_run_ended(train, ends, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("no figure\nat all")
+
+    monkeypatch.setattr("Trainer.draw", broken)
+    monkeypatch.setattr("engine.optimization.ClipTrainer.train_on", failing)
+    error, said = ends(1, "Trainer", *train(save_root="run"))
+    assert "memory" in error and "not complete (no figure)" in said
 
 
 def test_a_run_without_room_replaces_none(run, train, ends, full_disk):
@@ -213,6 +264,9 @@ def test_a_malicious_last_checkpoint_is_not_run_by_resuming(run, call, tmp_path)
 
 
 def test_run_whose_last_checkpoints_are_damaged_goes_on_from_the_newest_good_one(run, whole, call, capsys):
+    """The newest by what is in it: files that were copied are as old as one another, or in any order."""
+    os.utime(run / "epoch=0.ckpt")
+    (run / "gone.ckpt").symlink_to("nowhere")
     for name in ("last.ckpt", "best.ckpt", "epoch=2.ckpt"):
         damaged = bytearray((run / name).read_bytes())
         middle = len(damaged) // 2
@@ -220,8 +274,7 @@ def test_run_whose_last_checkpoints_are_damaged_goes_on_from_the_newest_good_one
         (run / name).write_bytes(damaged)
     call("Trainer", "--resume", "--save_root", run)
     said = capsys.readouterr().out
-    for name in ("last.ckpt", "best.ckpt", "epoch=2.ckpt"):
-        assert f"--resume {run / name}" in said.replace("--resume: ", "--resume ") and "damaged" in said
+    assert f"--resume: {run / 'last.ckpt'} is damaged" in said and f"continuing from {run / 'epoch=1.ckpt'}" in said
     assert "epoch   2/3" in said and "epoch   1/3" not in said
     assert faults.differing_files(run, whole) == []
 

@@ -24,6 +24,8 @@ from cli.parser import Parser, typed_command, words_of
 from cli.progress import Progress
 from conftest import ROOT, call_script, flags, read_csv
 from engine.checkpoint import load_checkpoint
+from engine.resume import newest_checkpoint
+from media.images import read_image
 
 PRODUCT = [path for path in sorted(ROOT.rglob("*.py"))
            if not {".venv", "tests", "benchmarks"} & set(path.relative_to(ROOT).parts)]
@@ -223,6 +225,80 @@ def test_run_whose_terminal_is_closed_is_saved(train, tmp_path):
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
     assert load_checkpoint(tmp_path / "run/last.ckpt")["last_epoch"] >= -1
     assert not list((tmp_path / "run").glob(".*.tmp")) and (tmp_path / "run/metrics.csv").exists()
+
+
+@pytest.mark.parametrize("script", ["Trainer", "Study"])
+def test_run_whose_reader_ends_with_it_is_saved(script, train, tmp_path):
+    """As by Ctrl-C at `python Trainer.py 2>&1 | tee log.txt`, which ends tee as well."""
+    run, words = tmp_path / "run", train(save_root=tmp_path / "run", num_epoch=10_000)
+    if script == "Study":
+        run = tmp_path / "run/tiny/seed=0"
+        (tmp_path / "tiny.txt").write_text(shlex.join(words[2:words.index("--save_root")]))
+        words = [tmp_path / "tiny.txt", *words[:2], *flags(epochs=10_000, out=tmp_path / "run")]
+    process = subprocess.Popen([sys.executable, ROOT / f"{script}.py", *map(str, words)], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 60
+        while not (run / "last.ckpt").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.stdout.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 128 + signal.SIGINT
+    finally:
+        process.kill()
+    assert load_checkpoint(run / "last.ckpt")["last_epoch"] >= -1
+    with locked("--save_root", run):  # nothing goes on in it
+        pass
+
+
+def test_signal_while_something_is_printed_is_noted(monkeypatch):
+    class Busy:
+        def write(self, text):
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        stop = StopSignals()
+        monkeypatch.setattr(sys, "stderr", Busy())
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal_number == signal.SIGINT
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number, times, works", [(errno.EIO, 3, True), (errno.EIO, 99, False),
+                                                  (errno.EACCES, 1, False)])
+def test_last_checkpoint_that_cannot_be_read_is_not_replaced_by_an_older_one(number, times, works, train, call,
+                                                                             tmp_path, at_once, monkeypatch):
+    call("Trainer", *train(save_root="run", num_epoch=2, per_save=1))
+    before = (tmp_path / "run/last.ckpt").read_bytes()
+    last, read = tmp_path / "run/last.ckpt", Path.read_bytes
+    fails = failing(read, OSError(number, os.strerror(number)), times)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (fails if path.name == last.name else read)(path))
+    if works:
+        assert newest_checkpoint(tmp_path / "run")[0] == last
+    else:
+        with pytest.raises(RunError, match=f"last.ckpt cannot be read .{os.strerror(number)}"):
+            newest_checkpoint(tmp_path / "run")
+    assert read(last) == before
+
+
+@pytest.mark.parametrize("number, said", [(errno.EIO, "its drive may be away"), (errno.EACCES, "allow it")])
+def test_image_that_cannot_be_read_now_is_not_to_be_replaced(number, said, dancer, monkeypatch):
+    path = next((dancer / "val/val_img").iterdir())
+    monkeypatch.setattr("PIL.Image.open", failing(None, OSError(number, os.strerror(number)), 1))
+    with pytest.raises(UsageError, match=said):
+        read_image(path)
+
+
+def test_folder_whose_name_is_not_utf_8_holds_a_dataset_and_a_run(dancer, tmp_path, call):
+    """As from an archive made on Windows in Taiwan."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xa4\xa4"))
+    shutil.copytree(dancer, folder / "data", ignore=shutil.ignore_patterns(".decoded"))
+    call("Trainer", "--DR", str(folder / "data"), *faults.TRAINING, *flags(num_epoch=1, save_root=str(folder / "run")))
+    assert (folder / "run/page.html").is_file()
 
 
 # Recipes and command lines

@@ -1,5 +1,8 @@
 """Every wrong use ends with exit status 2 and one line that names the flag or the file, before any work."""
 
+import errno
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import torch
 from cli.files import locked
 from conftest import ROOT, TINY_CLIPS, TINY_TRAINING, flags, tiny_model
 from engine.checkpoint import save_checkpoint
+from stage_dancer.dataset import dancer_settings
 
 
 def visible(folder):
@@ -203,6 +207,68 @@ def test_dancer_that_somebody_has_chosen_is_not_replaced(refusal, call, capsys):
     capsys.readouterr()
     error = refusal("Trainer", *TINY_TRAINING)
     assert "--frames 20" in error and "--DR data/dancer" in error
+
+
+def test_dancer_of_an_older_version_is_kept(call, capsys, tmp_path):
+    """A run may have been trained on it, and today's program cannot draw it again."""
+    (tmp_path / "data").mkdir()
+    call("Preparer", *flags(dancer="data/dancer", frames=20, val_frames=10, test_sequences=1, test_frames=2))
+    (tmp_path / "data/dancer/dancer.json").write_text(json.dumps(dancer_settings() | {"version": 1}))
+    capsys.readouterr()
+    call("Trainer", *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
+    assert "which an older version of this program drew" in capsys.readouterr().out
+    assert len(list((tmp_path / "data/dancer/train/train_img").iterdir())) == 20
+
+
+def test_no_dancer_can_be_made_where_there_is_another_folder(refusal, tmp_path):
+    (tmp_path / "data/dancer").mkdir(parents=True)
+    (tmp_path / "data/dancer/mine.txt").write_text("mine")
+    error = refusal("Trainer", *TINY_TRAINING)
+    assert "no --DR given" in error and "give --DR" in error
+
+
+def test_dataset_one_folder_away_is_named(refusal, broken, tmp_path):
+    (tmp_path / "archive/__MACOSX").mkdir(parents=True)
+    broken.rename(tmp_path / "archive/LAB4")
+    for given in ("archive", "archive/LAB4/train"):
+        assert f"give --DR {'archive/LAB4' if given == 'archive' else tmp_path / 'archive/LAB4'}" in refusal(
+            "Trainer", "--DR", given, *TINY_TRAINING)
+
+
+def test_test_sequence_without_labels_is_named(refusal, broken, checkpoint):
+    shutil.rmtree(broken / "test/test_label/0")
+    error = refusal("Tester", "--DR", broken, "--ckpt_path", checkpoint)
+    assert f"{broken / 'test/test_img/0'} has no labels" in error
+
+
+@pytest.mark.parametrize("flag", ["ckpt_path", "DR", "save_root"])
+def test_empty_name_is_not_taken_for_none(flag, train):
+    """As of a shell's variable that is not set."""
+    assert f"--{flag}" in train(f"--{flag}", "")
+
+
+def test_tilde_is_the_home(train, monkeypatch, tmp_path):
+    """A shell leaves it as it is in a recipe, and in `--DR=~/data`."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert f"--DR {tmp_path}/home/data is not a folder" in train("--DR=~/data")
+
+
+@pytest.mark.parametrize("seed", [2**64, 2**62, -1])
+def test_seed_is_too_large(seed, train):
+    assert "--seed" in train(f"--seed={seed}")
+
+
+def test_folder_that_may_not_be_entered_is_named(refusal, monkeypatch):
+    stat = os.stat
+
+    def refused(path, *more, **settings):
+        if "secret" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *more, **settings)
+
+    monkeypatch.setattr(os, "stat", refused)  # root may enter any
+    assert "--DR secret/data" in refusal("Trainer", "--DR", "secret/data", *TINY_TRAINING)
+    assert "--ckpt_path secret/a.ckpt" in refusal("Tester", "--ckpt_path", "secret/a.ckpt")
 
 
 def test_folder_of_the_run_is_in_use(train, tmp_path):

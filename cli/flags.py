@@ -97,7 +97,7 @@ def add_training_flags(parser):
     group.add_argument("--partial", type=fraction, default=1.0, help="fraction of the training set to use")
     group.add_argument("--fast_train", action="store_true",
                        help="use only --fast_partial of the training set in the first epochs")
-    group.add_argument("--fast_partial", type=fraction, default=0.4, help="fraction used under --fast_train")
+    group.add_argument("--fast_partial", type=fraction, default=0.4, help="fraction of these used under --fast_train")
     group.add_argument("--fast_train_epoch", type=natural_int, default=5, help="epochs that --fast_train lasts")
     group.add_argument("--shuffle", action=BooleanOptionalAction, default=True, help="shuffle the clips in every epoch")
     group.add_argument("--random_start", action=BooleanOptionalAction, default=True,

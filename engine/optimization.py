@@ -79,31 +79,35 @@ class ClipTrainer:
         """Take the optimizer steps on a batch, one for each of its segments, and yield the TERMS of each.
 
         segments: where each begins, in predicted frames; the one with index `begin` is the first. It and segment 0
-        start from true frames, the others from the last prediction.
+        start from true frames, the others from what follows the segment before: the last prediction or, where that
+        frame is teacher-forced, the true one.
         """
         parts = batch.parts
-        shares = [clips.counted / batch.clips * world_size() for clips in parts]  # DDP takes the mean
-        beta, *shares = (torch.full((), float(number), device=self.device) for number in (beta, *shares))
-        forced = [to_device(clips.teacher_forced, self.device) for clips in parts]
+        predicted_frames = parts[0].labels.shape[1] - 1
+        shares = [part.counted / batch.clips * world_size() for part in parts]  # DDP takes the mean
+        # tensors: a CUDA graph would record the value of a Python number
+        beta = torch.full((), float(beta), device=self.device)
+        shares = [torch.full((), share, device=self.device) for share in shares]
+        forced = [to_device(part.teacher_forced, self.device) for part in parts]
         add_gradient = self._add_gradient
         if self.graphed_gradient and len(parts) == 1:  # those of several parts add up
             add_gradient = self.graphed_gradient
         for start in [*segments[begin:], *segments[:begin]]:
             if start in (0, segments[begin]):
-                inputs = [clips.frames[:, start] for clips in parts]
+                inputs = [part.frames[:, start] for part in parts]
             times = slice(start, start + segments.step + 1)  # the first frame is given, like x_0
             sums = torch.zeros(len(TERMS), device=self.device)
             self.optimizer.zero_grad(set_to_none=True)
-            for i, clips in enumerate(parts):
+            for i, part in enumerate(parts):
                 with averaging(self.parallel_model, wanted=i == len(parts) - 1), report_lost_process():
                     terms, inputs[i] = add_gradient(
-                        inputs[i], clips.frames[:, times], clips.labels[:, times], forced[i][:, times], beta, shares[i],
-                        noise=clips.noise, all_forced=bool(clips.teacher_forced[:, times].all()))
-                sums[:3] += terms * clips.counted
-            sums[:3] /= clips.labels.shape[1] - 1
+                        inputs[i], part.frames[:, times], part.labels[:, times], forced[i][:, times], beta, shares[i],
+                        noise=part.noise, all_forced=bool(part.teacher_forced[:, times].all()))
+                sums[:3] += terms * part.counted
+            sums[:3] /= predicted_frames
             with self.around_step():
                 norm = self._clip_and_step()
-            sums[3] += norm * sum(clips.counted for clips in parts) / len(segments)
+            sums[3] += norm * sum(part.counted for part in parts) / len(segments)
             yield sums
 
     def _add_gradient(self, first_frame, frames, labels, teacher_forced, beta, share, *, noise, all_forced):

@@ -1,4 +1,4 @@
-"""Building blocks of the networks. All keep height and width; feature maps are [B, C, H, W].
+"""Building blocks of the networks. All but GaussianPosterior keep height and width; feature maps are [B, C, H, W].
 
 The submodules have the names of the course template, so that its checkpoints load.
 """

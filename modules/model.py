@@ -83,13 +83,13 @@ class VAE_Model(nn.Module):
         return Step(prediction, mu, logvar)
 
     def forward(self, frames, labels, noise, beta, teacher_forced=None, reconstruction="mse", images_at_once=1,
-                random_shift=False, all_forced=None, **rollout_settings):
+                random_shift=False, all_forced=None, clamp=False, input_noise=0.0, recompute=False):
         """Compute the loss of a batch of clips, frames and labels [B, T, 3, H, W] each.
 
         beta: weight of the KL. reconstruction: `mse` or `log_mse`. teacher_forced: bool [B, T], on the device, or
         None. images_at_once: images computed as one batch where all frames are forced. random_shift: shift each clip
         sideways by a random number of pixels. all_forced: whether all frames are forced, if the caller knows; looking
-        into `teacher_forced` would wait for a GPU. Other parameters: see `rollout`.
+        into `teacher_forced` would wait for a GPU. clamp, input_noise, recompute: see `rollout`.
         Returns {"loss", "mse", "kl"}, sums over the frames 1..T-1 and means over the clips, and the input of the step
         after the clip, [B, 3, H, W], without gradient.
         """
@@ -99,11 +99,11 @@ class VAE_Model(nn.Module):
         if random_shift:
             shift = (noise.uniform() * frames.shape[-1]).long()  # [B]
             frames, labels = shifted(frames, shift), shifted(labels, shift)
-        rollout_settings["shift"] = shift
+        settings = {"clamp": clamp, "input_noise": input_noise, "shift": shift, "recompute": recompute}
         if all_forced:
-            steps = forced_rollout(self, frames, labels, noise, images_at_once, **rollout_settings)
+            steps = forced_rollout(self, frames, labels, noise, images_at_once, **settings)
         else:
-            steps = rollout(self, frames, labels, noise, teacher_forced, **rollout_settings)
+            steps = rollout(self, frames, labels, noise, teacher_forced, **settings)
         predicted, mu, logvar = (torch.stack(part, dim=1) for part in zip(*steps))  # [B, T-1, ...] each
         truth = frames[:, 1:]
         reconstruction_loss = RECONSTRUCTIONS[reconstruction](predicted, truth)  # of the prediction, forced or not

@@ -28,7 +28,7 @@ class RGB_Encoder(nn.Sequential):
             nn.Conv2d(out_chans // 2, out_chans, 3, padding=1),
         )
 
-    def forward(self, image):
+    def forward(self, image):  # by this name, as programs written against the template call it
         return super().forward(image)
 
 
@@ -61,7 +61,8 @@ class Label_Encoder(nn.Sequential):
         """Wrap an optimizer step, with BatchNorm in eval mode, so that the convolution learns from the lines alone.
 
         White adds the gradient of the bias to that of every weight; it is subtracted before the step. After the step
-        the running mean moves as the output on white did. A norm without a running mean is left alone.
+        the running mean moves by as much as the sum of the weights did, so that the layer computes what it would if
+        white were 0. A norm without a running mean is left alone.
         """
         conv, norm = self[1], self[2]
         if getattr(norm, "running_mean", None) is None:

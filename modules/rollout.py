@@ -1,4 +1,7 @@
-"""The time loop. Training, validation and test differ only in its arguments."""
+"""The time loop: `rollout` frame by frame; `forced_rollout` joins teacher-forced frames, whose inputs are all known.
+
+Training, validation and test differ only in the arguments.
+"""
 
 from functools import partial
 from typing import NamedTuple

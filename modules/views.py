@@ -1,4 +1,4 @@
-"""Predict a frame several times, from shifted inputs, and take the mean: a better rollout, but N views cost N times."""
+"""Test-time augmentation: predict a frame from several shifted inputs, and take the mean. N views cost N times."""
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ class MeanOfViews(nn.Module):
     """A model whose prediction is the mean over `views` copies of its input, copy i shifted by SIDEWAYS * i pixels.
 
     It takes the place of a VAE_Model in a rollout with z from the prior. A network that was trained with random shifts
-    draws each copy as well as the others, and their errors differ. (Test-time augmentation; Krizhevsky et al. 2012.)
+    draws each copy as well as the others, and their errors differ. (As Krizhevsky et al. 2012 classify.)
     """
 
     def __init__(self, model, views):
@@ -27,11 +27,12 @@ class MeanOfViews(nn.Module):
         return self.model.encode_labels(shifted(self._copies(labels), self._shift(labels)))
 
     def step(self, frame, label_features, epsilon, current, temperature, shift=None):
-        """See VAE_Model.step; label_features: of `encode_labels`. There is neither `current` nor `shift`."""
-        shift = self._shift(frame)
-        step = self.model.step(shifted(self._copies(frame), shift), label_features, self._copies(epsilon), None,
-                               temperature, shift)
-        frames = shifted(step.frame, -shift).unflatten(0, (self.views, len(frame)))  # [views, B, 3, H, W]
+        """See VAE_Model.step; label_features: of `encode_labels`. `current` and `shift` must be None."""
+        assert current is None and shift is None, "views are for a rollout from the prior"
+        sideways = self._shift(frame)
+        step = self.model.step(shifted(self._copies(frame), sideways), label_features, self._copies(epsilon), None,
+                               temperature, sideways)
+        frames = shifted(step.frame, -sideways).unflatten(0, (self.views, len(frame)))  # [views, B, 3, H, W]
         return step._replace(frame=frames.mean(dim=0))
 
     def _copies(self, x):

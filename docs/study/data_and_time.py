@@ -1,12 +1,13 @@
 """Draw the figure of docs/study.md over data and time, and print its table: python docs/study/data_and_time.py RUNS.
 
-RUNS/<training frames>/<minutes>/ is a run of Trainer.py with the scores of Tester.py in test/, val/ and train/. Nothing
-is trained. The figure is written as docs/study_data_and_time.png.
+RUNS/<training frames>/<minutes>/ is a run of Trainer.py with the scores of Tester.py in test/ and train/. Nothing is
+trained. The figure is written as docs/study_data_and_time.png.
 """
 
 import sys
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +36,8 @@ def read_row(run):
     """What a run came to, as {"frames": training frames, "epochs", "seconds", PSNR (dB) of each split}."""
     metrics = read_metrics(run)
     row = {"frames": int(run.parent.name), "epochs": len(metrics["epoch"]), "seconds": metrics["seconds"][-1]}
-    return row | {split: read_json(run / split / "scores.json")["this model"]["psnr"] for split in SPLITS}
+    row["val"] = float(np.nanmax(metrics["val_psnr"]))
+    return row | {split: read_json(run / split / "scores.json")["this model"]["psnr"] for split in ("train", "test")}
 
 
 def draw(rows):

@@ -12,6 +12,8 @@ several sequences, sequences.txt holds their lengths, one per line.
 import errno
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -26,7 +28,7 @@ from modules.pixels import to_unit
 from poses.dataset import MARKER as VIDEOS_MARKER
 from stage_dancer.choreography import DANCER_FPS
 from stage_dancer.dataset import MARKER as DANCER_MARKER
-from stage_dancer.dataset import chosen_setting, is_dancer, make_dancer
+from stage_dancer.dataset import chosen_setting, is_dancer
 
 DARK = 64  # of 255: labels whose mean is below this are not on white
 LENGTH_FLAGS = {"train": "--train_vi_len (in Tester.py --val_vi_len)", "val": "--val_vi_len"}
@@ -147,10 +149,10 @@ def dataset_or_dancer(root):
               "it for today's")
     else:
         print(f"no --DR given: making the stage dancer in {root}, and using it")
-        try:
-            make_dancer(root)
-        except UsageError as error:
-            raise UsageError(f"no --DR given, and no stage dancer can be made in {root} ({error}); give --DR") from None
+        # by another script: its drawing processes load that one anew, and this one would have each load torch
+        preparer = Path(__file__).resolve().parent / "Preparer.py"
+        if subprocess.run([sys.executable, str(preparer), "--dancer", str(root)]).returncode:
+            raise UsageError(f"no --DR given, and no stage dancer can be made in {root}; give --DR")
     return root
 
 

@@ -39,8 +39,8 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
     trainer.training_mode()
     beta = schedules.beta(epoch)
     unread, clips = [], 0  # TERMS since the last look at them, on the device, and the clips in these
-    each = len(trainer.segments(batches.dataset.video_len))  # optimizer steps of a batch
-    with Progress(total=each * len(batches), desc=f"epoch {epoch}", initial=each * state.step, unit="step",
+    steps = len(trainer.segments(batches.dataset.video_len))  # of the optimizer on a batch
+    with Progress(total=steps * len(batches), desc=f"epoch {epoch}", initial=steps * state.step, unit="step",
                   disable=rank() > 0) as progress:
         for numbers in batches.rounds(state.step):
             def before_step(done, numbers=numbers):
@@ -53,22 +53,29 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
                 recorder.before_round({"lr": lr, "tfr": schedules.tfr(epoch)})
             unread.append(trainer.train_on([batches.batch(number) for number in numbers], beta, before_step))
             clips += sum(map(batches.clips_in, numbers))
-            if trainer.device.type != "cpu" and numbers.stop - state.step < READ_EVERY and numbers.stop < len(batches):
+            may_wait = trainer.device.type != "cpu" and numbers.stop < len(batches)
+            if may_wait and numbers.stop - state.step < READ_EVERY:
                 continue
             sums = torch.stack(unread).cpu().double().sum(dim=0).tolist()
             state.totals = state.totals or dict.fromkeys(("clips", *TERMS), 0.0)  # over all processes
             add_to_totals(state.totals, clips, all_reduce(sums, "SUM", trainer.device))
             unread, clips, state.step = [], 0, numbers.stop
             row = metrics_row(epoch, schedules, state, len(batches))
-            if not all(map(math.isfinite, state.totals.values())):
-                remedy = "--amp off, " if trainer.dtype == torch.float16 else ""
-                raise RunError(f"{DIVERGED} in epoch {epoch}, up to batch {numbers[-1]}: loss {row['loss']}, gradient "
-                               f"norm {row['grad_norm']}; what was saved is intact; try {remedy}--clamp_feedback, a "
-                               "lower --lr or a lower --kl_weight")
+            check_finite(row, numbers[-1], trainer.dtype)
             best = f" best PSNR {state.best_psnr:.2f}" if math.isfinite(state.best_psnr) else ""  # no validation yet
             progress.set_postfix_str(shown_metrics(row) + best, refresh=False)
             recorder.after_steps(row)
     return metrics_row(epoch, schedules, state, len(batches))
+
+
+def check_finite(row, batch, dtype):
+    """Raise RunError unless the losses and the gradient's norm, up to this batch of the epoch, are finite."""
+    if all(math.isfinite(row[name]) for name in TERMS):
+        return
+    remedy = "--amp off, " if dtype == torch.float16 else ""
+    raise RunError(f"{DIVERGED} in epoch {row['epoch']}, up to batch {batch}: loss {row['loss']}, gradient norm "
+                   f"{row['grad_norm']}; what was saved is intact; try {remedy}--clamp_feedback, a lower --lr or a "
+                   "lower --kl_weight")
 
 
 def add_to_totals(totals, clips, sums):

@@ -5,8 +5,8 @@
     DR/test/test_img/{s}/0.png        DR/test/test_label/{s}/*.png     (s = 0, 1, ...)
 
 A label has the name of its frame: a whole number, optionally after `frame`. The first frame of a test sequence has the
-number of the first label. Any image format that Pillow reads will do, and so will links. If the train folder joins
-several sequences, sequences.txt holds their lengths, one per line.
+number of the first label. Any image format that Pillow reads will do, and so will links. If the train or the val
+folder joins several sequences, a sequences.txt in it holds their lengths, one per line.
 """
 
 import errno
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from cli.errors import UsageError
+from cli.errors import MOMENTARY, NOT_ALLOWED, RunError, UsageError
 from cli.files import read_json_or_none
 from media.decoded import decode_cached, decode_with, first_few, read_images
 from media.gif import DEFAULT_FPS
@@ -119,7 +119,7 @@ def _cut(lengths, partial):
 def existing_root(root):
     """Return the dataset's folder as a Path; raises UsageError if it does not exist."""
     root = Path(root)
-    if not os.path.isdir(root):
+    if not _is_folder(root):
         _refuse_dead_link(root)
         raise UsageError(f"--DR {root} is not a folder; give the folder that holds train, val and test")
     if not holds_a_split(root):
@@ -148,11 +148,14 @@ def dataset_or_dancer(root):
         print(f"no --DR given: using the stage dancer in {root}, which an older version of this program drew; remove "
               "it for today's")
     else:
+        if root.is_dir() and any(root.iterdir()):
+            raise UsageError(f"no --DR given, and {root}, where the stage dancer would be made, holds something else; "
+                             "give --DR")
         print(f"no --DR given: making the stage dancer in {root}, and using it")
         # by another script: its drawing processes load that one anew, and this one would have each load torch
         preparer = Path(__file__).resolve().parent / "Preparer.py"
         if subprocess.run([sys.executable, str(preparer), "--dancer", str(root)]).returncode:
-            raise UsageError(f"no --DR given, and no stage dancer can be made in {root}; give --DR")
+            raise RunError(f"no --DR given, and no stage dancer could be made in {root}; give --DR")
     return root
 
 
@@ -179,7 +182,7 @@ def list_frames_and_labels(root, mode):
 def list_test_sequences(root):
     """List the test sequences: their names, first frames and labels (one list for each); raises UsageError."""
     images, folder = root / "test" / "test_img", root / "test" / "test_label"
-    names = [path.name for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir() if path.name.isdecimal()] if _is_folder(folder) else []
     if not names:
         _refuse_dead_link(folder)
         raise UsageError(f"{folder} has no sequences; put the labels of sequence s into {folder / 's'}")
@@ -205,7 +208,7 @@ def list_test_sequences(root):
 
 def read_sequence_lengths(path, frames):
     """Read the lengths of the sequences in a folder of `frames` frames; without the file it is one sequence."""
-    if not path.exists():
+    if not _exists(path):
         _refuse_dead_link(path)
         return [frames]
     try:
@@ -221,7 +224,7 @@ def read_sequence_lengths(path, frames):
 
 def list_images(folder):
     """List the images of a folder in order, {number: path}; raises UsageError."""
-    if not os.path.isdir(folder):
+    if not _is_folder(folder):
         _refuse_dead_link(folder)
         raise UsageError(f"{folder} is missing; --DR wants the LAB4 layout (README, Your own data)")
     images, others = {}, {}
@@ -265,6 +268,23 @@ def _refuse_other_formats(paths):
         suffix = f"the suffix {path.suffix}" if path.suffix else "no suffix"
         raise UsageError(f"{_printable(path)} has {_printable(suffix)}, which is not an image format's; convert it to "
                          f".png, or move it away{more}")
+
+
+def _is_folder(path):
+    return _exists(path) and path.is_dir()
+
+
+def _exists(path):
+    """Whether a file or folder is there; raises UsageError if its drive or a folder above it does not let one see."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno in MOMENTARY | NOT_ALLOWED:
+            raise UsageError(f"{_printable(path)} cannot be read ({error.strerror}); allow it, or try again") from None
+        return False
+    except ValueError:  # no name of a file
+        return False
+    return True
 
 
 def _refuse_dead_link(path):

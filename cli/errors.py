@@ -6,6 +6,11 @@ import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+# What a network or mounted drive answers while it is away for a moment
+MOMENTARY = {getattr(errno, name) for name in ("EIO", "ENOTCONN", "ESTALE", "ETIMEDOUT", "EAGAIN", "EBUSY", "EHOSTDOWN",
+                                               "EHOSTUNREACH", "ECONNABORTED", "ECONNRESET") if hasattr(errno, name)}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, or the user's share of it
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 DIVERGED = "the training has diverged"  # in the line of a RunError that would come again, whatever the machine
 
 
@@ -83,7 +88,8 @@ def run_script(main):
         stream = getattr(sys, output)
         if hasattr(stream, "reconfigure"):  # a notebook's stream lacks it
             stream.reconfigure(line_buffering=True, errors="backslashreplace")  # a log file has each line at once
-        setattr(sys, output, Output(stream))
+        if not isinstance(stream, Output):
+            setattr(sys, output, Output(stream))
     try:
         main()
     except UsageError as error:
@@ -95,12 +101,15 @@ def run_script(main):
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
-    except OSError as error:  # a full disk, or a drive that is away, where nobody looked for it
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if not full and not error.filename:
+    except OSError as error:  # where no file was named; see cli.files.writing
+        if error.errno in FULL:
+            done, remedy = "written", "make room"
+        elif error.filename and error.errno in MOMENTARY | NOT_ALLOWED:
+            done, remedy = "used", "allow it, or try again"
+        else:  # a bug of ours
             raise
-        print(f"{name}: stopped: {error.filename or 'a file'} cannot be {'written' if full else 'used'} "
-              f"({error.strerror}); what was saved before is intact", file=sys.stderr)
+        print(f"{name}: stopped: {error.filename or 'a file'} cannot be {done} ({error.strerror}); what was saved "
+              f"before is intact; {remedy}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

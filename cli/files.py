@@ -12,11 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .errors import RunError, UsageError
+from .errors import MOMENTARY, RunError, UsageError
 
-# What a network or mounted drive answers while it is away for a moment.
-MOMENTARY = {getattr(errno, name) for name in ("EIO", "ENOTCONN", "ESTALE", "ETIMEDOUT", "EAGAIN", "EBUSY", "EHOSTDOWN",
-                                               "EHOSTUNREACH", "ECONNABORTED", "ECONNRESET") if hasattr(errno, name)}
 OPEN_ELSEWHERE = {5, 32}  # Windows: a file cannot be replaced while another program has it open
 WAITS = (0.1, 0.3, 1, 3, 6, 10, 10)  # seconds between the tries
 NOT_IN_UTF_8 = "backslashreplace"  # what becomes of a folder's name that is not, as from an archive in Big5

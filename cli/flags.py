@@ -97,7 +97,8 @@ def add_training_flags(parser):
     group.add_argument("--partial", type=fraction, default=1.0, help="fraction of the training set to use")
     group.add_argument("--fast_train", action="store_true",
                        help="use only --fast_partial of the training set in the first epochs")
-    group.add_argument("--fast_partial", type=fraction, default=0.4, help="fraction of these used under --fast_train")
+    group.add_argument("--fast_partial", type=fraction, default=0.4,
+                       help="fraction of what --partial leaves that --fast_train uses")
     group.add_argument("--fast_train_epoch", type=natural_int, default=5, help="epochs that --fast_train lasts")
     group.add_argument("--shuffle", action=BooleanOptionalAction, default=True, help="shuffle the clips in every epoch")
     group.add_argument("--random_start", action=BooleanOptionalAction, default=True,
@@ -112,9 +113,9 @@ def add_feedback_flags(parser):
     group.add_argument("--clamp_feedback", action=BooleanOptionalAction, default=True,
                        help="clamp a predicted frame to [0, 1] before it is the next input, in training and test")
     group.add_argument("--bptt", type=natural_int, default=1, metavar="FRAMES",
-                       help="predicted frames per optimizer step: a longer clip continues from its last prediction, "
-                            "without gradient to earlier frames (truncated backpropagation); 0: whole clips, as the "
-                            "course does")
+                       help="predicted frames per optimizer step: a longer clip continues from its last prediction "
+                            "(from the true frame where that is teacher-forced), without gradient to earlier frames "
+                            "(truncated backpropagation); 0: whole clips, as the course does")
     group.add_argument("--interleave", type=positive_int, default=8, metavar="BATCHES",
                        help="train this many batches in turn, an optimizer step on each, at frames spread over their "
                             "clips. They are in memory together; what is saved is the state between two such rounds. "

@@ -94,7 +94,7 @@ def _number(kind, accepts, wanted):
 
 
 def path_name(text):
-    """The type of a flag that names a file or a folder: `~` is the user's home, and nothing is no name."""
+    """The type of a flag that names a file or a folder: `~` is the user's home, and an empty name is refused."""
     if not text.strip():
         raise argparse.ArgumentTypeError("an empty name; give a file or folder, or leave the flag out")
     return os.path.expanduser(text)

@@ -7,7 +7,6 @@ engine.training.RunState.
 """
 
 import io
-import os
 import warnings
 import zipfile
 from argparse import Namespace
@@ -68,12 +67,13 @@ def load_checkpoint(path, flag="--ckpt_path"):
     Nothing in it is executed, and every byte is checked against the file's checksums, which torch does not do.
     """
     path = Path(path)
-    if not os.path.isfile(path):
-        raise UsageError(f"{flag} {path}: there is no such file")
     try:
         file = io.BytesIO(patiently(path.read_bytes, is_away))
-    except OSError as error:
-        raise RunError(f"{flag} {path} cannot be read ({error.strerror or error}); nothing was changed") from None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise UsageError(f"{flag} {path}: there is no such file") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{flag} {path} cannot be read ({reason}); allow it, or try again") from None
     _check_archive(file, path, flag)
     file.seek(0)
     with torch.serialization.safe_globals(HARMLESS):

@@ -14,7 +14,7 @@ from torch.nn import functional
 from cli.errors import RunError, UsageError
 
 NO_CUDA = "there is no CUDA device here"
-NO_TENSOR_CORES = re.compile(r"GTX 16|\bT\d{3,4}\b|\bMX[45]50\b|CMP 30HX")  # Turing GPUs, but not the T4
+NO_TENSOR_CORES = re.compile(r"GTX 16|\bT\d{3,4}\b|\bMX[45]50\b|CMP 30HX")  # of the Turing GPUs; the T4 has them
 
 
 def choose_device(name, gpu=0):

@@ -16,8 +16,14 @@ from cli.files import patiently, read_json, write_bytes, write_text
 OLDEST_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim")
 METRICS_COLUMNS = (*OLDEST_COLUMNS, "val_kl", "val_active_units", "val_psnr_posterior", "val_psnr_prior",
                    "val_psnr_zero", "val_spread")  # the latter from modules.latent.z_usage; older runs lack them
+CHECKPOINTS = ("last.ckpt", "best.ckpt", "epoch=*.ckpt")  # of a run
 TIMES_COLUMNS = ("epoch", "seconds")
 TEST_FILES = ("scores.json", "psnr_per_frame.csv", "samples_per_frame.csv", "first.npz", "samples.npz")
+
+
+def checkpoints_in(folder):
+    """The paths of a run's own checkpoints; a user may have put others beside them."""
+    return [path for pattern in CHECKPOINTS for path in sorted(folder.glob(pattern))]
 
 
 def write_columns(path, columns):

@@ -93,8 +93,8 @@ def check_alike(dtype):
     with report_lost_process():
         distributed.all_gather_object(names, str(dtype).removeprefix("torch."))
     if len(set(names)) > 1:
-        raise UsageError(f"--amp: the GPUs of these processes differ, and would compute in {' and in '.join(names)}; "
-                         "give --amp off")
+        raise UsageError("--amp: the devices of these processes differ, and would compute in "
+                         f"{' and in '.join(sorted(set(names)))}; give --amp off")
 
 
 def data_parallel(model, device):

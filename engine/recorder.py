@@ -156,6 +156,6 @@ def read_best_rollout(folder):
     path = folder / BEST_ROLLOUT
     try:
         prediction = np.load(path) if path.is_file() else None
-    except (OSError, ValueError, EOFError):
+    except Exception:  # a damaged header raises almost anything
         prediction = None
     return None if prediction is None or prediction.dtype != np.uint8 else torch.from_numpy(prediction)

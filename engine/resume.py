@@ -9,7 +9,7 @@ from cli.errors import UsageError
 from cli.flags import FLAGS_OF_OLDER_RUNS, tester_parser, trainer_parser
 
 from .checkpoint import load_checkpoint, load_optimizer, network_dimensions
-from .logs import rows_before, without_own_checkpoint
+from .logs import checkpoints_in, rows_before, without_own_checkpoint
 from .optimization import TERMS
 from .processes import launcher, world_size
 from .training import RunState
@@ -115,18 +115,22 @@ def newest_checkpoint(folder):
     try:
         return folder / "last.ckpt", load_run_checkpoint(folder / "last.ckpt")
     except UsageError as error:
-        intact = {}
-        for path in sorted(folder.glob("*.ckpt")):
+        newest = None, None
+        for path in checkpoints_in(folder):
             with suppress(UsageError):
                 checkpoint = load_run_checkpoint(path)
-                progress = checkpoint["last_epoch"], checkpoint["step"]
-                if all(type(number) is int for number in progress):
-                    intact[path] = progress, checkpoint
-        if not intact:
+                if newest[1] is None or progress(checkpoint) > progress(newest[1]):
+                    newest = path, checkpoint
+        if newest[0] is None:
             raise
-        path = max(intact, key=lambda path: intact[path][0])
-        print(f"{error}; continuing from {path}, the newest that is intact")
-        return path, intact[path][1]
+        print(f"{error}; continuing from {newest[0]}, the newest that is intact")
+        return newest
+
+
+def progress(checkpoint):
+    """How far a run had come, as numbers to compare."""
+    return tuple(number if type(number) is int else -math.inf for number in
+                 (checkpoint["last_epoch"], checkpoint["step"]))
 
 
 def load_run_checkpoint(path):

@@ -17,15 +17,16 @@ from cli.parser import typed_command
 
 from .devices import machine_name
 from .event_files import EVENT_FILES
-from .logs import clear_test
+from .logs import CHECKPOINTS, checkpoints_in, clear_test
 from .processes import broadcast, rank, world_size
 from .recorder import BEST_ROLLOUT
 
-# What Trainer.py, Study.py and the figures write into the folder of a run, and nothing of the user's
-LEFT_BY_A_RUN = ("last.ckpt", "best.ckpt", "epoch=*.ckpt", "best.gif", "best.mp4", "best.npz", "epoch=*.gif",
-                 "epoch=*.mp4", "metrics.csv", "times.csv", "psnr_per_frame.csv", "args.json", "result.json",
-                 "page.html", "loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png",
-                 "validation_psnr.png", "psnr_over_seconds.png", "psnr_per_frame.png", "z.png")
+# What Trainer.py, Study.py and Plotting.py write into the folder of a run, and nothing of the user's
+FIGURES = ("loss", "teacher_forcing_ratio", "beta", "learning_rate", "validation_psnr", "psnr_over_seconds",
+           "psnr_per_frame", "z", "rate_distortion")
+LEFT_BY_A_RUN = (*CHECKPOINTS, "best.gif", "best.mp4", "best.npz", "epoch=*.gif", "epoch=*.mp4", "metrics.csv",
+                 "times.csv", "psnr_per_frame.csv", "args.json", "result.json", "page.html",
+                 *(f"{name}.png" for name in FIGURES))
 
 
 @contextmanager
@@ -65,10 +66,6 @@ def open_run(save_root, model, *, arguments, fps, resume, overwrite, first_epoch
         yield folder
 
 
-def checkpoints_in(folder):
-    return [path for name in ("last.ckpt", "best.ckpt", "epoch=*.ckpt") for path in folder.glob(name)]
-
-
 def holds_run(folder):
     """Whether an epoch was logged or saved in the folder."""
     log = folder / "metrics.csv"
@@ -83,8 +80,8 @@ def check_free(folder, overwrite):
 
 
 def clear_run(folder):
-    """Remove the run in the folder, if there is one."""
-    if not holds_run(folder):
+    """Remove the run in the folder, if there is one, or what one left that ended in its first epoch."""
+    if not holds_run(folder) and not (folder / "args.json").is_file():
         return
     with usable("--save_root", folder):
         for pattern in (*LEFT_BY_A_RUN, BEST_ROLLOUT, EVENT_FILES):

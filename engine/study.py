@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from cli.flags import FLAGS_OF_OLDER_RUNS, trainer_parser
 from cli.parser import typed_command
 from media.pixel_csv import pixels_of_a_frame
 
-from .logs import TIMES_COLUMNS, read_arguments, read_columns, read_metrics
+from .logs import TIMES_COLUMNS, checkpoints_in, read_arguments, read_columns, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OF_THE_RECIPE = {"save_root", "resume", "overwrite"}  # in args.json, but different after --resume
@@ -66,12 +67,12 @@ class Scripts(StopSignals):
 
     def __init__(self):
         super().__init__()
-        self.processes = set()
+        self.untold = set()  # processes that run, and know of no signal
 
     def _note(self, number, frame):
-        for process in list(self.processes):
-            send(process, number)
         super()._note(number, frame)
+        for process in list(self.untold):
+            self.tell(process)
 
     def run(self, folder, script, *words):
         """Run a script and append what it prints to folder/log.txt. Raises RunError with its last line if it fails.
@@ -104,22 +105,23 @@ class Scripts(StopSignals):
         """The exit status of a script."""
         command = [sys.executable, str(ROOT / f"{script}.py"), *words]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        self.processes.add(process)
+        self.untold.add(process)
         if self.signal_number:  # it came before the process was known
-            send(process, self.signal_number)
+            self.tell(process)
         status = process.wait()
-        self.processes.remove(process)
+        self.untold.discard(process)
         return status
+
+    def tell(self, process):
+        """Pass the signal on, once. On Windows a console tells its processes of Ctrl-C itself."""
+        with suppress(KeyError):
+            self.untold.remove(process)
+            if os.name != "nt":
+                process.send_signal(self.signal_number)
 
     def raise_if_stopped(self):
         if self.signal_number:
             raise Stopped(self.signal_number, f"continue with: {typed_command()}")
-
-
-def send(process, signal_number):
-    """Pass a signal on. On Windows a console tells its processes of Ctrl-C itself."""
-    if os.name != "nt":
-        process.send_signal(signal_number)
 
 
 def calibrate(run, minutes, scripts):
@@ -152,7 +154,7 @@ def train_and_test(run, truth, scripts):
         return run
     folder, best = run.folder, run.folder / "best.ckpt"
     try:
-        if any(folder.glob("*.ckpt")):
+        if checkpoints_in(folder):
             scripts.run(folder, "Trainer", "--resume", "--save_root", folder)
         else:
             scripts.run(folder, "Trainer", *run.words, "--save_root", folder, "--overwrite")

@@ -30,9 +30,14 @@ def read_runs(folders):
             raise UsageError(f"{folder} is not a folder; give one that Trainer.py or Tester.py has written")
     paths = [Path(folder).resolve() for folder in folders]
     unique = len({path.name for path in paths}) == len(paths)
-    return label_by_difference([Run(path.name if unique else folder, read_arguments(path), read_metrics(path),
+    return label_by_difference([Run(drawable(path.name if unique else folder), read_arguments(path), read_metrics(path),
                                     read_psnr_per_frame(path), read_columns(path / "samples_per_frame.csv", ["frame"]))
                                 for path, folder in zip(paths, folders)])
+
+
+def drawable(name):
+    """A folder's name as text that a font can draw; it need not be UTF-8."""
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def shown(value):

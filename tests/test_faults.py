@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -134,14 +135,24 @@ def test_full_disk_at_any_other_file_is_told_as_well(full, train, ends, monkeypa
 
 
 def test_full_disk_where_no_file_is_named_ends_the_run_with_a_line(capsys):
-    def fill(number):
-        raise OSError(number, os.strerror(number))
-
     with pytest.raises(SystemExit) as ended:
-        run_script(lambda: fill(errno.ENOSPC))
+        run_script(partial(raise_it, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     assert ended.value.code == 1 and "a file cannot be written (No space left on device)" in capsys.readouterr().err
-    with pytest.raises(PermissionError):  # any other is a bug of ours
-        run_script(lambda: fill(errno.EACCES))
+    for error in (PermissionError(errno.EACCES, "denied"), FileNotFoundError(errno.ENOENT, "gone", "a.png")):
+        with pytest.raises(type(error)):  # a bug of ours
+            run_script(partial(raise_it, error))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_file_that_cannot_be_used_ends_a_script_with_a_line(number, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_script(partial(raise_it, OSError(number, os.strerror(number), "a.png")))
+    assert ended.value.code == 1
+    assert f"a.png cannot be used ({os.strerror(number)})" in capsys.readouterr().err
+
+
+def raise_it(error):
+    raise error
 
 
 @pytest.fixture
@@ -168,7 +179,7 @@ def test_what_a_resumed_run_has_saved_already_needs_no_room(enough, run, call, e
         assert "room" in ends(2, *words)[0]
 
 
-def test_a_run_replaces_what_a_run_has_written_and_nothing_else(run, train, call):
+def test_a_run_replaces_what_a_run_has_written_and_nothing_else(run):
     ours = ["mine.ckpt", "gt.csv", "notes.json", "figure.png", "dance.gif", "mine.mp4"]
     for name in ours:
         (run / name).write_text("mine")
@@ -190,7 +201,7 @@ def failing(*_):
     raise MemoryError
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY cut", None])
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY cut", None, b"\x93NUMPY\x01\x00\x08\x00{'a': (\n"])
 def test_damaged_best_rollout_costs_no_run(content, run, call, tmp_path):
     """It is drawn again at the next best validation."""
     path = run / BEST_ROLLOUT

@@ -31,6 +31,15 @@ class GraphedGradient:
         self.memory = torch.cuda.graph_pool_handle()  # of all recordings: only one of them runs at a time
 
     def __call__(self, *tensors, noise, **constants):
+        try:
+            return self._call(tensors, noise, constants)
+        except RuntimeError as error:
+            if not self.recordings or not is_full_memory(error):
+                raise
+        self._forget_recordings()  # their memory is reserved for them; without them this call may fit
+        return self._call(tensors, noise, constants)
+
+    def _call(self, tensors, noise, constants):
         kind = (*((tensor.shape, tensor.dtype) for tensor in tensors), *sorted(constants.items()))
         if kind not in self.recordings:
             if self.plain_calls[kind] < PLAIN_CALLS:
@@ -40,6 +49,13 @@ class GraphedGradient:
                 return self._call_plainly(tensors, noise, constants)
             self.recordings[kind] = Recording(self, tensors, self.noise[kind], constants)
         return self.recordings[kind].replay(tensors, noise)
+
+    def _forget_recordings(self):
+        for weight in self.weights:
+            weight.grad = None
+        self.recordings.clear()
+        self.memory = torch.cuda.graph_pool_handle()
+        torch.cuda.empty_cache()
 
     def _call_plainly(self, tensors, noise, constants):
         self.stream.wait_stream(torch.cuda.current_stream())

@@ -318,6 +318,29 @@ def test_nothing_is_recorded(kind, changed, processes, monkeypatch):
         assert trainer.graphed_gradient is None
 
 
+def test_memory_that_recordings_hold_is_given_up_where_another_kind_needs_it():
+    """As in the epoch in which teacher forcing ends for the first time."""
+    def add_gradient(tensor, *, noise, forced):
+        if len(graphed.recordings) > (0 if forced == "not" else 9) or forced == "never fits":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert weight.grad is None
+        weight.grad = torch.ones(1, device="cuda")
+        return [tensor * 2]
+
+    def call(forced):
+        weight.grad = None
+        return graphed(torch.ones(1, device="cuda"), noise=None, forced=forced)[0].item()
+
+    with pretend("cuda"):
+        weight = torch.nn.Parameter(torch.ones(1, device="cuda"))
+        graphed = cuda_graphs.GraphedGradient(add_gradient, [weight])
+        for forced, kept in (("all", 1), ("not", 1), ("all", 2)):
+            assert [call(forced) for _ in range(PLAIN_CALLS + 2)] == [2] * (PLAIN_CALLS + 2)
+            assert len(graphed.recordings) == kept
+        with pytest.raises(torch.OutOfMemoryError):
+            call("never fits")
+
+
 @pytest.mark.parametrize("error, told, said", [
     (torch.OutOfMemoryError, torch.OutOfMemoryError, "^CUDA out of memory"),
     (RuntimeError, RunError, "CUDA out of order.*--no-cuda_graphs")])

@@ -96,7 +96,8 @@ def test_diverging_recipe_is_a_failed_row(done):
     out = done[0] / "study"
     row = read_csv(out / "study.csv")[2]
     assert row["recipe"] == "tiny --lr 1e30" and row["seeds"] == "0" and row["val_psnr"] == ""
-    assert row["failed"].startswith("seed=0, seed=3: Trainer.py: stopped: epoch ") and "\n" not in row["failed"]
+    assert row["failed"].startswith("seed=0, seed=3: Trainer.py: stopped: the training has diverged in epoch ")
+    assert "\n" not in row["failed"]
     assert row["failed"] in (out / "study.md").read_text()
 
 

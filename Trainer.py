@@ -20,8 +20,7 @@ from engine.evaluation import generate_sequences, measure_z, score_all, score_ta
 from engine.event_files import check_tensorboard
 from engine.logs import save_videos
 from engine.optimization import ClipTrainer
-from engine.processes import (
-    barrier, check_alike, joined_processes, rank, rank_0_first, silence_other_processes, world_size)
+from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
 from engine.recorder import RunRecorder, first_of_each, read_best_rollout
 from engine.resume import restore, trainer_flags
 from engine.run_folder import open_run
@@ -45,8 +44,7 @@ def main():
     tune_cpu()
     device = choose_device(args.device, args.gpu)
     dtype = choose_precision(args.amp, device)
-    with joined_processes(device), report_full_memory(device, MEMORY_REMEDY):
-        check_alike(dtype)
+    with joined_processes(device, dtype), report_full_memory(device, MEMORY_REMEDY):
         train_set, val_set = open_datasets(args)
         model = starting_model(args, train_set, device, dtype, checkpoint, checkpoint_path)
         announce(model, train_set, device, dtype)
@@ -56,10 +54,8 @@ def main():
             print_scores(validate(val_set, roll_out), train_set)
             return
         trainer = build_trainer(args, model, device, dtype)
-        state = RunState()
-        if args.resume:
-            state = restore(trainer, checkpoint, checkpoint_path, train_set, batch_size=args.batch_size,
-                            accumulate=args.accumulate)
+        state = restore(trainer, checkpoint, checkpoint_path, train_set, batch_size=args.batch_size,
+                        accumulate=args.accumulate) if args.resume else RunState()
         placed = place_on(train_set, device, args.data_device)
         video_format = VideoFormat(args.video_format, noted_fps(train_set.root))
         with open_run(args.save_root, model, arguments=vars(args), fps=video_format.fps, resume=args.resume,

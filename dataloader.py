@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from cli.errors import MOMENTARY, NOT_ALLOWED, RunError, UsageError
+from cli.errors import OUT_OF_REACH, RunError, UsageError
 from cli.files import read_json_or_none
 from media.decoded import decode_cached, decode_with, first_few, read_images
 from media.gif import DEFAULT_FPS
@@ -120,7 +120,6 @@ def existing_root(root):
     """Return the dataset's folder as a Path; raises UsageError if it does not exist."""
     root = Path(root)
     if not _is_folder(root):
-        _refuse_dead_link(root)
         raise UsageError(f"--DR {root} is not a folder; give the folder that holds train, val and test")
     if not holds_a_split(root):
         near = [place for place in (root.resolve().parent, *sorted(root.glob("[!._]*"))) if holds_a_split(place)]
@@ -147,10 +146,10 @@ def dataset_or_dancer(root):
     elif read_json_or_none(root / DANCER_MARKER):
         print(f"no --DR given: using the stage dancer in {root}, which an older version of this program drew; remove "
               "it for today's")
+    elif root.is_dir() and any(root.iterdir()):
+        raise UsageError(f"no --DR given, and {root}, where the stage dancer would be made, holds something else; "
+                         "give --DR")
     else:
-        if root.is_dir() and any(root.iterdir()):
-            raise UsageError(f"no --DR given, and {root}, where the stage dancer would be made, holds something else; "
-                             "give --DR")
         print(f"no --DR given: making the stage dancer in {root}, and using it")
         # by another script: its drawing processes load that one anew, and this one would have each load torch
         preparer = Path(__file__).resolve().parent / "Preparer.py"
@@ -184,7 +183,6 @@ def list_test_sequences(root):
     images, folder = root / "test" / "test_img", root / "test" / "test_label"
     names = [path.name for path in folder.iterdir() if path.name.isdecimal()] if _is_folder(folder) else []
     if not names:
-        _refuse_dead_link(folder)
         raise UsageError(f"{folder} has no sequences; put the labels of sequence s into {folder / 's'}")
     names.sort(key=int)
     lone = [path for path in sorted(images.glob("*")) if path.name.isdecimal() and path.name not in names]
@@ -209,7 +207,6 @@ def list_test_sequences(root):
 def read_sequence_lengths(path, frames):
     """Read the lengths of the sequences in a folder of `frames` frames; without the file it is one sequence."""
     if not _exists(path):
-        _refuse_dead_link(path)
         return [frames]
     try:
         lengths = [int(word) for word in path.read_text(encoding="utf-8-sig").split()]  # Notepad begins with a mark
@@ -225,7 +222,6 @@ def read_sequence_lengths(path, frames):
 def list_images(folder):
     """List the images of a folder in order, {number: path}; raises UsageError."""
     if not _is_folder(folder):
-        _refuse_dead_link(folder)
         raise UsageError(f"{folder} is missing; --DR wants the LAB4 layout (README, Your own data)")
     images, others = {}, {}
     try:
@@ -275,12 +271,13 @@ def _is_folder(path):
 
 
 def _exists(path):
-    """Whether a file or folder is there; raises UsageError if its drive or a folder above it does not let one see."""
+    """Whether a file or folder is there; raises UsageError if it is a dead link, or if one is not allowed to know."""
     try:
         path.stat()
     except OSError as error:
-        if error.errno in MOMENTARY | NOT_ALLOWED:
+        if error.errno in OUT_OF_REACH:
             raise UsageError(f"{_printable(path)} cannot be read ({error.strerror}); allow it, or try again") from None
+        _refuse_dead_link(path)
         return False
     except ValueError:  # no name of a file
         return False

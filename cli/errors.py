@@ -9,8 +9,8 @@ from pathlib import Path
 # What a network or mounted drive answers while it is away for a moment
 MOMENTARY = {getattr(errno, name) for name in ("EIO", "ENOTCONN", "ESTALE", "ETIMEDOUT", "EAGAIN", "EBUSY", "EHOSTDOWN",
                                                "EHOSTUNREACH", "ECONNABORTED", "ECONNRESET") if hasattr(errno, name)}
+OUT_OF_REACH = MOMENTARY | {errno.EACCES, errno.EPERM, errno.EROFS}  # so for a moment, or not allowed
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, or the user's share of it
-NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 DIVERGED = "the training has diverged"  # in the line of a RunError that would come again, whatever the machine
 
 
@@ -73,7 +73,7 @@ class Output:
 
 @contextmanager
 def unless_unread():
-    """Suppress the error of an output that nobody reads any more; that of a full disk passes."""
+    """Ignore a write that fails because nobody reads the output any more; raise any other error, as of a full disk."""
     try:
         yield
     except OSError as error:
@@ -104,7 +104,7 @@ def run_script(main):
     except OSError as error:  # where no file was named; see cli.files.writing
         if error.errno in FULL:
             done, remedy = "written", "make room"
-        elif error.filename and error.errno in MOMENTARY | NOT_ALLOWED:
+        elif error.filename and error.errno in OUT_OF_REACH:
             done, remedy = "used", "allow it, or try again"
         else:  # a bug of ours
             raise

@@ -68,22 +68,21 @@ def load_checkpoint(path, flag="--ckpt_path"):
     """
     path = Path(path)
     try:
-        file = io.BytesIO(patiently(path.read_bytes, is_away))
+        content = patiently(path.read_bytes, is_away)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise UsageError(f"{flag} {path}: there is no such file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"{flag} {path} cannot be read ({reason}); allow it, or try again") from None
-    _check_archive(file, path, flag)
-    file.seek(0)
+    _check_archive(io.BytesIO(content), path, flag)
     with torch.serialization.safe_globals(HARMLESS):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about file formats that torch finds old-fashioned
-                content = torch.load(file, map_location="cpu", weights_only=True)
+                content = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:
             raise UsageError(f"{flag} {path} is not a checkpoint of tensors and plain values "
-                             f"({_reason(file, error)})") from None
+                             f"({_reason(io.BytesIO(content), error)})") from None
     if isinstance(content, dict) and not content.keys() & set(WEIGHTS) and all(map(_is_plain_tensor, content.values())):
         content = {"state_dict": content}
     state_dict = None
@@ -97,7 +96,6 @@ def load_checkpoint(path, flag="--ckpt_path"):
 
 def _reason(file, error):
     """Why torch does not load a file, in a few words: the classes in it that could execute something, or the error."""
-    file.seek(0)
     try:
         refused = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception:  # the file is not even a pickle

@@ -15,7 +15,9 @@ TERMS = ("loss", "mse", "kl", "grad_norm")
 CLIP_AT = 2  # the gradient's norm is limited to this many times its running mean,
 CLIP_RANGE = 0.001, 1  # and that limit is kept in this range
 NORMS_IN_MEAN = 100  # optimizer steps that the running mean spans, about
-IMAGES_AT_ONCE = {"cpu": 8}  # teacher-forced ones as one batch: more leave a CPU's caches, fewer its cores idle
+# Teacher-forced images in one batch: on a CPU more leave its caches and fewer its cores idle. As few where activations
+# are computed again, because a batch is what is in memory then.
+IMAGES_AT_ONCE = {"cpu": 8}
 
 
 class ClipTrainer:

@@ -19,8 +19,11 @@ PATIENCE = timedelta(hours=2)  # for a process that validates while the others w
 
 
 @contextmanager
-def joined_processes(device):
-    """Join the group that torchrun made, if it did: NCCL on CUDA, else gloo. All processes leave it together."""
+def joined_processes(device, dtype):
+    """Join the group that torchrun made, if it did: NCCL on CUDA, else gloo. All processes leave it together.
+
+    dtype: what this process computes in; raises UsageError where others differ.
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
@@ -31,6 +34,7 @@ def joined_processes(device):
                          "torchrun, or in WSL")
     backend, device_id = ("nccl", device) if device.type == "cuda" else ("gloo", None)
     distributed.init_process_group(backend, timeout=PATIENCE, device_id=device_id)
+    check_alike(dtype)
     yield
     barrier()
     distributed.destroy_process_group()

@@ -112,16 +112,16 @@ def resumed_flags(parser, args, typed):
 
 def newest_checkpoint(folder):
     """Path and content of the run's last.ckpt or, if that is damaged, of its intact checkpoint with the most steps."""
+    last, newest = folder / "last.ckpt", None
     try:
-        return folder / "last.ckpt", load_run_checkpoint(folder / "last.ckpt")
+        return last, load_run_checkpoint(last)
     except UsageError as error:
-        newest = None, None
-        for path in checkpoints_in(folder):
+        for path in [path for path in checkpoints_in(folder) if path != last]:
             with suppress(UsageError):
                 checkpoint = load_run_checkpoint(path)
-                if newest[1] is None or progress(checkpoint) > progress(newest[1]):
+                if newest is None or progress(checkpoint) > progress(newest[1]):
                     newest = path, checkpoint
-        if newest[0] is None:
+        if newest is None:
             raise
         print(f"{error}; continuing from {newest[0]}, the newest that is intact")
         return newest

@@ -22,11 +22,11 @@ from .processes import broadcast, rank, world_size
 from .recorder import BEST_ROLLOUT
 
 # What Trainer.py, Study.py and Plotting.py write into the folder of a run, and nothing of the user's
-FIGURES = ("loss", "teacher_forcing_ratio", "beta", "learning_rate", "validation_psnr", "psnr_over_seconds",
-           "psnr_per_frame", "z", "rate_distortion")
+FIGURE_FILES = ("loss", "teacher_forcing_ratio", "beta", "learning_rate", "validation_psnr", "psnr_over_seconds",
+                "psnr_per_frame", "z", "rate_distortion")
 LEFT_BY_A_RUN = (*CHECKPOINTS, "best.gif", "best.mp4", "best.npz", "epoch=*.gif", "epoch=*.mp4", "metrics.csv",
                  "times.csv", "psnr_per_frame.csv", "args.json", "result.json", "page.html",
-                 *(f"{name}.png" for name in FIGURES))
+                 *(f"{name}.png" for name in FIGURE_FILES))
 
 
 @contextmanager

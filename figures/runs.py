@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.errors import UsageError
+from cli.files import NOT_IN_UTF_8
 from cli.flags import FLAGS_OF_OLDER_RUNS, add_machine_flags, add_run_flags, flags_of, trainer_parser
 from engine.logs import read_arguments, read_columns, read_metrics, read_psnr_per_frame
 
@@ -37,7 +38,7 @@ def read_runs(folders):
 
 def drawable(name):
     """A folder's name as text that a font can draw; it need not be UTF-8."""
-    return str(name).encode(errors="backslashreplace").decode()
+    return str(name).encode(errors=NOT_IN_UTF_8).decode()
 
 
 def shown(value):

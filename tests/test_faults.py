@@ -19,7 +19,8 @@ from cli.errors import StopSignals, UsageError, run_script
 from conftest import ROOT, Malicious, flags, read_csv
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.recorder import BEST_ROLLOUT
-from engine.run_folder import clear_run
+from engine.run_folder import FIGURE_FILES, clear_run
+from figures.curves import FIGURES
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +188,11 @@ def test_a_run_replaces_what_a_run_has_written_and_nothing_else(run):
     clear_run(run)
     left = {path.name for path in run.iterdir()}
     assert left - {".lock", ".lock_holder", ".decoded"} == {*ours} and len(theirs) > 10
+
+
+def test_every_figure_of_a_run_is_replaced_with_it():
+    """All but that of samples, which belongs to a test."""
+    assert {name for name, _ in FIGURES.values()} - {"samples"} == {*FIGURE_FILES}
 
 
 def test_run_that_ended_before_its_first_epoch_can_be_started_again(train, ends, call, tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def main():
                       per_save=args.per_save) as folder, \
                 draw_at_the_end(folder, val_set, state, device, video_format):
             recorder = RunRecorder(folder, trainer, state, arguments=vars(args), num_epoch=args.num_epoch,
-                                   sequence_lengths=train_set.sequence_lengths, save_minutes=args.save_minutes,
+                                   dataset=train_set.identity(), save_minutes=args.save_minutes,
                                    per_save=args.per_save, tensorboard=args.tensorboard)
             for epoch in range(state.last_epoch + 1, args.num_epoch):
                 batches = EpochBatches(placed, epoch, device, tfr=schedules.tfr(epoch), **batch_settings(args, epoch))

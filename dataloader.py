@@ -24,13 +24,14 @@ from cli.files import read_json_or_none
 from media.decoded import decode_cached, decode_with, first_few, read_images
 from media.gif import DEFAULT_FPS
 from media.images import IMAGE_SUFFIXES
-from modules.pixels import to_unit
+from modules.pixels import evenly_spread, to_unit
 from poses.dataset import MARKER as VIDEOS_MARKER
 from stage_dancer.choreography import DANCER_FPS
 from stage_dancer.dataset import MARKER as DANCER_MARKER
 from stage_dancer.dataset import chosen_setting, is_dancer
 
 DARK = 64  # of 255: labels whose mean is below this are not on white
+LOOKED_AT = 64  # frames, and labels, that tell a training set from another
 LENGTH_FLAGS = {"train": "--train_vi_len (in Tester.py --val_vi_len)", "val": "--val_vi_len"}
 
 
@@ -101,6 +102,15 @@ class Dataset_Dance(Dataset):
             starts.append(offset + start)
             offset += length
         return torch.cat(starts)
+
+    def identity(self):
+        """What tells this training set from another, as plain values: a checkpoint holds it.
+
+        `sequence_lengths`, and `brightness`: the means of some frames and labels, evenly spread, in [0, 255].
+        """
+        chosen = evenly_spread(len(self.frames), LOOKED_AT)
+        brightness = [image.float().mean().item() for images in (self.frames, self.labels) for image in images[chosen]]
+        return {"sequence_lengths": self.sequence_lengths, "brightness": brightness}
 
     def clips(self, starts):
         """Cut the clips that start at `starts` [B]: uint8 frames and labels, [B, T, 3, H, W] each."""

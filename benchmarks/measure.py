@@ -155,7 +155,7 @@ class Ours:
         val_set, args, state = self._dataset(root, "val", self.args.val_vi_len), self.args, RunState()
         schedules = Schedules(**schedule_settings(args))
         recorder = RunRecorder(run, self.trainer, state, arguments=vars(args), num_epoch=1, per_save=args.per_save,
-                               sequence_lengths=self.train_set.sequence_lengths, save_minutes=args.save_minutes)
+                               dataset=self.train_set.identity(), save_minutes=args.save_minutes)
 
         def epoch():
             batches = EpochBatches(self.placed, 0, self.device, tfr=1.0, tfr_per="epoch", partial=1.0, accumulate=1,

@@ -29,14 +29,13 @@ class RunRecorder:
 
     Every process has one and calls its `*_round`, `after_steps` and `after_epoch`; rank 0 alone writes files and calls
     `after_validation`. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up to date by the training.
-    arguments: every flag, as a dict. sequence_lengths: of the training set. The others: the flags of these names.
+    arguments: every flag, as a dict. dataset: what tells the training set from another, a dict. The others: the flags of
+    these names.
     """
 
-    def __init__(self, folder, trainer, state, *, arguments, sequence_lengths, num_epoch, save_minutes, per_save,
-                 tensorboard=False):
+    def __init__(self, folder, trainer, state, *, arguments, dataset, num_epoch, save_minutes, per_save, tensorboard=False):
         self.folder, self.trainer, self.state, self.num_epoch = folder, trainer, state, num_epoch
-        self.same_in_all_checkpoints = {"arguments": arguments, "sequence_lengths": sequence_lengths,
-                                         "world_size": world_size()}
+        self.same_in_all_checkpoints = {"arguments": arguments, **dataset, "world_size": world_size()}
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
         self.saved_at = self.counted_at = time.monotonic()

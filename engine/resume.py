@@ -21,6 +21,7 @@ FIXED_IN_A_RUN = ("train_vi_len", "val_vi_len", "partial", "fast_train", "fast_p
                   "N_dim", "D_out_dim", "posterior", "label_norm", "reconstruction", "optim", "bptt", "interleave",
                   "random_shift", "seed")
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root")
+SAME_BRIGHTNESS = 0.25  # of 255: two readers of one JPEG file differ by less
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}
 
@@ -154,7 +155,7 @@ def check_resumable(checkpoint, parser, path):
              and type(checkpoint["best_psnr"]) is float and type(step) is int and step >= 0
              and type(checkpoint["world_size"]) is int and isinstance(checkpoint["scaler"], dict)
              and type(checkpoint.get("seconds", 0.0)) is float and is_norm(checkpoint.get("usual_norm", 1.0))
-             and are_rows(checkpoint.get("rows", [])))
+             and are_rows(checkpoint.get("rows", [])) and are_numbers(checkpoint.get("brightness", [])))
     if step == 0 or totals is None:
         valid = valid and step == 0 and totals is None
     else:
@@ -169,11 +170,14 @@ def is_norm(value):
     return type(value) is float and 0 <= value < math.inf
 
 
+def are_numbers(values):
+    return isinstance(values, list) and all(isinstance(value, (int, float)) for value in values)
+
+
 def are_rows(rows):
     """Whether these can be the rows of metrics.csv."""
     return isinstance(rows, list) and all(
-        isinstance(row, dict) and "epoch" in row and all(isinstance(value, (int, float)) for value in row.values())
-        for row in rows)
+        isinstance(row, dict) and "epoch" in row and are_numbers(list(row.values())) for row in rows)
 
 
 def restore(trainer, checkpoint, path, train_set, *, batch_size, accumulate):
@@ -181,8 +185,9 @@ def restore(trainer, checkpoint, path, train_set, *, batch_size, accumulate):
 
     Raises UsageError if the training set or the number of clips in a step is not the run's.
     """
-    if checkpoint["sequence_lengths"] != train_set.sequence_lengths:
-        raise UsageError(f"--DR {train_set.root} is not the dataset that {path} was trained on; give that one")
+    if not same_dataset(checkpoint, train_set.identity()):
+        raise UsageError(f"--DR {train_set.root} is not the dataset that {path} was trained on, or has changed since; "
+                         "give that one, or start from its weights with --ckpt_path")
     check_step(checkpoint, path, batch_size, accumulate)
     load_optimizer(trainer.optimizer, checkpoint, path)
     if checkpoint["scaler"]:
@@ -192,6 +197,17 @@ def restore(trainer, checkpoint, path, train_set, *, batch_size, accumulate):
     if "rows" not in checkpoint:  # a run of an older version
         state.rows = rows_before(Path(path).parent, state.last_epoch + 1)
     return state
+
+
+def same_dataset(checkpoint, identity):
+    """Whether a run was trained on this dataset, as far as its checkpoint tells.
+
+    identity: see Dataset_Dance.identity. Another reader of images, or an older version of it, makes no other dataset.
+    """
+    if checkpoint["sequence_lengths"] != identity["sequence_lengths"]:
+        return False
+    before, now = checkpoint.get("brightness", identity["brightness"]), identity["brightness"]
+    return len(before) == len(now) and all(abs(old - new) < SAME_BRIGHTNESS for old, new in zip(before, now))
 
 
 def check_step(checkpoint, path, batch_size, accumulate):

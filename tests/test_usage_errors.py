@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from cli.files import locked
 from conftest import ROOT, TINY_CLIPS, TINY_TRAINING, flags, tiny_model
-from engine.checkpoint import save_checkpoint
+from engine.checkpoint import load_checkpoint, save_checkpoint
 from stage_dancer.dataset import dancer_settings
 
 
@@ -314,6 +315,26 @@ def test_resumed_run_keeps_its_clips_its_network_and_its_dataset(refusal, call, 
     assert "a step of this run takes 4 clips" in error and "--batch_size 2 x --accumulate 1" in error
     (broken / "train/sequences.txt").write_text("40 30")
     assert f"--DR {broken}" in refusal("Trainer", "--resume", "--save_root", "run", "--DR", broken)
+
+
+@pytest.mark.parametrize("kind", ["img", "label"])
+def test_run_is_not_resumed_on_other_images_of_the_same_number(kind, refusal, call, dancer, broken, tmp_path):
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
+    for path in (broken / f"train/train_{kind}").iterdir():
+        with Image.open(path) as image:
+            image.point(lambda value: max(value - 1, 0)).save(path)
+    error = refusal("Trainer", "--resume", "--save_root", "run", "--num_epoch", 2, "--DR", broken)
+    assert f"--DR {broken}" in error and "has changed since" in error and "--ckpt_path" in error
+    call("Trainer", "--resume", *flags(save_root="run", num_epoch=2, DR=shutil.copytree(dancer, tmp_path / "moved")))
+
+
+def test_run_of_a_version_that_did_not_look_at_brightness_is_resumed(call, dancer, tmp_path):
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
+    checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
+    del checkpoint["brightness"]
+    save_checkpoint([tmp_path / "run/last.ckpt"], checkpoint)
+    call("Trainer", "--resume", *flags(save_root="run", num_epoch=2))
+    assert load_checkpoint(tmp_path / "run/last.ckpt")["last_epoch"] == 1
 
 
 @pytest.mark.parametrize("text", [

@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from functools import partial
 
-from cli.errors import RunError, Stopped, UsageError, run_script
+from cli.errors import RunError, Stopped, UsageError, one_line, run_script
 from cli.flags import network_settings, schedule_settings, trainer_parser
 from cli.parser import as_typed
 
@@ -15,7 +15,7 @@ import torch
 from dataloader import Dataset_Dance, dataset_or_dancer, noted_fps
 from engine.batches import EpochBatches, place_on
 from engine.checkpoint import build_model
-from engine.devices import choose_device, choose_precision, first_sentence, report_full_memory, tune_cpu
+from engine.devices import choose_device, choose_precision, report_full_memory, tune_cpu
 from engine.evaluation import generate_sequences, measure_z, score_all, score_table, validate, validation_metrics
 from engine.event_files import check_tensorboard
 from engine.logs import save_videos
@@ -33,7 +33,7 @@ from modules.metrics import psnr_per_frame
 from modules.pixels import evenly_spread
 
 MEMORY_REMEDY = "give smaller frames or a lower --partial, or on a GPU --data_device cpu"
-MEASURED_LABELS = 256  # that --label_norm fixed measures, as one batch; a quarter as many where they are large
+MEASURED_LABELS = 256  # for --label_norm fixed, in one batch; a quarter as many where frames are large
 
 
 def main():
@@ -145,7 +145,7 @@ def draw_at_the_end(folder, val_set, state, device, video_format):
             if isinstance(error, Stopped):
                 barrier()  # torchrun ends all processes as soon as one has ended
         except Exception as other:  # the first error is the one to report
-            print(f"note: the figures of this run are not complete ({first_sentence(other)})")
+            print(f"note: the figures of this run are not complete ({one_line(other)})")
         raise
     draw(folder, val_set, state, video_format)
 

@@ -22,6 +22,21 @@ class RunError(Exception):
     """A run that cannot continue, through no fault in its flags: one line that says where and why."""
 
 
+def one_line(error):
+    """What an error or a warning says first, in at most 120 characters; the name of its type if it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0][:120]
+
+
+@contextmanager
+def needs_package(flag, package, requirements):
+    """Raise UsageError if the import within fails: the flag needs this package, of requirements/<requirements>.txt."""
+    try:
+        yield
+    except ImportError:
+        raise UsageError(f"{flag} needs the package {package}: pip install -r requirements/{requirements}.txt") from None
+
+
 class Stopped(Exception):
     """A run ended by a signal, with everything saved that it needs to continue."""
 

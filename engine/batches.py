@@ -24,7 +24,7 @@ class Clips(NamedTuple):
     labels: torch.Tensor  # [B, T, 3, H, W] in [0, 1]
     teacher_forced: torch.Tensor  # bool [B, T] on the CPU: which true frames are the next step's input
     noise: Noise
-    counted: int  # how many of the B clips count; see EpochBatches.batch
+    counted: int  # the number of clips that count, of the B; see EpochBatches.batch
 
 
 class Batch(NamedTuple):

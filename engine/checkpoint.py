@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import torch
 
-from cli.errors import RunError, UsageError
+from cli.errors import RunError, UsageError, one_line
 from cli.files import is_away, patiently, write_bytes
 from cli.flags import MIN_DIMENSIONS
 from modules.model import NETWORKS, VAE_Model
@@ -102,7 +102,7 @@ def _reason(file, error):
         refused = []
     if refused:
         return f"it holds {', '.join(sorted(refused))[:200]}; save it again without"
-    return str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+    return one_line(error)
 
 
 def _without_prefix(state_dict):

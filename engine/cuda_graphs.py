@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 import torch
 
-from cli.errors import RunError
+from cli.errors import RunError, one_line
 
-from .devices import first_sentence, is_full_memory
+from .devices import is_full_memory
 
-PLAIN_CALLS = 3  # of each kind before one is recorded: libraries choose their kernels in the first calls
+PLAIN_CALLS = 3  # calls of each kind before one is recorded: libraries choose their kernels in the first ones
 
 
 class GraphedGradient:
@@ -68,8 +68,8 @@ class GraphedGradient:
 class Recording:
     """The kernels of one call, and the places in memory that they read from and write to.
 
-    All that a replay reads is placed before the recording: memory that is taken within it is shared with its other
-    kernels, which overwrite it in every replay.
+    All that a replay reads lies in memory that was taken before the recording: what is taken within it is used again by
+    its later kernels, so that each replay overwrites it.
     """
 
     def __init__(self, graphed, tensors, noise, constants):
@@ -108,7 +108,7 @@ def recording(graph, memory):
         failed = failed or error  # closing a recording that failed may fail as well
         if is_full_memory(failed):
             raise failed from None
-        raise RunError(f"an optimizer step cannot be recorded ({first_sentence(failed)}); what was saved is intact: "
+        raise RunError(f"an optimizer step cannot be recorded ({one_line(failed)}); what was saved is intact: "
                        "continue with --resume and --no-cuda_graphs, or train anew with it") from error
 
 

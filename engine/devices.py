@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cli.errors import RunError, UsageError
+from cli.errors import RunError, UsageError, one_line
 
 NO_CUDA = "there is no CUDA device here"
 NO_TENSOR_CORES = re.compile(r"GTX 16|\bT\d{3,4}\b|\bMX[45]50\b|CMP 30HX")  # of the Turing GPUs; the T4 has them
@@ -49,7 +49,7 @@ def cuda_problem(gpu):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if not torch.cuda.is_available():  # torch warns where only the driver is too old
-            return f"CUDA cannot be used ({first_sentence(caught[0].message)})" if caught else NO_CUDA
+            return f"CUDA cannot be used ({one_line(caught[0].message)})" if caught else NO_CUDA
         if gpu >= torch.cuda.device_count():
             flag = "--nproc_per_node: a process of" if "LOCAL_RANK" in os.environ else "--gpu"
             raise UsageError(f"{flag} {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
@@ -57,10 +57,10 @@ def cuda_problem(gpu):
             try_kernels(torch.device("cuda", gpu))
         except RuntimeError as error:
             if is_full_memory(error) or "busy or unavailable" in str(error):
-                raise RunError(f"{torch.cuda.get_device_name(gpu)} is taken by other programs ({first_sentence(error)})"
+                raise RunError(f"{torch.cuda.get_device_name(gpu)} is taken by other programs ({one_line(error)})"
                                "; wait for them, or give another --gpu or --device cpu") from None
             return (f"{torch.cuda.get_device_name(gpu)} cannot be used with torch {torch.__version__} "
-                    f"({first_sentence(error)})")
+                    f"({one_line(error)})")
     return None
 
 
@@ -69,10 +69,6 @@ def try_kernels(device):
     weight = torch.ones(1, 1, 3, 3, device=device, requires_grad=True)
     functional.conv2d(torch.ones(1, 1, 8, 8, device=device), weight).sum().backward()
     weight.grad.sum().item()
-
-
-def first_sentence(message):
-    return str(message).strip().split("\n")[0].split(". ")[0][:200]
 
 
 def choose_precision(amp, device):

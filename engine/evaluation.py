@@ -26,7 +26,7 @@ def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temp
     settings = {"device": device, "dtype": dtype, "temperature": temperature, "clamp": clamp}
     try:
         return _generate_batch(model, first_frames, labels, seed=seed, **settings)
-    except (RuntimeError, MemoryError) as error:  # keeps its tensors alive, so the retry stands after this block
+    except (RuntimeError, MemoryError) as error:  # the error keeps tensors alive: the retry stands after this block
         if not is_full_memory(error):
             raise
         remedy = "or give --device cpu" if device.type != "cpu" else "or generate smaller frames"

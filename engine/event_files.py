@@ -2,7 +2,7 @@
 
 import time
 
-from cli.errors import UsageError
+from cli.errors import needs_package
 
 from .logs import METRICS_COLUMNS
 
@@ -11,11 +11,8 @@ EVENT_FILES = "events.out.tfevents.*"  # as TensorBoard calls them
 
 def check_tensorboard():
     """Raise UsageError if the package tensorboard is missing."""
-    try:
+    with needs_package("--tensorboard (else give --no-tensorboard)", "tensorboard", "tensorboard"):
         import tensorboard  # noqa: F401
-    except ImportError:
-        raise UsageError("--tensorboard needs the package tensorboard: pip install -r requirements/tensorboard.txt, or "
-                         "give --no-tensorboard") from None
 
 
 class EventFiles:

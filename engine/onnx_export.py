@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch import nn
 
-from cli.errors import RunError, UsageError
+from cli.errors import RunError, needs_package
 from cli.files import check_output, write_bytes
 
 MAX_DIFFERENCE = 1e-4  # between a frame of onnxruntime and one of torch, in [0, 1]
@@ -50,10 +50,8 @@ def onnx_bytes(next_frame, inputs):
 
     The exporter is torch's older one, which needs onnx alone; the newer needs onnxscript too, in twenty times the time.
     """
-    try:
+    with needs_package("--onnx", "onnx", "onnx"):
         import onnx  # noqa: F401
-    except ImportError:
-        raise UsageError("--onnx needs the package onnx: pip install -r requirements/onnx.txt") from None
     buffer, names = io.BytesIO(), [*inputs, "next_frame"]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about the newer exporter, and about what is not folded

@@ -15,8 +15,8 @@ TERMS = ("loss", "mse", "kl", "grad_norm")
 CLIP_AT = 2  # the gradient's norm is limited to this many times its running mean,
 CLIP_RANGE = 0.001, 1  # and that limit is kept in this range
 NORMS_IN_MEAN = 100  # optimizer steps that the running mean spans, about
-# Teacher-forced images in one batch: on a CPU more leave its caches and fewer its cores idle. As few where activations
-# are computed again, because a batch is what is in memory then.
+# Teacher-forced images in one batch. On a CPU more overflow its caches, and fewer leave cores idle. Where activations
+# are computed again, a batch is what fills the memory.
 IMAGES_AT_ONCE = {"cpu": 8}
 
 
@@ -55,10 +55,10 @@ class ClipTrainer:
     def train_on(self, batches, beta, before_step=None):
         """Train on some batches in turn: an optimizer step on each, then the next step on each, up to the last one.
 
-        A batch has an optimizer step for each of its `segments`. The batches begin at segments that are spread over the
-        clip, and each ends with those before: steps in a row are on early and on late frames.
+        A batch has an optimizer step for each of its `segments`. Each batch starts at another segment, goes on to the last
+        one, and then does those before its start, so that consecutive steps are on early and on late frames.
         batches: see engine.batches.Batch. before_step: called before each optimizer step with the fraction of these
-        steps up to its middle.
+        steps that is done at its middle.
         Returns TERMS, means over the predicted frames and sums over the clips of this process: [4], on the device.
         Nothing here waits for the GPU.
         """

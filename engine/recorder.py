@@ -29,29 +29,29 @@ class RunRecorder:
 
     Every process has one and calls its `*_round`, `after_steps` and `after_epoch`; rank 0 alone writes files and calls
     `after_validation`. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up to date by the training.
-    arguments: every flag, as a dict. dataset: what tells the training set from another, a dict. The others: the flags of
-    these names.
+    arguments: every flag, as a dict. dataset: see Dataset_Dance.identity. The others: the flags of these names.
     """
 
-    def __init__(self, folder, trainer, state, *, arguments, dataset, num_epoch, save_minutes, per_save, tensorboard=False):
+    def __init__(self, folder, trainer, state, *, arguments, dataset, num_epoch, save_minutes, per_save,
+                 tensorboard=False):
         self.folder, self.trainer, self.state, self.num_epoch = folder, trainer, state, num_epoch
         self.same_in_all_checkpoints = {"arguments": arguments, **dataset, "world_size": world_size()}
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
         self.saved_at = self.counted_at = time.monotonic()
-        self.kept = None  # the content of a checkpoint before the batches whose losses are unread; else None
+        self.kept = None  # the content of a checkpoint at the start of the round in progress; None between rounds
         self.event_files = EventFiles(folder) if tensorboard else None
         self._write_logs()
 
     def before_round(self, row):
-        """Keep what a checkpoint holds now, for a signal while batches are trained in turn; row: its lr and tfr."""
+        """Keep a copy of what a checkpoint holds, to be saved if a signal comes within the round; row: its lr and tfr."""
         if rank() == 0:
             self.kept = copy.deepcopy(self._content(row))
 
     def within_round(self):
         """After a signal, save what `before_round` kept, as batches in progress cannot be saved, and stop.
 
-        Several processes must stop at the same step: they continue to `after_steps`, if they are given the time.
+        Several processes must stop at the same step: they stop in `after_steps`, unless they are killed before.
         """
         if self.stop.signal_number and self.kept:
             self._count_seconds()

@@ -94,7 +94,7 @@ def clear_run(folder):
 def check_room(folder, parameters, checkpoints, replaced):
     """Raise UsageError if the disk lacks room for this many checkpoints: weights and two moments each.
 
-    replaced: paths of the files whose room they take; these need not exist.
+    replaced: the files that they overwrite, whose room counts as free; one may be missing.
     """
     wanted = 3 * checkpoints * sum(weights.numel() * weights.element_size() for weights in parameters)
     free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in replaced if path.is_file())

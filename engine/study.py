@@ -67,7 +67,7 @@ class Scripts(StopSignals):
 
     def __init__(self):
         super().__init__()
-        self.untold = set()  # processes that run, and know of no signal
+        self.untold = set()  # running processes that no signal was passed on to
 
     def _note(self, number, frame):
         super()._note(number, frame)

@@ -11,7 +11,7 @@ from cli.progress import Progress
 from .optimization import TERMS
 from .processes import all_reduce, rank
 
-READ_EVERY = 10  # batches, at least, between two looks at the losses on a GPU, which need not wait meanwhile
+READ_EVERY = 10  # batches, at least, between two looks at the losses on a GPU: each look waits for it
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cli.errors import UsageError
+from cli.errors import UsageError, needs_package, one_line
 from cli.files import atomic_write, check_output
 
 # What imageio-ffmpeg raises where ffmpeg fails, or where it does not understand what ffmpeg says.
@@ -20,12 +20,13 @@ COLOURS = "scale=out_color_matrix=bt709:out_range=tv,setparams=colorspace=bt709:
 
 def load_ffmpeg(flag):
     """Return the package imageio_ffmpeg; raises UsageError naming `flag` if it is missing, or has no ffmpeg here."""
-    try:
+    with needs_package(flag, "imageio-ffmpeg", "video"):
         import imageio_ffmpeg
-
+    try:
         imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError):
-        raise UsageError(f"{flag} needs the package imageio-ffmpeg: pip install -r requirements/video.txt") from None
+    except RuntimeError as error:
+        raise UsageError(f"{flag}: the package imageio-ffmpeg has no ffmpeg ({one_line(error)}); set IMAGEIO_FFMPEG_EXE "
+                         "to one") from None
     logging.getLogger("imageio_ffmpeg").setLevel(logging.CRITICAL)  # it warns of frames that ffmpeg resizes
     return imageio_ffmpeg
 

@@ -5,7 +5,7 @@ import torch
 from PIL import ExifTags, Image
 from torch.nn import functional
 
-from cli.errors import UsageError
+from cli.errors import UsageError, one_line
 from cli.files import is_away
 
 MAX_IMAGE = 2**26  # pixels, twice an 8K frame: a small file may claim to unpack to far more
@@ -47,8 +47,7 @@ def read_image(path):
     except Exception as error:
         if isinstance(error, OSError) and is_away(error):
             raise UsageError(f"{path} cannot be read ({error.strerror}); its drive may be away: try again") from None
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{path} cannot be read as an image ({reason[:120]}); replace the file") from None
+        raise UsageError(f"{path} cannot be read as an image ({one_line(error)}); replace the file") from None
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
 
 

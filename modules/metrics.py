@@ -75,7 +75,7 @@ def in_chunks(metric, prediction, target, chunk=64):
 def median_frame(videos):
     """Return the median over up to 256 frames of videos, [T, 3, H, W] each, uint8 or in [0, 1]: [3, H, W] in [0, 1].
 
-    It shows the background: someone who moves about is in no place for half of the time.
+    It shows the background: a person who moves about covers each pixel for less than half of the time.
     """
     frames = [frame for video in videos for frame in video]
     return to_unit(torch.stack([frames[t] for t in evenly_spread(len(frames), 256)])).median(dim=0).values

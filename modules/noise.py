@@ -14,7 +14,7 @@ class Noise:
 
     def __init__(self, generators, device, steps_at_once=1):
         self.generators, self.device, self.steps_at_once = generators, device, steps_at_once
-        self.drawn = {}  # (kind, shape) -> numbers of the time steps to come, the next one last
+        self.coming = {}  # (kind, shape) -> numbers of the time steps to come, the next one last
 
     @classmethod
     def seeded(cls, seed, clips, device):
@@ -30,12 +30,12 @@ class Noise:
         return self._next("uniform", torch.rand, shape)
 
     def _next(self, kind, draw, shape):
-        coming = self.drawn.get((kind, shape))
+        coming = self.coming.get((kind, shape))
         if not coming:
             clips = [draw((self.steps_at_once, *shape), generator=generator, device=generator.device)
                      for generator in self.generators]
             numbers = to_device(torch.stack(clips, dim=1), torch.device(self.device))  # [steps_at_once, B, *shape]
-            coming = self.drawn[kind, shape] = list(numbers.unbind())[::-1]
+            coming = self.coming[kind, shape] = list(numbers.unbind())[::-1]
         return coming.pop()
 
 

@@ -91,7 +91,7 @@ def forced_rollout(model, frames, labels, noise, images_at_once, *, clamp=False,
 def recomputed(step):
     """Wrap a step so that its activations are computed again in the backward pass (activation checkpointing).
 
-    A step has neither dropout nor BatchNorm, which would count twice.
+    This is right because a step has neither dropout nor BatchNorm, which would update its statistics twice.
     """
     return partial(checkpoint, step, use_reentrant=False, preserve_rng_state=False)
 

@@ -13,12 +13,13 @@ from PIL import Image
 from cli.errors import UsageError
 from dataloader import Dataset_Dance, describe_dataset
 from engine.batches import epoch_starts
-from engine.torchvision_import import transforms
+from engine.perceptual import import_transforms
 from media import decoded
 from media.images import read_image, resize_image
 from modules.pixels import to_unit
 
 SIZE = (8, 16)
+transforms = import_transforms()
 
 
 def images(number, seed=0, size=SIZE):

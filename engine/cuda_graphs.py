@@ -43,10 +43,11 @@ class GraphedGradient:
         kind = (*((tensor.shape, tensor.dtype) for tensor in tensors), *sorted(constants.items()))
         if kind not in self.recordings:
             if self.plain_calls[kind] < PLAIN_CALLS:
-                self.plain_calls[kind] += 1
-                noise = WatchedNoise(noise)
-                self.noise[kind] = noise.drawn
-                return self._call_plainly(tensors, noise, constants)
+                watched = WatchedNoise(noise)
+                outputs = self._call_plainly(tensors, watched, constants)
+                self.plain_calls[kind] += 1  # only now: a call that the memory was too small for is made again
+                self.noise[kind] = watched.drawn
+                return outputs
             self.recordings[kind] = Recording(self, tensors, self.noise[kind], constants)
         return self.recordings[kind].replay(tensors, noise)
 

@@ -341,6 +341,27 @@ def test_memory_that_recordings_hold_is_given_up_where_another_kind_needs_it():
             call("never fits")
 
 
+@pytest.mark.parametrize("number", range(1, PLAIN_CALLS + 1))
+def test_plain_call_that_finds_the_memory_full_of_recordings_is_made_again(number):
+    """Each kind draws two numbers; a call of the second kind fails after the first of them, while a recording is kept."""
+    def add_gradient(tensor, *, noise, kind):
+        first = noise.normal(1)
+        calls.append(kind)
+        if graphed.recordings and calls.count("second") == number:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        weight.grad = torch.ones(1, device="cuda")
+        return [tensor + 0 * (first + noise.normal(1)).sum()]
+
+    with pretend("cuda"):
+        weight, calls = torch.nn.Parameter(torch.ones(1, device="cuda")), []
+        graphed = cuda_graphs.GraphedGradient(add_gradient, [weight])
+        for kind in ("first", "second"):
+            for _ in range(PLAIN_CALLS + 2):
+                weight.grad = None
+                noise = Noise.seeded(0, 1, torch.device("cuda"))
+                assert graphed(torch.ones(1, device="cuda"), noise=noise, kind=kind)[0].item() == 1
+
+
 @pytest.mark.parametrize("error, told, said", [
     (torch.OutOfMemoryError, torch.OutOfMemoryError, "^CUDA out of memory"),
     (RuntimeError, RunError, "CUDA out of order.*--no-cuda_graphs")])

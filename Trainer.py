@@ -22,7 +22,7 @@ from engine.logs import save_videos
 from engine.optimization import ClipTrainer
 from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
 from engine.recorder import RunRecorder, first_of_each, read_best_rollout
-from engine.resume import restore, trainer_flags
+from engine.resume import identity_of, restore, trainer_flags
 from engine.run_folder import open_run
 from engine.schedules import Schedules
 from engine.training import RunState, train_one_epoch
@@ -51,25 +51,25 @@ def main():
         settings = {"device": device, "dtype": dtype, "seed": args.seed, "clamp": args.clamp_feedback}
         roll_out = partial(generate_sequences, model, **settings, temperature=args.temperature)
         if args.test:
-            print_scores(validate(val_set, roll_out), train_set)
-            return
+            return print_scores(validate(val_set, roll_out), train_set)
         trainer = build_trainer(args, model, device, dtype)
-        state = restore(trainer, checkpoint, checkpoint_path, train_set, batch_size=args.batch_size,
-                        accumulate=args.accumulate) if args.resume else RunState()
+        resumed = checkpoint if args.resume else None
+        state = restore(trainer, resumed, checkpoint_path, train_set, val_set, batch_size=args.batch_size,
+                        accumulate=args.accumulate) if resumed else RunState()
         placed = place_on(train_set, device, args.data_device)
         video_format = VideoFormat(args.video_format, noted_fps(train_set.root))
-        with open_run(args.save_root, model, arguments=vars(args), fps=video_format.fps, resume=args.resume,
+        with open_run(args.save_root, model, arguments=vars(args), fps=video_format.fps, resumed=resumed,
                       overwrite=args.overwrite, first_epoch=state.last_epoch + 1, num_epoch=args.num_epoch,
                       per_save=args.per_save) as folder, \
                 draw_at_the_end(folder, val_set, state, device, video_format):
             recorder = RunRecorder(folder, trainer, state, arguments=vars(args), num_epoch=args.num_epoch,
-                                   dataset=train_set.identity(), save_minutes=args.save_minutes,
+                                   dataset=identity_of(train_set, val_set), save_minutes=args.save_minutes,
                                    per_save=args.per_save, tensorboard=args.tensorboard)
             for epoch in range(state.last_epoch + 1, args.num_epoch):
                 batches = EpochBatches(placed, epoch, device, tfr=schedules.tfr(epoch), **batch_settings(args, epoch))
                 metrics = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
                 if rank() == 0 and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
-                    videos = validate(val_set, roll_out)
+                    videos = validate(val_set, partial(roll_out, after_frame=recorder.stop_if_asked))
                     metrics |= validation_metrics(videos) | measure_z(model, val_set, **settings)
                     recorder.after_validation(metrics, videos, video_format if args.store_visualization else None)
                 recorder.after_epoch(metrics)

@@ -17,10 +17,11 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from cli.errors import OUT_OF_REACH, RunError, UsageError
-from cli.files import read_json_or_none
+from cli.files import is_away, patiently, read_json_or_none
 from media.decoded import decode_cached, decode_with, first_few, read_images
 from media.gif import DEFAULT_FPS
 from media.images import IMAGE_SUFFIXES
@@ -31,7 +32,7 @@ from stage_dancer.dataset import MARKER as DANCER_MARKER
 from stage_dancer.dataset import chosen_setting, is_dancer
 
 DARK = 64  # of 255: labels whose mean is below this are not on white
-LOOKED_AT = 64  # frames, and labels, that tell a training set from another
+LOOKED_AT = 16  # frames, and labels, that tell a dataset from another
 LENGTH_FLAGS = {"train": "--train_vi_len (in Tester.py --val_vi_len)", "val": "--val_vi_len"}
 
 
@@ -103,14 +104,14 @@ class Dataset_Dance(Dataset):
             offset += length
         return torch.cat(starts)
 
-    def identity(self):
-        """What tells this training set from another, as plain values: a checkpoint holds it.
+    def thumbnails(self):
+        """Some frames and their labels, evenly spread, as small as 4 x 8: they tell this dataset from another.
 
-        `sequence_lengths`, and `brightness`: the means of some frames and labels, evenly spread, in [0, 255].
+        Returns uint8 [2, n, 3, 4, 8].
         """
         chosen = evenly_spread(len(self.frames), LOOKED_AT)
-        brightness = [image.float().mean().item() for images in (self.frames, self.labels) for image in images[chosen]]
-        return {"sequence_lengths": self.sequence_lengths, "brightness": brightness}
+        images = torch.stack([self.frames[chosen], self.labels[chosen]])
+        return functional.adaptive_avg_pool2d(images.flatten(0, 1).float(), (4, 8)).round().byte().unflatten(0, (2, -1))
 
     def clips(self, starts):
         """Cut the clips that start at `starts` [B]: uint8 frames and labels, [B, T, 3, H, W] each."""
@@ -235,9 +236,10 @@ def list_images(folder):
         raise UsageError(f"{folder} is missing; --DR wants the LAB4 layout (README, Your own data)")
     images, others = {}, {}
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = sorted(patiently(lambda: list(os.scandir(folder)), is_away), key=lambda entry: entry.name)
     except OSError as error:
-        raise UsageError(f"{folder} cannot be read ({error.strerror}); allow it, or give another --DR") from None
+        remedy = "its drive may be away: try again" if is_away(error) else "allow it, or give another --DR"
+        raise UsageError(f"{folder} cannot be read ({error.strerror}); {remedy}") from None
     for entry in entries:
         if entry.name.startswith("."):  # such as the ._0.png that macOS puts beside 0.png
             continue

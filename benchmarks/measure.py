@@ -21,6 +21,7 @@ from engine import devices, optimization
 from engine.batches import Batch, Clips, EpochBatches, epoch_starts, place_on, random_stream
 from engine.evaluation import generate_sequences, validate
 from engine.recorder import RunRecorder
+from engine.resume import identity_of
 from engine.schedules import Schedules
 from engine.training import RunState, train_one_epoch
 from modules import VAE_Model
@@ -155,7 +156,7 @@ class Ours:
         val_set, args, state = self._dataset(root, "val", self.args.val_vi_len), self.args, RunState()
         schedules = Schedules(**schedule_settings(args))
         recorder = RunRecorder(run, self.trainer, state, arguments=vars(args), num_epoch=1, per_save=args.per_save,
-                               dataset=self.train_set.identity(), save_minutes=args.save_minutes)
+                               dataset=identity_of(self.train_set, val_set), save_minutes=args.save_minutes)
 
         def epoch():
             batches = EpochBatches(self.placed, 0, self.device, tfr=1.0, tfr_per="epoch", partial=1.0, accumulate=1,

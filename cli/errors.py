@@ -9,6 +9,8 @@ from pathlib import Path
 # What a network or mounted drive answers while it is away for a moment
 MOMENTARY = {getattr(errno, name) for name in ("EIO", "ENOTCONN", "ESTALE", "ETIMEDOUT", "EAGAIN", "EBUSY", "EHOSTDOWN",
                                                "EHOSTUNREACH", "ECONNABORTED", "ECONNRESET") if hasattr(errno, name)}
+# and what Windows does: no network, a path or name gone, a time-out, a cloud folder that is not there
+MOMENTARY_ON_WINDOWS = {53, 59, 64, 121, 362, 426, 1231}
 OUT_OF_REACH = MOMENTARY | {errno.EACCES, errno.EPERM, errno.EROFS}  # so for a moment, or not allowed
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, or the user's share of it
 DIVERGED = "the training has diverged"  # in the line of a RunError that would come again, whatever the machine

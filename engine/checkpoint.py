@@ -2,8 +2,8 @@
 
 A checkpoint is a dict. Keys that the course template has too: `state_dict` (weights), `optimizer` (its state; the
 template keeps a second copy of the weights there), `lr`, `tfr`, `last_epoch`. Keys of ours: `arguments` (every flag),
-`sequence_lengths` and `brightness` (of the training set: see dataloader.py), `scaler`, `usual_norm` (of the gradient),
-`world_size`, and the fields of engine.training.RunState.
+`sequence_lengths` and `thumbnails` (of the dataset: see engine.resume.identity_of), `scaler`, `usual_norm` (of the
+gradient), `world_size`, and the fields of engine.training.RunState.
 """
 
 import io
@@ -68,8 +68,10 @@ def load_checkpoint(path, flag="--ckpt_path"):
     """
     path = Path(path)
     try:
+        if path.is_dir():
+            raise UsageError(f"{flag} {path} is a folder; give a checkpoint, such as {path / 'best.ckpt'}")
         content = patiently(path.read_bytes, is_away)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{flag} {path}: there is no such file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -16,14 +16,16 @@ NUMBERS_AT_ONCE = 2**22  # of images in a comparison: 32 MiB as float64
 Z_CLIPS, Z_FRAMES = 4, 16  # on which z is measured: few, so that it costs little beside the validation
 
 
-def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temperature, clamp):
+def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temperature, clamp, after_frame=None):
     """Generate all sequences as one batch, or as smaller ones where memory is too small for that.
 
-    first_frames: uint8 [3, H, W] each; labels: uint8 [T, 3, H, W] each. dtype: what the networks compute in. The other
-    parameters: see modules.rollout.generate; the size of a batch changes nothing but rounding. Returns a list of uint8
-    [T, 3, H, W], frame 0 the given one. Raises RunError if one sequence alone is too much.
+    first_frames: uint8 [3, H, W] each; labels: uint8 [T, 3, H, W] each. dtype: what the networks compute in.
+    after_frame: called after each generated frame; it may raise, to end this. The other parameters: see
+    modules.rollout.generate; the size of a batch changes nothing but rounding. Returns a list of uint8 [T, 3, H, W],
+    frame 0 the given one. Raises RunError if one sequence alone is too much.
     """
-    settings = {"device": device, "dtype": dtype, "temperature": temperature, "clamp": clamp}
+    settings = {"device": device, "dtype": dtype, "temperature": temperature, "clamp": clamp,
+                "after_frame": after_frame}
     try:
         return _generate_batch(model, first_frames, labels, seed=seed, **settings)
     except (RuntimeError, MemoryError) as error:  # the error keeps tensors alive: the retry stands after this block
@@ -39,7 +41,7 @@ def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temp
             + generate_sequences(model, first_frames[half:], labels[half:], seed=seed + half, **settings))
 
 
-def _generate_batch(model, first_frames, labels, *, device, dtype, seed, temperature, clamp):
+def _generate_batch(model, first_frames, labels, *, device, dtype, seed, temperature, clamp, after_frame):
     """`generate_sequences` as one batch. A shorter sequence is padded with its last label, and cut afterwards."""
     padded = torch.empty(len(labels), max(map(len, labels)), *labels[0].shape[1:], dtype=torch.uint8)
     for row, label in zip(padded, labels):
@@ -50,6 +52,8 @@ def _generate_batch(model, first_frames, labels, *, device, dtype, seed, tempera
         for step in Progress(steps, total=padded.shape[1] - 1, desc="generating", unit="frame"):
             finite.append(step.frame.isfinite().flatten(1).all(dim=1))
             yield step
+            if after_frame:
+                after_frame()
 
     with autocast(device, dtype):
         videos = generate(model, torch.stack(list(first_frames)).to(device), padded.to(device), seed, temperature,

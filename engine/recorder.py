@@ -27,9 +27,9 @@ BEST_ROLLOUT = ".best_rollout.npy"  # uint8 [B, T, 3, H, W]
 class RunRecorder:
     """Writes logs and checkpoints into the folder of a run, and stops the run after a signal.
 
-    Every process has one and calls its `*_round`, `after_steps` and `after_epoch`; rank 0 alone writes files and calls
+    Every process has one and calls its `after_steps` and `after_epoch`; rank 0 alone writes files and calls
     `after_validation`. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up to date by the training.
-    arguments: every flag, as a dict. dataset: see Dataset_Dance.identity. The others: the flags of these names.
+    arguments: every flag, as a dict. dataset: see engine.resume.identity_of. The others: the flags of these names.
     """
 
     def __init__(self, folder, trainer, state, *, arguments, dataset, num_epoch, save_minutes, per_save,
@@ -39,19 +39,20 @@ class RunRecorder:
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
         self.saved_at = self.counted_at = time.monotonic()
-        self.kept = None  # the content of a checkpoint at the start of the round in progress; None between rounds
+        self.kept = None  # the content of a checkpoint before the round or validation in progress, else None
         self.event_files = EventFiles(folder) if tensorboard else None
         self._write_logs()
 
-    def before_round(self, row):
-        """Keep a copy of what a checkpoint holds, to be saved if a signal comes within the round; row: its lr and tfr."""
+    def keep_state(self, row):
+        """Keep a copy of what a checkpoint holds, for `stop_if_asked`; row: its lr and tfr."""
         if rank() == 0:
             self.kept = copy.deepcopy(self._content(row))
 
-    def within_round(self):
-        """After a signal, save what `before_round` kept, as batches in progress cannot be saved, and stop.
+    def stop_if_asked(self):
+        """After a signal, save what `keep_state` kept, and stop: within a round of batches, or a validation.
 
-        Several processes must stop at the same step: they stop in `after_steps`, unless they are killed before.
+        Several processes must stop at the same step: they stop in `after_steps` or `after_epoch`, unless they
+        are killed before.
         """
         if self.stop.signal_number and self.kept:
             self._count_seconds()
@@ -99,6 +100,7 @@ class RunRecorder:
         if "val_psnr" in row:
             line += f"  PSNR {row['val_psnr']:.2f} dB (best {self.state.best_psnr:.2f})"
         self.state.last_epoch, self.state.step, self.state.totals = epoch, 0, None
+        self.kept = None
         self._save(names[::-1], row)  # last.ckpt last: a run resumed from it has the others
         Progress.write(f"{line}  {self.state.seconds - before:.1f} s")  # above the bar, if there is one
         try:

@@ -5,6 +5,8 @@ from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from cli.errors import UsageError
 from cli.flags import FLAGS_OF_OLDER_RUNS, tester_parser, trainer_parser
 
@@ -21,7 +23,7 @@ FIXED_IN_A_RUN = ("train_vi_len", "val_vi_len", "partial", "fast_train", "fast_p
                   "N_dim", "D_out_dim", "posterior", "label_norm", "reconstruction", "optim", "bptt", "interleave",
                   "random_shift", "seed")
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root")
-SAME_BRIGHTNESS = 0.25  # of 255: two readers of one JPEG file differ by less
+SAME_IMAGE = 1  # of 255, by which thumbnails of one image differ at most, whatever reads it
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}
 
@@ -51,7 +53,7 @@ def starting_checkpoint(parser, args, typed):
     checkpoint = load_checkpoint(path)
     saved = saved_flags(parser, checkpoint, path)
     require_flags(args, typed, network_dimensions(checkpoint, path), path)
-    adopt_flags(args, typed, saved, ("posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len"))
+    adopt_flags(args, typed, saved, ("DR", "posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len"))
     return checkpoint
 
 
@@ -128,6 +130,12 @@ def newest_checkpoint(folder):
         return newest
 
 
+def check_newest(folder, checkpoint):
+    """Raise UsageError if another process has trained the run in a folder further since this checkpoint was read."""
+    if progress(newest_checkpoint(folder)[1]) != progress(checkpoint):
+        raise UsageError(f"--resume: another process has trained the run in {folder} further meanwhile; start again")
+
+
 def progress(checkpoint):
     """How far a run had come, as numbers to compare."""
     return tuple(number if type(number) is int else -math.inf for number in
@@ -155,7 +163,7 @@ def check_resumable(checkpoint, parser, path):
              and type(checkpoint["best_psnr"]) is float and type(step) is int and step >= 0
              and type(checkpoint["world_size"]) is int and isinstance(checkpoint["scaler"], dict)
              and type(checkpoint.get("seconds", 0.0)) is float and is_norm(checkpoint.get("usual_norm", 1.0))
-             and are_rows(checkpoint.get("rows", [])) and are_numbers(checkpoint.get("brightness", [])))
+             and are_rows(checkpoint.get("rows", [])) and are_thumbnails(checkpoint.get("thumbnails", {})))
     if step == 0 or totals is None:
         valid = valid and step == 0 and totals is None
     else:
@@ -170,22 +178,24 @@ def is_norm(value):
     return type(value) is float and 0 <= value < math.inf
 
 
-def are_numbers(values):
-    return isinstance(values, list) and all(isinstance(value, (int, float)) for value in values)
+def are_thumbnails(value):
+    return isinstance(value, dict) and value.keys() <= {"train", "val"} and all(
+        isinstance(images, torch.Tensor) and images.dtype == torch.uint8 for images in value.values())
 
 
 def are_rows(rows):
     """Whether these can be the rows of metrics.csv."""
     return isinstance(rows, list) and all(
-        isinstance(row, dict) and "epoch" in row and are_numbers(list(row.values())) for row in rows)
+        isinstance(row, dict) and "epoch" in row and all(isinstance(value, (int, float)) for value in row.values())
+        for row in rows)
 
 
-def restore(trainer, checkpoint, path, train_set, *, batch_size, accumulate):
+def restore(trainer, checkpoint, path, train_set, val_set, *, batch_size, accumulate):
     """Restore optimizer, scaler and usual norm of a resumed run; returns its RunState.
 
-    Raises UsageError if the training set or the number of clips in a step is not the run's.
+    Raises UsageError if the dataset or the number of clips in a step is not the run's.
     """
-    if not same_dataset(checkpoint, train_set.identity()):
+    if not same_dataset(checkpoint, identity_of(train_set, val_set)):
         raise UsageError(f"--DR {train_set.root} is not the dataset that {path} was trained on, or has changed since; "
                          "give that one, or start from its weights with --ckpt_path")
     check_step(checkpoint, path, batch_size, accumulate)
@@ -199,15 +209,20 @@ def restore(trainer, checkpoint, path, train_set, *, batch_size, accumulate):
     return state
 
 
-def same_dataset(checkpoint, identity):
-    """Whether a run was trained on this dataset, as far as its checkpoint tells.
+def identity_of(train_set, val_set):
+    """What tells the dataset of a run from another, as a checkpoint holds it."""
+    return {"sequence_lengths": train_set.sequence_lengths,
+            "thumbnails": {"train": train_set.thumbnails(), "val": val_set.thumbnails()}}
 
-    identity: see Dataset_Dance.identity. Another reader of images, or an older version of it, makes no other dataset.
-    """
-    if checkpoint["sequence_lengths"] != identity["sequence_lengths"]:
+
+def same_dataset(before, now):
+    """Whether a run was trained and validated on this dataset: see `identity_of`. An older checkpoint tells less."""
+    if before["sequence_lengths"] != now["sequence_lengths"]:
         return False
-    before, now = checkpoint.get("brightness", identity["brightness"]), identity["brightness"]
-    return len(before) == len(now) and all(abs(old - new) < SAME_BRIGHTNESS for old, new in zip(before, now))
+    thumbnails = before.get("thumbnails", {})
+    return all(images.shape == now["thumbnails"][split].shape
+               and (images.short() - now["thumbnails"][split].short()).abs().max() <= SAME_IMAGE
+               for split, images in thumbnails.items())
 
 
 def check_step(checkpoint, path, batch_size, accumulate):

@@ -20,6 +20,7 @@ from .event_files import EVENT_FILES
 from .logs import CHECKPOINTS, checkpoints_in, clear_test
 from .processes import broadcast, rank, world_size
 from .recorder import BEST_ROLLOUT
+from .resume import check_newest
 
 # What Trainer.py, Study.py and Plotting.py write into the folder of a run, and nothing of the user's
 FIGURE_FILES = ("loss", "teacher_forcing_ratio", "beta", "learning_rate", "validation_psnr", "psnr_over_seconds",
@@ -30,11 +31,12 @@ LEFT_BY_A_RUN = (*CHECKPOINTS, "best.gif", "best.mp4", "best.npz", "epoch=*.gif"
 
 
 @contextmanager
-def open_run(save_root, model, *, arguments, fps, resume, overwrite, first_epoch, num_epoch, per_save):
+def open_run(save_root, model, *, arguments, fps, resumed, overwrite, first_epoch, num_epoch, per_save):
     """Make and lock the folder of this run, and write its args.json. Yields it, on all ranks.
 
     save_root: None for a new folder below runs/. arguments: every flag, as a dict. fps: frames a second of the data,
-    for the page of the run. first_epoch: the one to begin with.
+    for the page of the run. resumed: the checkpoint that a resumed run continues from, else None. first_epoch: the one to
+    begin with.
     """
     parameters = list(model.parameters())
     folder = Path(save_root or broadcast(f"runs/{datetime.now():%Y-%m-%d_%H%M%S}", parameters[0].device))
@@ -45,11 +47,13 @@ def open_run(save_root, model, *, arguments, fps, resume, overwrite, first_epoch
         for stale in folder.glob(".*.tmp"):
             with suppress(OSError):  # on Windows another program may have it open
                 stale.unlink()
-        if not resume:
+        if resumed:
+            check_newest(folder, resumed)
+        else:
             check_free(folder, overwrite)
-        replaced = [folder / "last.ckpt", folder / "best.ckpt"] if resume else checkpoints_in(folder)
+        replaced = [folder / "last.ckpt", folder / "best.ckpt"] if resumed else checkpoints_in(folder)
         check_room(folder, parameters, num_epoch // per_save - first_epoch // per_save + 3, replaced)
-        if not resume:
+        if not resumed:
             clear_run(folder)
         write_json(folder / "args.json", {
             "arguments": arguments,

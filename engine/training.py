@@ -34,7 +34,7 @@ class RunState:
 def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
     """Train on the batches of an epoch, from `state.step` on. Returns its row of metrics.csv, means over the clips.
 
-    recorder: a RunRecorder; it may save after any look at the losses, and stop the run there or within a round.
+    recorder: a RunRecorder; it may save after any look at the losses, and stop the run there or before a step.
     """
     trainer.training_mode()
     beta = schedules.beta(epoch)
@@ -45,12 +45,12 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
         for numbers in batches.rounds(state.step):
             def before_step(done, numbers=numbers):
                 trainer.set_lr(schedules.lr(epoch + (numbers.start + done * len(numbers)) / len(batches)))
-                recorder.within_round()
+                recorder.stop_if_asked()
                 progress.update()
 
-            if len(numbers) > 1 and numbers.start == state.step:
+            if steps * len(numbers) > 1 and numbers.start == state.step:
                 lr = schedules.lr(epoch + numbers.start / len(batches))
-                recorder.before_round({"lr": lr, "tfr": schedules.tfr(epoch)})
+                recorder.keep_state({"lr": lr, "tfr": schedules.tfr(epoch)})
             unread.append(trainer.train_on([batches.batch(number) for number in numbers], beta, before_step))
             clips += sum(map(batches.clips_in, numbers))
             may_wait = trainer.device.type != "cpu" and numbers.stop < len(batches)
@@ -65,7 +65,9 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
             best = f" best PSNR {state.best_psnr:.2f}" if math.isfinite(state.best_psnr) else ""  # no validation yet
             progress.set_postfix_str(shown_metrics(row) + best, refresh=False)
             recorder.after_steps(row)
-    return metrics_row(epoch, schedules, state, len(batches))
+    row = metrics_row(epoch, schedules, state, len(batches))
+    recorder.keep_state(row)  # for the validation
+    return row
 
 
 def check_finite(row, batch, dtype):

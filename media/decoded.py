@@ -1,4 +1,4 @@
-"""Decode images once, in parallel, and cache the resized pixels in a file that later runs map into memory."""
+"""Decode images once, in parallel, and cache the resized pixels in a file that later runs read."""
 
 import hashlib
 import os
@@ -19,6 +19,7 @@ from modules.pixels import to_uint8
 from .images import read_image, resize_image
 
 LISTED_PROBLEMS = 10
+MAPPED = 2**31  # bytes, from which a cache is mapped into memory and not read into it
 READER_VERSION = 2  # raise it when read_image or resize_image gives other pixels
 
 
@@ -80,32 +81,32 @@ def decode_with(transform, paths, num_workers):
 def decode_cached(root, paths, frame_size, num_workers):
     """Decode images of one folder of the dataset `root`, resized to frame_size (H, W): uint8 [N, 3, H, W].
 
-    The pixels are cached in root/.decoded, or in the user's cache folder if root cannot be written, and mapped into
-    memory. The file's name holds a fingerprint of the images: a changed dataset is decoded again.
+    The pixels are cached in root/.decoded, or in the user's cache folder if root cannot be written. The file's name
+    holds a fingerprint of the images: a changed dataset is decoded again.
     """
     folder = paths[0].parent
     height, width = frame_size
     prefix = f"{'-'.join(folder.relative_to(root).parts)}-{height}x{width}-{len(paths)}"
-    name = f"{prefix}-{_fingerprint(folder, paths)}.npy"
-    caches = [root / ".decoded", *_user_cache()]
+    beside = root / ".decoded" / f"{prefix}-{_fingerprint(paths)}.npy"  # whatever this machine calls that folder
+    of_user = [cache / f"{prefix}-{_fingerprint(paths, folder)}.npy" for cache in _user_cache()]
     shape = (len(paths), 3, height, width)
-    for cache in caches:
-        pixels = _map(cache / name, shape)
+    for path in (beside, *of_user):
+        pixels = _read_cache(path, shape)
         if pixels is not None:
             return pixels
     pixels = decode_images(paths, lambda image: resize_image(image, frame_size), num_workers)
-    for cache in caches:
+    for path in (beside, *of_user):
         try:
-            cache.mkdir(parents=True, exist_ok=True)
-            with atomic_write(cache / name) as file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as file:
                 np.save(file, pixels.numpy())
         except (OSError, RunError):
             continue
-        if cache == root / ".decoded":
-            for outdated in set(cache.glob(f"{prefix}-*.npy")) - {cache / name}:
+        if path == beside:
+            for outdated in set(path.parent.glob(f"{prefix}-*.npy")) - {path}:
                 with suppress(OSError):  # on Windows another run may have it mapped
                     outdated.unlink()
-        mapped = _map(cache / name, shape)
+        mapped = _read_cache(path, shape) if pixels.nbytes >= MAPPED else None
         return pixels if mapped is None else mapped  # not every drive can map a file
     return pixels
 
@@ -118,18 +119,26 @@ def _user_cache():
         return []
 
 
-def _map(path, shape):
-    """Map a file of pixels into memory; returns None if it is missing or incomplete."""
+def _read_cache(path, shape):
+    """Read a file of pixels; returns None if it is missing or incomplete.
+
+    A page of a mapped file that a drive cannot deliver ends the process without a word, so only a file that may be too
+    large for the memory is mapped.
+    """
     try:
-        pixels = np.load(path, mmap_mode="c")
+        pixels = np.load(path, mmap_mode="c" if path.stat().st_size >= MAPPED else None)
     except Exception:  # a damaged header raises almost anything
         return None
     return torch.from_numpy(pixels) if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
-def _fingerprint(folder, paths):
-    """Hash the place of the folder, the names, sizes and times of the images, and how they are read."""
-    digest = hashlib.sha256(f"{READER_VERSION} {folder.resolve()}".encode(errors="surrogateescape"))
+def _fingerprint(paths, folder=None):
+    """Hash the names, sizes and times of the images, how they are read and, if it is given, the place of their folder.
+
+    The user's cache holds several datasets, which only their places may tell apart.
+    """
+    place = folder.resolve() if folder else ""
+    digest = hashlib.sha256(f"{READER_VERSION} {place}".encode(errors="surrogateescape"))
     for path in paths:
         status = path.stat()
         digest.update(f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape"))

@@ -5,8 +5,8 @@ import torch
 from PIL import ExifTags, Image
 from torch.nn import functional
 
-from cli.errors import UsageError, one_line
-from cli.files import is_away
+from cli.errors import RunError, UsageError, one_line
+from cli.files import is_away, patiently
 
 MAX_IMAGE = 2**26  # pixels, twice an 8K frame: a small file may claim to unpack to far more
 Image.MAX_IMAGE_PIXELS = MAX_IMAGE // 2  # Pillow refuses more than twice as many, also inside an icon
@@ -31,11 +31,15 @@ def read_image(path):
     """Read an image file as uint8 RGB, [3, H, W], as a viewer shows it.
 
     Takes the first frame, turns it as its EXIF orientation says, converts any colours to RGB, scales 16 bits to 8, and
-    lays transparency over white. Raises UsageError naming the file if it is not such an image.
+    lays transparency over white. Raises UsageError naming the file if it is not such an image, and RunError if its drive
+    stays away.
     """
-    try:
+    def read():
         with Image.open(path, formats=FORMATS) as image:
-            pixels = _to_rgb(_upright(_load(image)), path)
+            return _to_rgb(_upright(_load(image)), path)
+
+    try:
+        pixels = patiently(read, is_away)
     except UsageError:
         raise
     except FileNotFoundError:
@@ -46,7 +50,7 @@ def read_image(path):
         raise UsageError(f"{path} has more than {MAX_IMAGE} pixels, too many; make it smaller") from None
     except Exception as error:
         if isinstance(error, OSError) and is_away(error):
-            raise UsageError(f"{path} cannot be read ({error.strerror}); its drive may be away: try again") from None
+            raise RunError(f"{path} cannot be read ({error.strerror}); its drive may be away: try again") from None
         raise UsageError(f"{path} cannot be read as an image ({one_line(error)}); replace the file") from None
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
 

@@ -268,6 +268,27 @@ def test_second_opening_decodes_nothing_and_another_size_does(tmp_path, monkeypa
         Dataset_Dance(tmp_path, None, "train", 4, frame_size=(4, 8), num_workers=1)
 
 
+def test_a_dataset_that_was_moved_is_not_decoded_again(tmp_path, monkeypatch):
+    """Or that another machine knows by another path."""
+    frames, labels = write_split(tmp_path / "data", "train", 9)
+    open_set(tmp_path / "data")
+    (tmp_path / "data").rename(tmp_path / "moved")
+    monkeypatch.setattr(decoded, "read_image", refuse_to_decode)
+    assert_clip(open_set(tmp_path / "moved", video_len=9)[0], frames, labels)
+
+
+@pytest.mark.parametrize("mapped_from, is_mapped", [(1, True), (decoded.MAPPED, False)])
+def test_only_a_large_cache_is_mapped(mapped_from, is_mapped, tmp_path, monkeypatch):
+    """A page that a drive cannot deliver ends the process: nothing tells a mapped tensor but where its memory lies."""
+    frames, labels = write_split(tmp_path, "train", 9)
+    monkeypatch.setattr(decoded, "MAPPED", mapped_from)
+    loaded = []
+    monkeypatch.setattr(decoded.np, "load", lambda *a, load=np.load, **b: loaded.append(load(*a, **b)) or loaded[-1])
+    for _ in range(2):
+        assert_clip(open_set(tmp_path, video_len=9)[0], frames, labels)
+    assert {isinstance(pixels, np.memmap) for pixels in loaded} == {is_mapped}
+
+
 def test_a_changed_added_or_removed_file_is_seen(tmp_path):
     frames, labels = write_split(tmp_path, "train", 9)
     open_set(tmp_path)

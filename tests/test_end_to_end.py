@@ -17,6 +17,7 @@ from engine.evaluation import validate
 from engine.recorder import BEST_ROLLOUT
 from media.pixel_csv import read_pixels_csv
 from modules import VAE_Model
+from modules.pixels import to_uint8
 
 # Frames are as large as those of the tests' ground truth. Beta and learning rate do not depend on the number of epochs,
 # so that a run can be prolonged.
@@ -114,6 +115,26 @@ def test_run_killed_twice_and_resumed_equals_an_uninterrupted_one(whole, interru
     assert len(read_csv("killed/metrics.csv")) == 2
     call("Trainer", "--resume", "--save_root", "killed")
     assert_same_run(tmp_path / "killed", run)
+
+
+def test_run_stopped_in_a_validation_and_resumed_equals_an_uninterrupted_one(whole, call, tmp_path, monkeypatch):
+    words, run = whole
+    frames = []
+
+    def stop_at_the_third_frame(frame):
+        frames.append(frame)
+        if len(frames) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return to_uint8(frame)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr("modules.rollout.to_uint8", stop_at_the_third_frame)
+        call("Trainer", *words, "--save_root", "stopped")
+    assert ended.value.code == 128 + signal.SIGTERM and len(frames) == 3
+    checkpoint = load_checkpoint(tmp_path / "stopped/last.ckpt")
+    assert checkpoint["last_epoch"] == -1 and checkpoint["step"] == 3
+    call("Trainer", "--resume", "--save_root", "stopped")
+    assert_same_run(tmp_path / "stopped", run)
 
 
 def test_run_stopped_by_signals_and_resumed_equals_an_uninterrupted_one(

@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 import cli.files
 import cli.progress
@@ -25,6 +27,7 @@ from cli.files import atomic_write, locked, why_no_locks, write_bytes
 from cli.parser import Parser, typed_command, words_of
 from cli.progress import Progress
 from conftest import ROOT, call_script, flags, read_csv
+from dataloader import Dataset_Dance
 from engine.checkpoint import load_checkpoint
 from engine.resume import newest_checkpoint
 from media.images import read_image
@@ -291,12 +294,30 @@ def test_last_checkpoint_that_cannot_be_read_is_not_replaced_by_an_older_one(num
     assert last.read_bytes() == before
 
 
-@pytest.mark.parametrize("number, said", [(errno.EIO, "its drive may be away"), (errno.EACCES, "allow it")])
-def test_image_that_cannot_be_read_now_is_not_to_be_replaced(number, said, dancer, monkeypatch):
+@pytest.mark.parametrize("number, kind, said", [(errno.EIO, RunError, "its drive may be away: try again"),
+                                                (errno.EACCES, UsageError, "allow it")])
+def test_image_that_cannot_be_read_now_is_not_to_be_replaced(number, kind, said, dancer, at_once, monkeypatch):
     path = next((dancer / "val/val_img").iterdir())
-    monkeypatch.setattr("PIL.Image.open", failing(None, OSError(number, os.strerror(number)), 1))
-    with pytest.raises(UsageError, match=said):
+    monkeypatch.setattr("PIL.Image.open", failing(None, OSError(number, os.strerror(number)), 99))
+    with pytest.raises(kind, match=said):
         read_image(path)
+
+
+def test_dataset_whose_drive_is_away_for_a_moment_is_read(dancer, tmp_path, at_once, monkeypatch):
+    data = shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded"))
+    away = OSError(errno.EIO, os.strerror(errno.EIO))
+    monkeypatch.setattr("PIL.Image.open", failing(Image.open, away, 3))
+    monkeypatch.setattr("dataloader.os.scandir", failing(os.scandir, away, 3))
+    assert torch.equal(Dataset_Dance(data, None, "val", 5).frames, Dataset_Dance(dancer, None, "val", 5).frames)
+    monkeypatch.setattr("dataloader.os.scandir", failing(os.scandir, away, 99))
+    with pytest.raises(UsageError, match="val_img cannot be read .*: try again"):
+        Dataset_Dance(data, None, "val", 5)
+
+
+def test_drive_that_windows_lost_is_away_for_a_moment():
+    error = OSError(errno.EINVAL, "The specified network name is no longer available")
+    error.winerror = 64
+    assert cli.files.is_away(error) and not cli.files.is_away(open_elsewhere())
 
 
 def test_folder_whose_name_is_not_utf_8_is_a_dataset_and_a_run(dancer, tmp_path, call):

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops, ImageOps
 
 from cli.files import locked
 from conftest import ROOT, TINY_CLIPS, TINY_TRAINING, flags, tiny_model
+from engine import resume
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from stage_dancer.dataset import dancer_settings
 
@@ -317,21 +318,49 @@ def test_resumed_run_keeps_its_clips_its_network_and_its_dataset(refusal, call, 
     assert f"--DR {broken}" in refusal("Trainer", "--resume", "--save_root", "run", "--DR", broken)
 
 
-@pytest.mark.parametrize("kind", ["img", "label"])
-def test_run_is_not_resumed_on_other_images_of_the_same_number(kind, refusal, call, dancer, broken, tmp_path):
+CHANGES = {"darker": lambda image: image.point(lambda value: max(value - 9, 0)), "mirrored": ImageOps.mirror,
+           "shifted": lambda image: ImageChops.offset(image, 3, 0)}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("split, kind", [("train", "img"), ("train", "label"), ("val", "label")])
+def test_run_is_not_resumed_on_other_images_of_the_same_number(
+        split, kind, change, refusal, call, dancer, broken, tmp_path):
     call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
-    for path in (broken / f"train/train_{kind}").iterdir():
+    for path in (broken / f"{split}/{split}_{kind}").iterdir():
         with Image.open(path) as image:
-            image.point(lambda value: max(value - 1, 0)).save(path)
+            CHANGES[change](image).save(path)
     error = refusal("Trainer", "--resume", "--save_root", "run", "--num_epoch", 2, "--DR", broken)
     assert f"--DR {broken}" in error and "has changed since" in error and "--ckpt_path" in error
     call("Trainer", "--resume", *flags(save_root="run", num_epoch=2, DR=shutil.copytree(dancer, tmp_path / "moved")))
 
 
-def test_run_of_a_version_that_did_not_look_at_brightness_is_resumed(call, dancer, tmp_path):
+def test_run_that_another_process_continues_meanwhile_is_not_continued_from_an_older_state(
+        call, dancer, tmp_path, capsys, monkeypatch):
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
+    older = load_checkpoint(tmp_path / "run/last.ckpt")
+    call("Trainer", "--resume", *flags(save_root="run", num_epoch=2))
+    newer = (tmp_path / "run/last.ckpt").read_bytes()
+    answers = iter([older])
+    newest = resume.newest_checkpoint
+    monkeypatch.setattr(resume, "newest_checkpoint", lambda folder: next(
+        ((folder / "last.ckpt", answer) for answer in answers), None) or newest(folder))
+    with pytest.raises(SystemExit) as ended:
+        call("Trainer", "--resume", *flags(save_root="run", num_epoch=3))
+    assert ended.value.code == 2 and "meanwhile; start again" in capsys.readouterr().err
+    assert (tmp_path / "run/last.ckpt").read_bytes() == newer
+
+
+def test_run_from_the_weights_of_another_trains_on_its_dataset(call, dancer, tmp_path, capsys):
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
+    call("Trainer", *TINY_TRAINING, *flags(ckpt_path="run/last.ckpt", num_epoch=1, save_root="more"))
+    assert json.loads((tmp_path / "more/args.json").read_text())["arguments"]["DR"] == str(dancer)
+
+
+def test_run_of_a_version_that_kept_no_thumbnails_is_resumed(call, dancer, tmp_path):
     call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
     checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
-    del checkpoint["brightness"]
+    del checkpoint["thumbnails"]
     save_checkpoint([tmp_path / "run/last.ckpt"], checkpoint)
     call("Trainer", "--resume", *flags(save_root="run", num_epoch=2))
     assert load_checkpoint(tmp_path / "run/last.ckpt")["last_epoch"] == 1

@@ -16,7 +16,7 @@ from cli.tables import text_table
 from engine.logs import read_arguments
 from engine.study import Recipe, Scripts, calibrate, share_cores, train_and_test, truth_fits
 from figures.study import cells, draw_curves, draw_sheet, first_of_each_recipe, table_rows, write_tables
-from media.pixel_csv import read_pixels_csv
+from media.pixel_csv import count_rows, read_pixels_csv
 
 SHEET_COLUMNS = 8
 MAX_NAME = 255  # bytes that file systems take for the name of a folder
@@ -29,6 +29,7 @@ def main():
 
     root = dataset_or_dancer(args.DR)
     truth = root / "test" / "gt.csv"
+    splits = tested_splits(root, truth)
     share_cores(args.jobs)
     with locked("--out", args.out) as out, ThreadPoolExecutor(args.jobs) as pool:
         scripts, for_each = Scripts(), pool.map if args.jobs > 1 else map
@@ -37,16 +38,55 @@ def main():
                 for seed in dict.fromkeys(args.seeds) for recipe in recipes if not recipe.failed]
         for run in runs:
             run.check_unchanged()
-        write_tables(out, table_rows(recipes, runs), recipes, typed_command(), args.minutes)
-        for run in for_each(partial(train_and_test, truth=truth, scripts=scripts), runs):
+        check_dataset(runs, root)
+        write_all_tables = partial(write_tables, out, recipes=recipes, command=typed_command(), minutes=args.minutes)
+        write_all_tables(table_rows(recipes, runs))
+        for run in for_each(partial(train_and_test, splits=splits, truth=truth, scripts=scripts), runs):
             print(f"{run.folder}: {run.failed or 'done'}")
-            write_tables(out, table_rows(recipes, runs), recipes, typed_command(), args.minutes)
+            try:
+                write_all_tables(table_rows(recipes, runs))
+            except RunError as error:  # say because a spreadsheet has the table open
+                print(f"note: {error}; the end of the next run tries again")
+        write_all_tables(table_rows(recipes, runs))
         finished = [run for run in runs if run.result]
         if not finished:
             raise RunError(f"no run came to its end; see {out / 'study.md'}")
         draw_curves(out, finished)
         draw_frames(out, finished, root, truth)
     print(f"\n{text_table([cells(row) for row in table_rows(recipes, runs)])}\n\nwritten to {out}")
+
+
+def tested_splits(root, truth):
+    """The splits on which runs are tested: the test sequences, where the dataset has any, and validation.
+
+    Raises UsageError if they could not be tested at their end: sequences or ground truth are not as Tester.py wants.
+    """
+    from dataloader import list_test_sequences
+
+    if not (root / "test" / "test_label").is_dir():
+        print(f"note: {root} has no test sequences; the runs are scored on validation alone")
+        return ["val"]
+    frames = sum(map(len, list_test_sequences(root)[2]))
+    rows = count_rows(truth) if truth.is_file() else frames
+    if rows != frames:
+        raise UsageError(f"{truth} has {rows} rows, and the test sequences have {frames} labels; mend the file, or "
+                         "remove it")
+    return ["test", "val"]
+
+
+def check_dataset(runs, root):
+    """Raise UsageError if a run that is done, the first of its recipe, is of other images than those in `root` now."""
+    from dataloader import Dataset_Dance
+    from engine.checkpoint import load_checkpoint
+    from engine.resume import identity_of, same_dataset
+
+    for run in first_of_each_recipe([run for run in runs if run.result and (run.folder / "last.ckpt").is_file()]):
+        flags = read_arguments(run.folder)
+        size = {"frame_size": (flags["frame_H"], flags["frame_W"])}
+        train_set = Dataset_Dance(root, None, "train", flags["train_vi_len"], flags["partial"], **size)
+        val_set = Dataset_Dance(root, None, "val", flags["val_vi_len"], **size)
+        if not same_dataset(load_checkpoint(run.folder / "last.ckpt"), identity_of(train_set, val_set)):
+            raise UsageError(f"--DR {root} has changed since {run.folder} was trained on it; give another --out")
 
 
 def study_parser():

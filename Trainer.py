@@ -47,7 +47,7 @@ def main():
     with joined_processes(device, dtype), report_full_memory(device, MEMORY_REMEDY):
         train_set, val_set = open_datasets(args)
         model = starting_model(args, train_set, device, dtype, checkpoint, checkpoint_path)
-        announce(model, train_set, device, dtype)
+        announce(model, train_set, device, dtype, args)
         settings = {"device": device, "dtype": dtype, "seed": args.seed, "clamp": args.clamp_feedback}
         roll_out = partial(generate_sequences, model, **settings, temperature=args.temperature)
         if args.test:
@@ -108,11 +108,14 @@ def starting_model(args, train_set, device, dtype, checkpoint, checkpoint_path):
     return model
 
 
-def announce(model, train_set, device, dtype):
-    """Print what is trained, and where."""
+def announce(model, train_set, device, dtype, args):
+    """Print what is trained, where, and whether its beta has no time to rise."""
     processes = f" in each of {world_size()} processes" if world_size() > 1 else ""
     print(f"{sum(weights.numel() for weights in model.parameters()):,} parameters on {device}{processes}, computing in "
           f"{str(dtype).removeprefix('torch.')}; {len(train_set)} clips of {train_set.video_len} frames to train on")
+    if args.kl_anneal_type == "Cyclical" and args.num_epoch < 2 * args.kl_anneal_cycle:
+        print(f"note: --kl_anneal_cycle {args.kl_anneal_cycle} cuts {args.num_epoch} epochs into periods of which some "
+              "are one epoch long; beta is 1 there, without a rise: give fewer cycles, or more epochs")
 
 
 def build_trainer(args, model, device, dtype):

@@ -31,12 +31,12 @@ def one_line(error):
 
 
 @contextmanager
-def needs_package(flag, package, requirements):
-    """Raise UsageError if the import within fails: the flag needs this package, of requirements/<requirements>.txt."""
+def needs_package(flag, package, extra):
+    """Raise UsageError if the import within fails: the flag needs this package, of requirements/<extra>.txt."""
     try:
         yield
     except ImportError:
-        raise UsageError(f"{flag} needs the package {package}: pip install -r requirements/{requirements}.txt") from None
+        raise UsageError(f"{flag} needs the package {package}: pip install -r requirements/{extra}.txt") from None
 
 
 class Stopped(Exception):

@@ -55,8 +55,8 @@ class ClipTrainer:
     def train_on(self, batches, beta, before_step=None):
         """Train on some batches in turn: an optimizer step on each, then the next step on each, up to the last one.
 
-        A batch has an optimizer step for each of its `segments`. Each batch starts at another segment, goes on to the last
-        one, and then does those before its start, so that consecutive steps are on early and on late frames.
+        A batch has an optimizer step for each of its `segments`. Each batch starts at another segment, goes on to the
+        last one, and then does those before its start: consecutive steps are on early and on late frames.
         batches: see engine.batches.Batch. before_step: called before each optimizer step with the fraction of these
         steps that is done at its middle.
         Returns TERMS, means over the predicted frames and sums over the clips of this process: [4], on the device.

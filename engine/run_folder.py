@@ -35,8 +35,8 @@ def open_run(save_root, model, *, arguments, fps, resumed, overwrite, first_epoc
     """Make and lock the folder of this run, and write its args.json. Yields it, on all ranks.
 
     save_root: None for a new folder below runs/. arguments: every flag, as a dict. fps: frames a second of the data,
-    for the page of the run. resumed: the checkpoint that a resumed run continues from, else None. first_epoch: the one to
-    begin with.
+    for the page of the run. resumed: the checkpoint that a resumed run continues from, else None. first_epoch: the one
+    to begin with.
     """
     parameters = list(model.parameters())
     folder = Path(save_root or broadcast(f"runs/{datetime.now():%Y-%m-%d_%H%M%S}", parameters[0].device))

@@ -144,11 +144,11 @@ def first_epoch_seconds(folder):
     return seconds[0] if len(seconds) else 0.0
 
 
-def train_and_test(run, truth, scripts):
+def train_and_test(run, splits, truth, scripts):
     """Train and test a run from where it stands, and write its result.json. Returns the run, failed or not.
 
-    truth: path of the ground truth of the test sequences; the run is not scored on them if its frames are of another
-    size, or the file is missing.
+    splits: on which it is tested. truth: path of the ground truth of the test sequences; the run is not scored on them
+    if its frames are of another size, or the file is missing.
     """
     if run.result:
         return run
@@ -158,7 +158,8 @@ def train_and_test(run, truth, scripts):
             scripts.run(folder, "Trainer", "--resume", "--save_root", folder)
         else:
             scripts.run(folder, "Trainer", *run.words, "--save_root", folder, "--overwrite")
-        for split, words in (("test", ["--gt", truth] if truth_fits(truth, folder) else []), ("val", [])):
+        for split in splits:
+            words = ["--gt", truth] if split == "test" and truth_fits(truth, folder) else []
             scripts.run(folder, "Tester", *run.words, "--ckpt_path", best, "--save_root", folder / split,
                         "--split", split, "--no-make_gif", *words)
     except RunError as error:

@@ -25,8 +25,8 @@ def load_ffmpeg(flag):
     try:
         imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
-        raise UsageError(f"{flag}: the package imageio-ffmpeg has no ffmpeg ({one_line(error)}); set IMAGEIO_FFMPEG_EXE "
-                         "to one") from None
+        raise UsageError(f"{flag}: the package imageio-ffmpeg has no ffmpeg ({one_line(error)}); set "
+                         "IMAGEIO_FFMPEG_EXE to one") from None
     logging.getLogger("imageio_ffmpeg").setLevel(logging.CRITICAL)  # it warns of frames that ffmpeg resizes
     return imageio_ffmpeg
 

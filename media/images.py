@@ -31,7 +31,7 @@ def read_image(path):
     """Read an image file as uint8 RGB, [3, H, W], as a viewer shows it.
 
     Takes the first frame, turns it as its EXIF orientation says, converts any colours to RGB, scales 16 bits to 8, and
-    lays transparency over white. Raises UsageError naming the file if it is not such an image, and RunError if its drive
+    lays transparency over white. Raises UsageError naming the file if it is not such an image, RunError if its drive
     stays away.
     """
     def read():

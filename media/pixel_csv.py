@@ -58,7 +58,7 @@ def iterate_pixels_csv(path, flag):
     naming `flag` and the file.
     """
     try:
-        rows = _count_rows(path)
+        rows = count_rows(path)
         with _open_text(path) as file:
             yield from _parse_rows(file, rows, f"{flag} {path}")
     except (OSError, UnicodeError) as error:
@@ -72,10 +72,10 @@ def _open_text(path, errors="strict"):
     return open(path, encoding="utf-16" if utf_16 else "utf-8-sig", errors=errors)
 
 
-def _count_rows(path):
+def count_rows(path):
     """Count the lines below the first, up to the last that is not blank; a row of empty cells is blank."""
     last = 0
-    with _open_text(path) as file:
+    with _open_text(path, errors="replace") as file:
         for number, line in enumerate(file):
             if line.strip(f'{SEPARATORS}" \n'):
                 last = number

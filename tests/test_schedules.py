@@ -3,7 +3,9 @@
 import math
 
 import pytest
+import torch
 
+import Trainer
 from cli.flags import schedule_settings, trainer_parser
 from engine.schedules import Schedules, kl_beta, learning_rate, teacher_forcing_ratio
 
@@ -49,6 +51,16 @@ def test_monotonic_beta_rises_by_the_ratio_an_epoch_up_to_1(ratio):
     beta = betas("Monotonic", ratio=ratio)
     assert beta == pytest.approx([min(epoch * ratio, 1) for epoch in range(70)])
     assert beta[0] == 0 and max(beta) <= 1
+
+
+@pytest.mark.parametrize("cycle", [1, 2, 5, 10])
+def test_periods_in_which_beta_has_no_time_to_rise_are_told(cycle, capsys):
+    clips = type("Clips", (list,), {"video_len": 16})()
+    for num_epoch in range(1, 25):
+        args = trainer_parser().parse_args(["--num_epoch", str(num_epoch), "--kl_anneal_cycle", str(cycle)])
+        Trainer.announce(torch.nn.Identity(), clips, "cpu", torch.float32, args)
+        told = f"--kl_anneal_cycle {cycle} cuts {num_epoch} epochs" in capsys.readouterr().out
+        assert told == (betas("Cyclical", num_epoch, cycle).count(0) < cycle)
 
 
 def test_no_annealing_is_beta_1():

@@ -11,12 +11,14 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 
 import pytest
+from PIL import Image, ImageOps
 
 from cli.errors import RunError
 from cli.files import locked
 from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
 from engine import study as engine_study
 from engine.logs import TIMES_COLUMNS
+from figures.study import write_tables
 
 RECIPE = " ".join(flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_size=2, partial=0.2, num_workers=1,
                         tfr=0, kl_weight=1e-5, num_epoch=9, device="cpu"))
@@ -277,6 +279,61 @@ def test_mistakes_are_named(study, tmp_path, capsys, words, named):
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.count("\n") == 1 and named in error
     assert not (tmp_path / "study").exists()
+
+
+def without_cache(dancer, folder):
+    return shutil.copytree(dancer, folder, ignore=shutil.ignore_patterns(".decoded"))
+
+
+def test_runs_on_a_dataset_without_test_sequences_are_validated(study, dancer, tmp_path):
+    data = without_cache(dancer, tmp_path / "data")
+    shutil.rmtree(data / "test")
+    called = study("tiny.txt", *flags(epochs=1, DR=data))
+    assert [words[0] for words in called] == ["Trainer", "Tester"]
+    row = read_csv(tmp_path / "study/study.csv")[0]
+    assert row["recipe"] == "tiny" and float(row["val_psnr"]) > 0 and not row.get("test_psnr")
+
+
+@pytest.mark.parametrize("faulty", ["rows of gt.csv", "labels of a sequence"])
+def test_test_sequences_that_would_fail_at_the_end_fail_at_the_start(faulty, study, dancer, tmp_path, capsys):
+    data = without_cache(dancer, tmp_path / "data")
+    if faulty == "rows of gt.csv":
+        (data / "test/gt.csv").write_text("\n".join((data / "test/gt.csv").read_text().splitlines()[:-1]))
+    else:
+        shutil.rmtree(data / "test/test_label/1")
+    with pytest.raises(SystemExit) as ended:
+        study("tiny.txt", *flags(epochs=1, DR=data))
+    assert ended.value.code == 2 and str(data / "test") in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_study_does_not_go_on_with_other_images(study, dancer, tmp_path, capsys):
+    data = without_cache(dancer, tmp_path / "data")
+    words = ["tiny.txt", *flags(epochs=1, DR=data)]
+    study(*words, "--seeds", 0)
+    for path in (data / "train/train_label").iterdir():
+        with Image.open(path) as image:
+            ImageOps.mirror(image).save(path)
+    with pytest.raises(SystemExit) as ended:
+        study(*words, "--seeds", 0, 1)
+    assert ended.value.code == 2 and f"--DR {data} has changed since" in capsys.readouterr().err
+    assert not (tmp_path / "study/tiny/seed=1").exists()
+
+
+def test_a_table_that_cannot_be_written_at_the_end_of_a_run_ends_no_study(study, dancer, tmp_path, capsys, monkeypatch):
+    """Say because a spreadsheet has it open."""
+    tried = []
+
+    def write(*arguments, **more):
+        tried.append(1)
+        if len(tried) == 2:
+            raise RunError("study.csv cannot be written (Permission denied)")
+        write_tables(*arguments, **more)
+
+    monkeypatch.setattr("Study.write_tables", write)
+    study("tiny.txt", *flags(epochs=1, DR=dancer), "--seeds", 0, 1)
+    assert "note: study.csv cannot be written" in capsys.readouterr().out
+    assert read_csv(tmp_path / "study/study.csv")[0]["seeds"] == "2"
 
 
 def test_two_studies_in_one_folder(study, dancer, tmp_path, capsys):

@@ -343,7 +343,7 @@ def test_memory_that_recordings_hold_is_given_up_where_another_kind_needs_it():
 
 @pytest.mark.parametrize("number", range(1, PLAIN_CALLS + 1))
 def test_plain_call_that_finds_the_memory_full_of_recordings_is_made_again(number):
-    """Each kind draws two numbers; a call of the second kind fails after the first of them, while a recording is kept."""
+    """A call of the second kind fails after the first of its two draws, while a recording of the other is kept."""
     def add_gradient(tensor, *, noise, kind):
         first = noise.normal(1)
         calls.append(kind)

@@ -183,14 +183,15 @@ def draw_z(runs, side_by_side):
 def draw_rate_distortion(runs, side_by_side):
     """KL against the MSE with z from the posterior, both at the last validation: a curve through the KL weights.
 
-    The bars reach from the least to the greatest of the runs that differ in the seed alone.
+    The MSE is the geometric mean of the frames, because metrics.csv has the mean of their PSNRs. The bars reach from
+    the least to the greatest of the runs that differ in the seed alone.
     """
     flags, curves = differing_flags(runs), {}
     for run in runs:
         label = ", ".join(f"{flag}={value}" for flag, value in flags[run].items() if flag != "kl_weight")
         curves.setdefault(label or "runs", {}).setdefault(run.arguments["kl_weight"], []).append(run)
     figure, axes = panels(list(curves), side_by_side, "Rate and distortion, a point for each --kl_weight",
-                          ["MSE with z from the posterior"], "KL (nats per frame)")
+                          ["MSE with z from the posterior\n(geometric mean of the frames)"], "KL (nats per frame)")
     rates = set()
     for (label, weights), (ax,), style, below in zip(curves.items(), axes, cycle(STYLES), cycle((4, -11))):
         points = {weight: np.array([rate_and_distortion(run) for run in seeds]) for weight, seeds in weights.items()}
@@ -208,7 +209,7 @@ def draw_rate_distortion(runs, side_by_side):
 
 
 def rate_and_distortion(run):
-    """KL in nats a frame, and MSE with z from the posterior, at the last validation of a run."""
+    """KL in nats a frame, and MSE of the mean PSNR with z from the posterior, at the last validation of a run."""
     last = np.flatnonzero(np.isfinite(run.metrics["val_kl"]))[-1]
     return run.metrics["val_kl"][last], 10 ** (-run.metrics["val_psnr_posterior"][last] / 10)
 

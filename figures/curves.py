@@ -17,7 +17,7 @@ from .style import STYLES, log_scale, panels, save, with_legend
 
 OUT = "runs/figures"  # where figures of several runs go
 SMOOTHED_FRAMES = 15
-SAMPLES_TITLE = f"Samples: mean, 95 % of them, and the best (dotted); means of {SMOOTHED_FRAMES} frames"
+SAMPLES_TITLE = f"Samples: mean, 95 % of them, and the best (thin); means of {SMOOTHED_FRAMES} frames"
 
 
 def over_epochs(runs, column, minus=None):
@@ -146,7 +146,7 @@ def mean_psnr(run):
 
 
 def draw_samples(runs, side_by_side):
-    """PSNR of each frame over several samples: their mean, in a band that holds 95 % of them, and the best (dotted)."""
+    """PSNR of each frame over several samples: their mean, in a band that holds 95 % of them, and the best (thin)."""
     labels = [run.label for run in runs]
     figure, axes = panels(labels, side_by_side, SAMPLES_TITLE, ["PSNR (dB)"], "frame")
     for run, (ax,), style in zip(runs, axes, cycle(STYLES)):
@@ -154,29 +154,29 @@ def draw_samples(runs, side_by_side):
         frames = run.samples["frame"]
         ax.plot(frames, curves["mean"], label=run.label, **style)
         ax.fill_between(frames, curves["low"], curves["high"], color=style["color"], alpha=0.2, linewidth=0)
-        ax.plot(frames, curves["best"], label="", **style | {"linestyle": ":", "linewidth": 1})
+        ax.plot(frames, curves["best"], label="", linewidth=0.7, **style)
     return with_legend(figure, axes[0][0], labels)
 
 
 def draw_z(runs, side_by_side):
     """What z carries and is worth over the epochs, with beta below; see modules.latent.z_usage."""
     rows = {"val_kl": "KL\n(nats per frame)", "val_active_units": "active units of z",
-            "worth": "PSNR over z = 0 (dB)\n(dashed: from prior)", "beta": "\u03b2 (factor on KL)"}
+            "posterior": "PSNR over z = 0 (dB)\nz from posterior", "prior": "PSNR over z = 0 (dB)\nz from prior",
+            "beta": "\u03b2 (factor on KL)"}
     curves = by_label(runs)
     figure, axes = panels(list(curves), side_by_side, "What z carries, and what it is worth", rows.values(), "epoch")
-    for (label, seeds), (kl, active, worth, beta), style in zip(curves.items(), axes, cycle(STYLES)):
+    for (label, seeds), (kl, active, posterior, prior, beta), style in zip(curves.items(), axes, cycle(STYLES)):
         plot_band(kl, *over_epochs(seeds, "val_kl"), label, **style)
         plot_band(active, *over_epochs(seeds, "val_active_units"), label, **style)
-        plot_band(worth, *over_epochs(seeds, "val_psnr_posterior", minus="val_psnr_zero"), label, **style)
-        plot_band(worth, *over_epochs(seeds, "val_psnr_prior", minus="val_psnr_zero"), "",
-                  **style | {"linestyle": ":" if style["linestyle"] == "--" else "--"})
+        plot_band(posterior, *over_epochs(seeds, "val_psnr_posterior", minus="val_psnr_zero"), label, **style)
+        plot_band(prior, *over_epochs(seeds, "val_psnr_prior", minus="val_psnr_zero"), label, **style)
         plot_band(beta, *over_epochs(seeds, "beta"), label, marked=False, **style)
     for row in (0, 1):
         log_scale([column[row] for column in axes])
     if axes[0][1].get_yscale() == "linear":  # none is active
         axes[0][1].set_ylim(0, 1)
     highest = max(run.metrics["beta"].max() for run in runs)
-    axes[0][3].set_ylim(0, 1.05 * highest or 1)
+    axes[0][4].set_ylim(0, 1.05 * highest or 1)
     return with_legend(figure, axes[0][0], list(curves))
 
 

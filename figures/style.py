@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator  # noqa: E402
 if backend:
     os.environ["MPLBACKEND"] = backend
 
-# The colours of Okabe & Ito, which colour-blind readers can tell apart; past seven curves the dashes change.
+# The colours of Okabe & Ito, which colour-blind readers can tell apart; past seven curves the dashes change,
+# so dashes tell runs apart and nothing else.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 STYLES = [{"color": colour, "linestyle": dashes} for dashes in ("-", "--", ":") for colour in COLOURS]
 matplotlib.rcParams.update({

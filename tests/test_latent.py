@@ -1,6 +1,7 @@
 """What is measured of z: on models whose z is known, and in the log and the figures of a run."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import Plotting
 from conftest import read_csv, tiny_model
 from engine.logs import read_metrics
+from figures.style import STYLES
 from modules.latent import z_usage
 from modules.metrics import psnr
 from modules.model import Step
@@ -140,14 +142,30 @@ def test_distortion_is_the_geometric_mean_of_the_frames_and_called_so(drawn, tmp
 def test_what_z_is_worth_stands_over_z_at_0(drawn, tmp_path):  # noqa: F811
     run = write_run(tmp_path / "run", **Z_COLUMNS)
     Plotting.main([run, "--figures", "z"])
-    worth = [line.get_ydata() for line in drawn["z"].axes[2].lines]
-    assert [list(values) for values in worth] == [[2] * 6, [-1] * 6]
+    for ax, source, worth in zip(drawn["z"].axes[2:4], ("posterior", "prior"), (2, -1), strict=True):
+        assert source in ax.get_ylabel() and [list(line.get_ydata()) for line in ax.lines] == [[worth] * 6]
+
+
+def test_dashes_tell_runs_apart_and_nothing_else(drawn, tmp_path):  # noqa: F811
+    """Past seven runs a run may be dashed itself."""
+    runs = [write_run(tmp_path / str(number), f"--kl_weight 0.{number:02d}", **Z_COLUMNS) for number in range(1, 16)]
+    samples = "frame,psnr_mean,psnr_low,psnr_high,psnr_best\n1,20,19,21,22\n"
+    for run in runs:
+        Path(run, "samples_per_frame.csv").write_text(samples)
+    Plotting.main([*runs, "--figures", "z", "samples"])
+    styles = [(style["color"], style["linestyle"]) for style in STYLES[:15]]
+    for ax in drawn["z"].axes:
+        assert [(line.get_color(), line.get_linestyle()) for line in ax.lines] == styles
+    lines = drawn["samples"].axes[0].lines
+    for mean, best, style in zip(lines[::2], lines[1::2], styles, strict=True):
+        assert all((line.get_color(), line.get_linestyle()) == style for line in (mean, best))
+        assert best.get_linewidth() < mean.get_linewidth() / 2
 
 
 def test_a_rollout_that_broke_off_leaves_the_others_to_draw(drawn, tmp_path):  # noqa: F811
     run = write_run(tmp_path / "run", **Z_COLUMNS | {"val_psnr_prior": "nan"})
     Plotting.main([run, "--figures", "z"])
-    assert [len(line.get_ydata()) for line in drawn["z"].axes[2].lines] == [6, 0]
+    assert [[len(line.get_ydata()) for line in ax.lines] for ax in drawn["z"].axes[2:4]] == [[6], [0]]
 
 
 def test_psnr_of_the_rollouts_is_that_of_generation():

@@ -219,7 +219,7 @@ FIGURES = {  # mostly by the column or the file that each needs: name of the fig
     "tfr": ("teacher_forcing_ratio",
             partial(draw_schedule, "tfr", "Teacher forcing ratio", "probability of teacher forcing")),
     "beta": ("beta", partial(draw_schedule, "beta", "KL annealing", "\u03b2 (factor on KL)")),
-    "lr": ("learning_rate", partial(draw_schedule, "lr", "Learning rate", "learning rate")),
+    "lr": ("learning_rate", partial(draw_schedule, "lr", "Learning rate", "learning rate at the end of the epoch")),
     "val_psnr": ("validation_psnr", draw_validation_psnr),
     "psnr_over_seconds": ("psnr_over_seconds", draw_psnr_over_seconds),
     "psnr_per_frame": ("psnr_per_frame", draw_psnr_per_frame),
@@ -280,8 +280,11 @@ def draw_schedules(figure, curves, *, out, side_by_side=False, file_format="png"
 
 
 def scheduled(name, flags):
-    """The beta, teacher forcing ratio and learning rate of a run, from its flags (a namespace) alone."""
+    """The beta, teacher forcing ratio and learning rate of a run, from its flags (a namespace) alone.
+
+    As in metrics.csv the learning rate is that of an epoch's end, before a milestone there lowers it.
+    """
     schedules, epochs = Schedules(**schedule_settings(flags)), range(flags.num_epoch)
-    columns = {"epoch": epochs, **{column: list(map(getattr(schedules, column), epochs))
-                                   for column in ("beta", "tfr", "lr")}}
+    columns = {"epoch": epochs, "beta": list(map(schedules.beta, epochs)), "tfr": list(map(schedules.tfr, epochs)),
+               "lr": [schedules.lr(np.nextafter(epoch + 1, epoch)) for epoch in epochs]}
     return Run(name, vars(flags), {column: np.array(values, float) for column, values in columns.items()})

@@ -14,9 +14,11 @@ sys.path.insert(0, str(ROOT))
 
 import Plotting  # noqa: E402
 from cli.errors import UsageError  # noqa: E402
-from cli.flags import trainer_parser  # noqa: E402
+from cli.flags import schedule_settings, trainer_parser  # noqa: E402
 from engine import schedules  # noqa: E402
 from engine.logs import METRICS_COLUMNS, TIMES_COLUMNS  # noqa: E402
+from engine.optimization import TERMS  # noqa: E402
+from engine.training import RunState, metrics_row  # noqa: E402
 from figures import curves  # noqa: E402
 from figures.runs import read_runs  # noqa: E402
 
@@ -291,13 +293,26 @@ def test_schedule_curves_equal_the_schedules(drawn, schedule):
                 for start in (1, 0.5)],
         "beta": [[0.5 * schedules.kl_beta(epoch, kind, 20, 4, 1) for epoch in epochs]
                  for kind in ("Cyclical", "Monotonic")],
-        "lr": [[schedules.learning_rate(epoch, 0.001, kind, 20, [2, 5], 0.1, 0) for epoch in epochs]
+        "lr": [[schedules.learning_rate(epoch + 1 - 1e-9, 0.001, kind, 20, [2, 5], 0.1, 0) for epoch in epochs]
                for kind in ("Cosine", "MultiStep")],
     }[schedule]
     for line, values in zip(drawn[name].axes[0].lines, expected, strict=True):
-        assert_curve(line, epochs, values)
+        np.testing.assert_array_equal(line.get_xdata(), epochs)
+        np.testing.assert_allclose(line.get_ydata(), values, atol=1e-9)
     assert legend(drawn[name]) == ["lr_schedule=Cosine, tfr=1, kl_anneal_type=Cyclical",
                                    "lr_schedule=MultiStep, tfr=0.5, kl_anneal_type=Monotonic"]
+
+
+@pytest.mark.parametrize("words", ["", "--warmup_epochs 3", "--warmup_epochs 0.5 --lr_schedule Constant",
+                                   "--lr_schedule MultiStep --milestones 2 4 --gamma 0.5 --warmup_epochs 1"])
+def test_schedule_curves_are_what_a_run_logs(words):
+    args = trainer_parser().parse_args(["--num_epoch", "6", *words.split()])
+    batches, curve = 10**6, curves.scheduled("", args).metrics
+    after_all = RunState(step=batches, totals=dict.fromkeys(("clips", *TERMS), 1.0))
+    for epoch in range(6):
+        row = metrics_row(epoch, schedules.Schedules(**schedule_settings(args)), after_all, batches)
+        for column in ("beta", "tfr", "lr"):
+            assert curve[column][epoch] == pytest.approx(row[column], rel=1e-5, abs=1e-9)
 
 
 def test_versus_may_change_the_number_of_epochs(drawn):

@@ -9,13 +9,14 @@ from itertools import cycle
 
 import numpy as np
 
-from cli.flags import schedule_settings
+from cli.flags import FLAGS_OF_OLDER_RUNS, schedule_settings
 from engine.schedules import Schedules
 
 from .runs import Run, by_label, differing_flags, label_by_difference, read_runs
 from .style import STYLES, log_scale, panels, save, with_legend
 
 OUT = "runs/figures"  # where figures of several runs go
+RECONSTRUCTIONS = {"mse": "MSE", "log_mse": "0.01 log(MSE + 1e-4)\n"}  # as an axis names them
 SMOOTHED_FRAMES = 15
 SAMPLES_TITLE = f"Samples: mean, 95 % of them, and the best (thin); means of {SMOOTHED_FRAMES} frames"
 
@@ -53,8 +54,7 @@ def mean_and_range(values, digits=2):
 
 def draw_loss(runs, side_by_side):
     """Loss, MSE and KL of a predicted frame over the epochs, one above the other."""
-    logarithmic = any(run.arguments.get("reconstruction") == "log_mse" for run in runs)
-    rows = {"loss": f"loss\n({'log MSE' if logarithmic else 'MSE'} + \u03b2 KL)",
+    rows = {"loss": f"loss\n({reconstruction_term(runs)} + \u03b2 KL)",
             "mse": "MSE\n(pixels in [0, 1])", "kl": "KL\n(nats per frame)"}
     curves = by_label(runs)
     figure, axes = panels(list(curves), side_by_side, "Training loss", rows.values(), "epoch")
@@ -64,6 +64,13 @@ def draw_loss(runs, side_by_side):
     for row in zip(*axes):
         log_scale(row)
     return with_legend(figure, axes[0][0], list(curves))
+
+
+def reconstruction_term(runs):
+    """What stands beside the KL in the loss of these runs; the name of the flag if they differ or it is not known."""
+    terms = {(FLAGS_OF_OLDER_RUNS | run.arguments)["reconstruction"] if run.arguments else None for run in runs}
+    [term] = terms if len(terms) == 1 else [None]
+    return RECONSTRUCTIONS.get(term, term or "--reconstruction")
 
 
 def draw_schedule(column, title, y_label, runs, side_by_side):

@@ -20,7 +20,7 @@ from engine.logs import METRICS_COLUMNS, TIMES_COLUMNS  # noqa: E402
 from engine.optimization import TERMS  # noqa: E402
 from engine.training import RunState, metrics_row  # noqa: E402
 from figures import curves  # noqa: E402
-from figures.runs import read_runs  # noqa: E402
+from figures.runs import Run, read_runs  # noqa: E402
 
 FILES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png", "validation_psnr.png",
          "psnr_over_seconds.png", "psnr_per_frame.png", "z.png"}
@@ -134,6 +134,22 @@ def test_curves_equal_the_csv(tmp_path, drawn):
     assert_curve(ax.lines[2], np.arange(1, 13), [22, 21] * 6)
     assert ax.get_xlabel() == "frame" and ax.get_ylabel() == "PSNR (dB)"
     assert legend(drawn["psnr_per_frame"]) == ["seq0: mean 20.50 dB", "seq1: mean 21.50 dB"]
+
+
+@pytest.mark.parametrize("losses, label", [
+    (["mse"], "loss (MSE + \u03b2 KL)"), (["log_mse"] * 2, "loss (0.01 log(MSE + 1e-4) + \u03b2 KL)"),
+    (["mse", "log_mse"], "loss (--reconstruction + \u03b2 KL)"), (["older", "mse"], "loss (MSE + \u03b2 KL)"),
+    (["log_mse", "unknown"], "loss (--reconstruction + \u03b2 KL)"), (["mae"], "loss (mae + \u03b2 KL)"),
+])
+def test_axis_of_the_loss_says_what_was_added_up(losses, label):
+    """older: before the flag there was the MSE alone. unknown: a folder without args.json."""
+    arguments = {"unknown": {}, "older": {"seed": 0}}
+    runs = [Run(str(number), arguments.get(loss, {"reconstruction": loss}),
+                {"epoch": np.arange(2), **dict.fromkeys(("loss", "mse", "kl"), np.ones(2))})
+            for number, loss in enumerate(losses)]
+    for run in runs:
+        run.label = run.name
+    assert " ".join(curves.draw_loss(runs, False).axes[0].get_ylabel().split()) == label
 
 
 def test_ticks_are_whole_epochs(tmp_path, drawn):

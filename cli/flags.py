@@ -206,7 +206,8 @@ def tester_parser():
                        help="draw K futures of every sequence and score their mean and the best of them; those of the "
                             "first are shown side by side in a video: what z does")
     group.add_argument("--lpips", action="store_true",
-                       help="score LPIPS, too; needs the package lpips (requirements/lpips.txt)")
+                       help="score LPIPS, too, of frames of 31 x 31 pixels or more; needs the package lpips "
+                            "(requirements/lpips.txt)")
     group.add_argument("--onnx", type=path_name, metavar="FILE",
                        help="only write a time step of the model as ONNX; needs the package onnx "
                             "(requirements/onnx.txt)")

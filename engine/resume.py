@@ -13,6 +13,7 @@ from cli.flags import FLAGS_OF_OLDER_RUNS, tester_parser, trainer_parser
 from .checkpoint import load_checkpoint, load_optimizer, network_dimensions
 from .logs import checkpoints_in, rows_before, without_own_checkpoint
 from .optimization import TERMS
+from .perceptual import MIN_SIDE
 from .processes import launcher, world_size
 from .training import RunState
 
@@ -257,4 +258,8 @@ def tester_flags():
                          "them out")
     if args.lpips and args.split == "test" and not args.gt:
         raise UsageError("--lpips needs the true frames; give them by --gt, or score --split val")
-    return args, tested_checkpoint(parser, args, typed)
+    checkpoint = tested_checkpoint(parser, args, typed)
+    if args.lpips and min(args.frame_H, args.frame_W) < MIN_SIDE:
+        raise UsageError(f"--lpips needs frames of at least {MIN_SIDE} x {MIN_SIDE} pixels, and those of "
+                         f"{args.ckpt_path} are {args.frame_H} x {args.frame_W}; leave --lpips out")
+    return args, checkpoint

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 import Plotting
+from cli.errors import UsageError
 from conftest import call_script, flags, read_csv
+from engine import resume
 from engine.logs import read_videos
 from engine.samples import METRICS, samples_over_frames, score_samples, spread, summarise_samples
 from modules.metrics import channel_psnr, psnr
@@ -159,3 +162,15 @@ def test_lpips_without_true_frames_is_refused(trained, call, capsys):
         call("Tester", "--ckpt_path", trained / "best.ckpt", "--lpips")
     error = capsys.readouterr().err
     assert ended.value.code == 2 and "--lpips" in error and "--gt" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("size, refused", [((30, 64), True), ((64, 30), True), ((31, 31), False)])
+def test_lpips_of_frames_too_small_for_its_network_is_refused_at_once(size, refused, trained, tmp_path, monkeypatch):
+    checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
+    checkpoint["arguments"] |= dict(zip(("frame_H", "frame_W"), size))
+    torch.save(checkpoint, tmp_path / "small.ckpt")
+    words = ["--ckpt_path", str(tmp_path / "small.ckpt"), "--split", "val", "--lpips"]
+    monkeypatch.setattr(sys, "argv", ["Tester.py", *words])
+    said = "--lpips needs frames of at least 31 x 31 pixels, .*small.ckpt are "
+    with pytest.raises(UsageError, match=said + "{} x {}; leave".format(*size)) if refused else nullcontext():
+        resume.tester_flags()

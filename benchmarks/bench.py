@@ -109,8 +109,13 @@ def compare(title, measurement, settings, sides=SIDES, **turn):
         seconds = {side: [turn["seconds"][timed] for turn in turns] for side, turns in found.items()}
         rows.append({"measured": f"{title}, {timed}", "seconds": seconds,
                      "ratios": [slow / fast for slow, fast in zip(*seconds.values())],
-                     "peak_mib": {side: max(turn["peak_mib"] for turn in turns) for side, turns in found.items()}})
+                     "peak_mib": {side: highest_peak(turns) for side, turns in found.items()}})
     return rows
+
+
+def highest_peak(turns):
+    """Peak memory in MiB over the turns; None if it is not known, as on Windows."""
+    return max((turn["peak_mib"] for turn in turns if turn["peak_mib"] is not None), default=None)
 
 
 def compare_losses(settings):
@@ -190,10 +195,11 @@ def add_shares(row, machine):
 def shown(row):
     """A row as text for the table."""
     ratios = row["ratios"]
+    peaks = ("not known" if peak is None else f"{peak:.0f}" for peak in row["peak_mib"].values())
     slow, fast = (duration(statistics.median(seconds)) for seconds in row["seconds"].values())
     cells = {"": row["measured"], "plain" if "plain" in row["seconds"] else "without": slow, "ours": fast,
              "ratio": f"{statistics.median(ratios):.2f}", "range": f"{min(ratios):.2f}..{max(ratios):.2f}",
-             "peak MiB": " / ".join(f"{peak:.0f}" for peak in row["peak_mib"].values())}
+             "peak MiB": " / ".join(peaks)}
     for dtype, shares in row.get("shares", {}).items():
         cells[f"share of {dtype} rate"] = " / ".join(f"{share:.0%}" for share in shares.values())
     return cells

@@ -4,7 +4,6 @@ The JSON names the measurement and its arguments; the last line printed is what 
 """
 
 import json
-import resource
 import shutil
 import sys
 import tempfile
@@ -206,9 +205,13 @@ def synchronise(device):
 
 
 def peak_memory(device):
-    """MiB: of the device's memory on CUDA, else of this process."""
+    """MiB: of the device's memory on CUDA, else of this process; None if it is not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 

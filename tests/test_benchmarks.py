@@ -107,6 +107,15 @@ def test_sides_take_turns(monkeypatch):
         "training, a step", "9.00 s", "2.00 s", "4.00", "3.00..10.00", "5 / 6", "50% / 225%"]
 
 
+def test_windows_has_a_row_without_the_peak_memory(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    peak = measure.peak_memory(torch.device("cpu"))
+    monkeypatch.setattr(bench, "take_turn", lambda *_, **more: {"seconds": {"a step": 1.0}, "peak_mib": peak})
+    row, = bench.compare("training", "training", {"repeats": 2, "flags": {}})
+    assert row["peak_mib"] == {"plain": None, "ours": None}
+    assert bench.shown(row)["peak MiB"] == "not known / not known"
+
+
 def test_usage_errors_are_one_line(tmp_path):
     for words in (["--only", "nothing"], ["--repeats", "0"], ["--out", str(tmp_path)]):
         ended = subprocess.run([sys.executable, ROOT / "benchmarks" / "bench.py", *words], timeout=60,

@@ -182,6 +182,16 @@ def test_windows_has_locks_and_no_fcntl(tmp_path, monkeypatch):
         pass
 
 
+def test_nothing_that_windows_lacks_is_imported_with_a_file():
+    """Within a function it may be, where an ImportError is met."""
+    lacking = {"curses", "fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+    for path in [*PRODUCT, *(ROOT / "benchmarks").glob("*.py")]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
+                     [node.module] if isinstance(node, ast.ImportFrom) else [])
+            assert not lacking & set(names), path
+
+
 def test_no_home_is_needed(train, call, dancer, tmp_path, monkeypatch):
     data = shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded"))
     (data / ".decoded").write_text("in the way, like a dataset that cannot be written")

@@ -20,7 +20,7 @@ from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
 from engine.driving import nearest_start, open_drive
 from engine.evaluation import generate_sequences, score_all, score_table
-from engine.logs import clear_test, clear_test_videos, save_videos, write_columns, write_psnr_per_frame
+from engine.logs import clear_test, clear_test_videos, save_videos, write_columns, write_psnr_per_frame, write_split
 from engine.onnx_export import write_onnx
 from engine.perceptual import load_lpips
 from engine.resume import tester_flags
@@ -70,6 +70,7 @@ def generate_and_score(args, root, options, roll_out, metrics, video_format):
     with usable("--save_root", folder):
         clear_test(folder)
         clear_test_videos(folder)
+    write_split(folder, args.split)
     if args.split == "test":
         write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
     if video_format:

@@ -4,6 +4,7 @@ import csv
 import io
 import zipfile
 import zlib
+from contextlib import suppress
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -11,14 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import patiently, read_json, write_bytes, write_text
+from cli.files import patiently, read_json, write_bytes, write_json, write_text
+from cli.flags import SPLITS
 
 OLDEST_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim")
 METRICS_COLUMNS = (*OLDEST_COLUMNS, "val_kl", "val_active_units", "val_psnr_posterior", "val_psnr_prior",
                    "val_psnr_zero", "val_spread")  # the latter from modules.latent.z_usage; older runs lack them
 CHECKPOINTS = ("last.ckpt", "best.ckpt", "epoch=*.ckpt")  # of a run
 TIMES_COLUMNS = ("epoch", "seconds")
-TEST_FILES = ("scores.json", "psnr_per_frame.csv", "samples_per_frame.csv", "first.npz", "samples.npz")
+TEST_FILES = ("split.json", "scores.json", "psnr_per_frame.csv", "samples_per_frame.csv", "first.npz", "samples.npz")
 
 
 def checkpoints_in(folder):
@@ -147,6 +149,22 @@ def clear_test_videos(folder):
         for path in folder.glob(f"{kind}_seq*"):
             if path.suffix in (".gif", ".mp4"):
                 patiently(path.unlink)
+
+
+def write_split(folder, split):
+    """Note which sequences a test is of, as split.json."""
+    write_json(folder / "split.json", {"split": split})
+
+
+def read_split(folder):
+    """What `write_split` has noted: test, val or train; None without the file."""
+    path = folder / "split.json"
+    if not path.is_file():
+        return None
+    with suppress(ValueError, KeyError, TypeError):
+        if (split := read_json(path)["split"]) in SPLITS:
+            return split
+    raise UsageError(f"{path} holds none of {', '.join(SPLITS)} as \"split\"; remove it to go without it")
 
 
 def read_scores(folder):

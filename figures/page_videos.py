@@ -5,45 +5,47 @@ from html import escape
 
 import numpy as np
 
-from engine.logs import read_columns, read_psnr_per_frame, read_videos
+from engine.logs import read_columns, read_psnr_per_frame, read_split, read_videos
 
 from .page_parts import chart_html, curve, swatch
 
 SHARED = ("label", "truth")  # by all runs on a dataset
 PICKED_FRAMES = 3  # the worst, and as many of the best
 BANDS = {"x": "frame", "y": "psnr_mean", "low": "psnr_low", "high": "psnr_high", "best": "psnr_best"}
-NOTES = {
-    "Validation": "The best rollout: frame 0 is given, every later one generated from the frame before and its label.",
-    "First test sequence": "Shown with a little loss, to keep the page small.",
-    "Samples of the first test sequence": "Each with a z of its own; shown with a little loss. The curve is of all "
-                                          "samples, in the mean over the test sequences.",
-}
+SEQUENCES = {"test": "test sequence", "val": "validation sequence", "train": "training sequence", None: "sequence"}
+VALIDATION_NOTE = "The best rollout: frame 0 is given, every later one generated from the frame before and its label."
+FIRST_NOTE = "Shown with a little loss, to keep the page small."
+SAMPLES_NOTE = ("Each with a z of its own; shown with a little loss. The curve is of all samples, in the mean over all "
+                "sequences.")
 
 
 @dataclass
 class Clip:
     """Videos of one sequence, uint8 [T, 3, H, W] by name, and the PSNR in dB of its frames 1, 2, ...
 
-    samples: columns of samples_per_frame.csv.
+    note: what a reader must know of them. samples: columns of samples_per_frame.csv.
     """
 
+    note: str
     videos: dict
     psnr: np.ndarray = field(default_factory=lambda: np.array([]))
     samples: dict = field(default_factory=dict)
 
 
 def read_clips(folder, tests):
-    """{heading, see NOTES: Clip} of the videos of a run, or of a folder of Tester.py.
+    """{heading: Clip} of the videos of a run, or of a folder of Tester.py.
 
-    tests: with those of Tester.py, in the folder test/ of a run.
+    tests: with those of Tester.py, in the folder test/ of a run. An older test has not noted its split: in test/ it is
+    taken to be of the test sequences.
     """
-    validation, test, samples = NOTES
-    tested = folder / "test" if (folder / "test").is_dir() else folder
-    clips = {validation: Clip(read_videos(folder / "best.npz"), first_sequence(folder))}
+    clips = {"Validation": Clip(VALIDATION_NOTE, read_videos(folder / "best.npz"), first_sequence(folder))}
     if tests:
-        clips[test] = Clip(read_videos(tested / "first.npz"), first_sequence(tested))
-        clips[samples] = Clip(read_videos(tested / "samples.npz"),
-                              samples=read_columns(tested / "samples_per_frame.csv", BANDS.values()))
+        in_run = (folder / "test").is_dir()
+        tested = folder / "test" if in_run else folder
+        first = f"first {SEQUENCES[read_split(tested) or ('test' if in_run else None)]}"
+        clips[first.capitalize()] = Clip(FIRST_NOTE, read_videos(tested / "first.npz"), first_sequence(tested))
+        clips[f"Samples of the {first}"] = Clip(SAMPLES_NOTE, read_videos(tested / "samples.npz"),
+                                                samples=read_columns(tested / "samples_per_frame.csv", BANDS.values()))
     return {heading: clip for heading, clip in clips.items() if clip.videos}
 
 
@@ -66,7 +68,7 @@ def videos_html(names, clips, sheets, charts):
         name, chart = heading.lower().replace(" ", "_"), frame_chart(here)
         if chart["curves"]:
             charts[name] = chart
-        sections += (f'<section class="clip"><h3>{heading}</h3><p class="note">{NOTES[heading]}</p>'
+        sections += (f'<section class="clip"><h3>{heading}</h3><p class="note">{next(iter(here.values())).note}</p>'
                      f'<div class="videos">{videos_side_by_side(names, places, sheets, name)}</div>'
                      f'{chart_html(name, chart) if name in charts else ""}')
         for place, clip in here.items():

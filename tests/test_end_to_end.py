@@ -14,6 +14,7 @@ from conftest import ROOT, TINY_NETWORK, TINY_TRAINING, call_script, flags, read
 from dataloader import Dataset_Dance
 from engine.checkpoint import load_checkpoint
 from engine.evaluation import validate
+from engine.logs import read_split
 from engine.recorder import BEST_ROLLOUT
 from media.pixel_csv import read_pixels_csv
 from modules import VAE_Model
@@ -290,6 +291,7 @@ def test_training_split_is_tested_as_if_it_were_validation(prolonged, dancer, tm
             shutil.copy(dancer / f"train/train_{kind}/{number}.png", folder)
     for split, root in (("val", dancer), ("train", tmp_path / "swapped")):
         call("Tester", "--ckpt_path", prolonged / "best.ckpt", "--split", split, "--DR", root, "--save_root", split)
+        assert read_split(tmp_path / split) == split
     val, train = (json.loads((tmp_path / split / "scores.json").read_text()) for split in ("val", "train"))
     assert train == {"this model": val["this model"]}
     assert (tmp_path / "train/compare_seq0.gif").is_file()

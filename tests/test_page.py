@@ -15,7 +15,7 @@ from PIL import Image
 import Plotting
 from cli.errors import UsageError
 from conftest import call_script, flags
-from engine.logs import read_videos, save_videos
+from engine.logs import read_videos, save_videos, write_split
 from figures.page import write_page
 from figures.page_videos import picked_frames
 from figures.sprites import Sheets, sheet
@@ -193,6 +193,20 @@ def test_test_sequence_and_samples_are_shown_once_there_are_some(tmp_path):
     assert "No videos yet" in write_page(tmp_path / "page.html", [run], tests=False).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("noted, folder, shown", [
+    ("val", "run", "validation sequence"), ("train", "run", "training sequence"), ("test", "run", "test sequence"),
+    (None, "run", "sequence"), (None, "run/test", "test sequence"), ("val", "run/test", "validation sequence")])
+def test_sequence_of_a_test_is_called_what_it_is(noted, folder, shown, tmp_path):
+    folder = tmp_path / folder
+    folder.mkdir(parents=True)
+    for name in ("first", "samples"):
+        save_videos(folder / f"{name}.npz", videos())
+    if noted:
+        write_split(folder, noted)
+    page = write_page(tmp_path / "page.html", [tmp_path / "run"]).read_text(encoding="utf-8")
+    assert re.findall(r"<h3>(.*?)</h3>", page)[:2] == [f"First {shown}", f"Samples of the first {shown}"]
+
+
 def test_worst_and_best_frames_are_no_neighbours():
     psnr = np.full(90, 30.0)
     psnr[[10, 11, 50, 70]] = 20, 19, 21, 22
@@ -210,7 +224,8 @@ def npz(**arrays):
 
 @pytest.mark.parametrize("file, content", [
     ("best.npz", b"no archive"), ("best.npz", b""), ("test/first.npz", npz(label=np.zeros((2, 8, 16), np.uint8))),
-    ("test/samples.npz", npz()), ("test/scores.json", b'{"this model": 1}'), ("args.json", b"[]")])
+    ("test/samples.npz", npz()), ("test/split.json", b'{"split": "vall"}'), ("test/split.json", b"[]"),
+    ("test/scores.json", b'{"this model": 1}'), ("args.json", b"[]")])
 def test_a_broken_file_is_named(tmp_path, file, content):
     run = write_run(tmp_path / "run", SIZE)
     Path(run, "test").mkdir()

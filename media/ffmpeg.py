@@ -54,6 +54,12 @@ def video_seconds(path, flag):
         return about["duration"]
 
 
+def native_rate(path, flag):
+    """Return a video's frames a second as its file says, their mean if they vary; 0 where it does not say."""
+    with _ffmpeg_stream(path, flag, []) as (about, _):
+        return about["fps"]
+
+
 @contextmanager
 def _ffmpeg_stream(path, flag, parameters):
     """Yield what ffmpeg says about a video, a dict, and the generator of its frames as bytes."""

@@ -61,7 +61,7 @@ def make_video_dataset(root, videos, poses_files=None, *, fps, frame_size, overw
 
 def find_take(path, fps, poses_file, frame_size):
     """Find the person in a video, choose its window and its parts, and print what was found."""
-    person = find_person(path, fps, poses_file, "--video")
+    person = find_person(path, fps, poses_file, "--video", "--fps")
     frames = len(person.poses)
     if frames < MIN_FRAMES:
         raise UsageError(f"--video {path} has {frames} frames at {fps:g} a second, too few; give a video of "

@@ -56,26 +56,36 @@ def write_poses(path, poses):
             file.write(",".join([str(frame), *numbers]) + "\n")
 
 
-def read_people(path, flag, frames):
-    """Read the people of each of `frames` frames from a file: a list of float [people, 17, 3].
+def read_lines(path, flag):
+    """Read a file of poses line by line: a list of (number of the line, number of the frame, pose [17, 3]).
 
-    Doubtful joints are not seen, and a person without any seen joint is nobody. Raises UsageError naming `flag` and
-    the file.
+    Doubtful joints are not seen. Raises UsageError naming `flag` and the file.
     """
-    people = [[] for _ in range(frames)]
+    lines = []
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             for number, cells in enumerate(csv.reader(file), start=1):
                 if not "".join(cells).strip() or (number == 1 and not _is_number(cells[0])):
                     continue
-                frame, pose = _parse_line(cells, f"{flag} {path}, line {number}")
-                if frame >= frames:
-                    raise UsageError(f"{flag} {path}, line {number}: frame {frame}, but there are {frames} "
-                                     "frames; number them from 0, at the rate at which the video is sampled (--fps)")
-                if present(pose):
-                    people[frame].append(pose)
+                lines.append((number, *_parse_line(cells, f"{flag} {path}, line {number}")))
     except (OSError, UnicodeError, csv.Error) as error:
         raise UsageError(f"{flag} {path} cannot be read ({error.__class__.__name__}); give a CSV file") from None
+    return lines
+
+
+def read_people(path, flag, frames, rate=""):
+    """Read the people of each of `frames` frames from a file: a list of float [people, 17, 3].
+
+    A person without any seen joint is nobody. rate: the frames' rate in words such as " at 30 a second", for the
+    message. Raises UsageError naming `flag` and the file.
+    """
+    people = [[] for _ in range(frames)]
+    for number, frame, pose in read_lines(path, flag):
+        if frame >= frames:
+            raise UsageError(f"{flag} {path}, line {number}: frame {frame}, but there are {frames} frames{rate}; "
+                             f"number them from 0{rate}")
+        if present(pose):
+            people[frame].append(pose)
     return [np.array(poses).reshape(-1, len(JOINTS), 3) for poses in people]
 
 

@@ -7,14 +7,15 @@ import numpy as np
 
 from cli.errors import UsageError
 from cli.progress import Progress
-from media.ffmpeg import read_video, video_seconds
+from media.ffmpeg import native_rate, read_video, video_seconds
 
 from .estimator import pose_estimator
-from .keypoints import follow, nobody, present, read_people
+from .keypoints import follow, nobody, present, read_lines, read_people
 from .tracks import bridged_frames, steady
 
 MIN_INSIDE = 0.5  # part of the joints that lie in the picture
 MIN_HEIGHT = 0.05  # of the picture, of a person
+SAME_RATE = 0.02  # two rates that differ by no more, as 29.97 and 30, are not told apart
 
 
 class Person(NamedTuple):
@@ -25,8 +26,8 @@ class Person(NamedTuple):
     report: str  # in how many frames nobody or several people were found, and who was followed
 
 
-def find_person(path, fps, poses_file, flag):
-    """Find the person in a video, sampled at `fps`; `flag` is the one that named it.
+def find_person(path, fps, poses_file, flag, fps_flag=None):
+    """Find the person in a video, sampled at `fps`; `flag` is the one that named it, `fps_flag` one that sets fps.
 
     poses_file: CSV file of poses (see keypoints.py) to take in place of an estimator's, or None. Raises UsageError if
     a file cannot be read, or nobody is found.
@@ -40,7 +41,8 @@ def find_person(path, fps, poses_file, flag):
                 size = frame.shape[:2]
                 found.append(estimate(frame) if estimate else None)
     if poses_file:
-        people = read_people(poses_file, "--poses", len(found))
+        check_rate(poses_file, path, len(found), fps, native_rate(path, flag), fps_flag)
+        people = read_people(poses_file, "--poses", len(found), f" at {fps:g} a second")
         poses, several = follow(people), sum(len(candidates) > 1 for candidates in people)
         check_scale(poses, size, poses_file)
         who = (f"more than one person in {several}; the tallest in the first frame with anybody was followed" if several
@@ -55,6 +57,23 @@ def find_person(path, fps, poses_file, flag):
     lost = int((~present(poses)).sum())
     report = f"nobody in {lost} of {len(found)} frames ({bridged_frames(poses, steadied)} bridged); {who}"
     return Person(steadied, size, report)
+
+
+def check_rate(poses_file, video, frames, fps, native, fps_flag):
+    """Raise UsageError if a file of poses is numbered at the video's own rate, `native`, and that is not `fps`.
+
+    It is where the last of its numbers is that of the video's last frame, to a thousandth. frames: how many there are
+    at `fps`. native: 0 where it is not known. fps_flag: the flag that sets fps, or None.
+    """
+    if not native or abs(native - fps) <= SAME_RATE * fps:
+        return
+    last = max((frame for _, frame, _ in read_lines(poses_file, "--poses")), default=0)
+    own = frames * native / fps
+    if abs(last + 1 - own) <= max(1, native / fps, own / 1000):
+        remedy = f"number its frames at {fps:g} a second"
+        raise UsageError(f"--poses {poses_file}: its last frame, {last}, is the last of {video} at the video's own "
+                         f"{native:g} frames a second, but {fps:g} are taken; "
+                         + (f"give {fps_flag} {native:g}, or {remedy}" if fps_flag else remedy))
 
 
 def check_scale(poses, size, path):

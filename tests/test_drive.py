@@ -152,6 +152,8 @@ def test_a_pose_beside_a_label_is_nearer_than_an_empty_one():
 
 
 def test_what_cannot_drive_is_refused_in_one_line(prepared, refused, tmp_path):
+    from media.ffmpeg import write_mp4
+
     assert "--drive nowhere: there is no such" in refused(*prepared, "--drive", "nowhere")
     assert "--gt" in refused(*prepared, "--drive", "other.mp4", "--gt", "data/test/gt.csv")
     assert "--samples" in refused(*prepared, "--drive", "other.mp4", "--samples", 2)
@@ -160,6 +162,12 @@ def test_what_cannot_drive_is_refused_in_one_line(prepared, refused, tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("nowhere.mp4", "other.csv", "empty"):
         assert name in refused(*prepared, "--drive", name, "--poses", "other.csv")
+    poses = dance(12, lambda part: (60, 90, 70))
+    write_mp4(tmp_path / "slow.mp4", [picture(pose) for pose in poses[:10]], 25)
+    for name, numbers in (("slow.mp4", 10), ("other.mp4", 13)):  # at its own rate; more than there are
+        write_poses(tmp_path / "numbers.csv", np.resize(poses, (numbers, *poses.shape[1:])))
+        error = refused(*prepared, "--drive", name, "--poses", "numbers.csv")
+        assert "numbers.csv" in error and "at 30 a second" in error and "--fps" not in error
     write_poses(tmp_path / "none.csv", nobody(12))
     assert "nobody" in refused(*prepared, "--drive", "other.mp4", "--poses", "none.csv")
     poses = dance(12, lambda part: (60, 90, 70))

@@ -12,7 +12,7 @@ from imageio_ffmpeg import get_ffmpeg_exe  # noqa: E402
 
 from cli.errors import UsageError  # noqa: E402
 from conftest import ROOT, call_script  # noqa: E402
-from media.ffmpeg import check_mp4, read_video, video_seconds, write_mp4  # noqa: E402
+from media.ffmpeg import check_mp4, native_rate, read_video, video_seconds, write_mp4  # noqa: E402
 from poses.keypoints import INDEX, nobody, read_poses, seen  # noqa: E402
 from poses.labels import draw_label as draw_pose_label  # noqa: E402
 from stage_dancer import film  # noqa: E402
@@ -83,6 +83,11 @@ def test_a_video_of_variable_rate_keeps_its_time(tmp_path):
 
 def test_length_is_known_before_reading(tmp_path):
     assert video_seconds(corner_video(tmp_path / "a.mp4", frames=45), "--x") == pytest.approx(1.5, abs=0.1)
+
+
+@pytest.mark.parametrize("fps", [25, 29.97, 60])
+def test_rate_is_known_before_reading(fps, tmp_path):
+    assert native_rate(corner_video(tmp_path / "a.mp4", fps=fps), "--x") == pytest.approx(fps, abs=0.01)
 
 
 def test_file_of_any_name_is_read(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import packages_distributions, requires
 from importlib.util import find_spec
 
@@ -19,6 +19,7 @@ from media.pixel_csv import read_pixels_csv
 from poses import dataset
 from poses.keypoints import INDEX, JOINTS, follow, nobody, present, read_people, read_poses, seen, write_poses
 from poses.labels import LINES, draw_label
+from poses.person import check_rate
 from poses.tracks import bridge, smooth, steady
 from poses.window import Window, choose_window, cut, move_into
 
@@ -269,6 +270,25 @@ def test_frames_are_sampled_and_cut_as_asked(video, tmp_path):
     assert read_image(tmp_path / "me/train/train_img/0.png").shape == (3, 64, 48)
 
 
+@pytest.mark.parametrize("fps, frames", [(25, 100), (60, 240)])
+def test_poses_numbered_at_the_videos_own_rate_are_refused(fps, frames, video, refused, tmp_path):
+    words = [*video("a", walk(frames), fps=fps), "--dataset", "me"]
+    error = refused(*words)
+    assert "--poses a.csv" in error and f"--fps {fps}, or number its frames at 30 a second" in error
+    call_script(tmp_path, "Preparer", *words, "--fps", fps)
+    write_poses(tmp_path / "a.csv", walk(round(30 * frames / fps)))
+    call_script(tmp_path, "Preparer", *words, "--overwrite")
+
+
+@pytest.mark.parametrize("last, native, told", [
+    (2499, 25, True), (2498, 25, True), (2500, 25, True), (2997, 29.97, False), (2999, 25, False), (2400, 25, False),
+    (5999, 60, True), (2998, 0, False), (2397, 23.98, True)])
+def test_own_rate_is_told_by_the_last_number(last, native, told, tmp_path):
+    write_poses(tmp_path / "a.csv", np.concatenate([nobody(last), walk(1)]))
+    with pytest.raises(UsageError, match=f"give --fps {native}") if told else nullcontext():
+        check_rate(tmp_path / "a.csv", "a.mp4", 3000, 30.0, native, "--fps")
+
+
 @pytest.mark.parametrize("frames", [60, 100, 1000])
 def test_parts_do_not_touch_and_begin_with_somebody(frames):
     shown = np.ones(frames, bool)
@@ -302,7 +322,9 @@ def test_bad_input_is_refused_in_one_line(video, refused, tmp_path):
     assert "b.mp4 has 3 frames" in refused(*video("b", walk(3)), "--dataset", "me")
     error = refused(*video("empty", nobody(60)), "--dataset", "me")
     assert "empty.mp4" in error and "nobody" in error
-    assert "--fps" in refused("--video", "b.mp4", *poses, "--dataset", "me")
+    write_poses(tmp_path / "longer.csv", walk(61))
+    error = refused("--video", "a.mp4", "--poses", "longer.csv", "--dataset", "me")
+    assert "frame 60, but there are 60 frames at 30 a second" in error
 
 
 def test_the_estimator_is_asked_for_each_frame_in_its_order(video, tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cli.errors import UsageError, run_script
 from cli.flags import flags_of
-from cli.parser import Parser, as_typed, at_least, path_name, positive_float, positive_int, seed_number
+from cli.parser import Parser, as_typed, at_least, multiple_of, path_name, positive_float, positive_int, seed_number
 from stage_dancer.dataset import dancer_settings, is_dancer, make_dancer
 
 
@@ -57,8 +57,9 @@ def add_video_flags(parser):
     group.add_argument("--dataset", type=path_name, metavar="FOLDER",
                        help="new folder of the dataset made from --video")
     group.add_argument("--fps", type=positive_float, default=30.0, help="frames a second to take from the videos")
-    group.add_argument("--frame_H", type=at_least(16), default=128, help="height of the dataset's frames, in pixels")
-    group.add_argument("--frame_W", type=at_least(16), default=256, help="width of the dataset's frames, in pixels")
+    side = multiple_of(8, least=16)  # Trainer.py takes a quarter, which must be even
+    group.add_argument("--frame_H", type=side, default=128, help="height of the dataset's frames, a multiple of 8")
+    group.add_argument("--frame_W", type=side, default=256, help="width of the dataset's frames, a multiple of 8")
     group.add_argument("--poses", type=path_name, metavar="FILE", nargs="+",
                        help="poses of each video as a CSV file, in place of an estimator's: number of the frame, then "
                             "x, y and confidence of COCO's 17 joints, in pixels")

@@ -104,6 +104,18 @@ def at_least(least):
     return _number(int, lambda value: value >= least, f"a whole number of {least} or more")
 
 
+def multiple_of(step, least):
+    """The type of a flag that takes multiples of `step` from `least`, itself one; its error names the nearest."""
+    def parse(text):
+        value = at_least(least)(text)
+        if value % step:
+            below = value - value % step
+            raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of {step}; give {below} or {below + step}")
+        return value
+
+    return parse
+
+
 positive_int = _number(int, lambda value: value > 0, "a whole number above 0")
 natural_int = _number(int, lambda value: value >= 0, "a whole number of 0 or more")
 positive_float = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from cli.errors import UsageError
+from cli.flags import network_settings, trainer_parser
 from conftest import ROOT, call_script, flags
 from media.images import read_image, resize_image
 from media.pixel_csv import read_pixels_csv
@@ -268,6 +269,22 @@ def test_frames_are_sampled_and_cut_as_asked(video, tmp_path):
     call_script(tmp_path, "Preparer", *words, "--poses", "half.csv", "--dataset", "me", *flags(frame_H=64, frame_W=48))
     assert (tmp_path / "me/train/sequences.txt").read_text() == f"{120 - 24 - 12}\n"
     assert read_image(tmp_path / "me/train/train_img/0.png").shape == (3, 64, 48)
+
+
+@pytest.mark.parametrize("side, remedy", [(180, "176 or 184"), (17, "16 or 24"), (8, "16 or more"), ("x", "16")])
+def test_a_frame_whose_quarter_cannot_be_trained_on_is_refused(side, remedy, refused):
+    for flag in ("--frame_H", "--frame_W"):
+        error = refused("--video", "nowhere.mp4", "--dataset", "me", flag, side)
+        assert flag in error and str(side) in error and remedy in error
+
+
+def test_every_frame_shape_taken_can_be_trained_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("poses.dataset.make_video_dataset", lambda *_, **__: 20)
+    for height, width in ((16, 24), (320, 184), (128, 256)):
+        call_script(tmp_path, "Preparer", "--video", "a.mp4", "--dataset", "me", *flags(frame_H=height, frame_W=width))
+        advice = capsys.readouterr().out.partition("train on it with ")[2].split()
+        for network in ("template", "pyramid"):
+            network_settings(trainer_parser().parse_args([*advice, "--network", network]))
 
 
 @pytest.mark.parametrize("fps, frames", [(25, 100), (60, 240)])

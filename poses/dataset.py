@@ -14,11 +14,11 @@ import numpy as np
 from cli.errors import UsageError
 from cli.files import whole_folder, write_json
 from cli.progress import Progress
-from media.ffmpeg import load_ffmpeg, read_video
+from media.ffmpeg import load_ffmpeg, read_video, video_seconds
 from media.gif import write_gif
 from media.pixel_csv import write_pixels_csv
 
-from .keypoints import present, write_poses
+from .keypoints import present, read_lines, write_poses
 from .labels import draw_label
 from .person import find_person
 from .window import Window, choose_window, cut, move_into
@@ -49,6 +49,7 @@ def make_video_dataset(root, videos, poses_files=None, *, fps, frame_size, overw
     """
     load_ffmpeg("--video")
     with whole_folder("--dataset", root, "dataset of videos", MARKER, ENTRIES, overwrite) as folder:
+        check_inputs(videos, poses_files or [], fps)
         takes = [find_take(path, fps, poses_file, frame_size)
                  for path, poses_file in zip(videos, poses_files or [None] * len(videos))]
         write_takes(folder, takes, fps, frame_size)
@@ -59,13 +60,27 @@ def make_video_dataset(root, videos, poses_files=None, *, fps, frame_size, overw
     return min(length_of(take.parts["val"]) for take in takes)
 
 
-def find_take(path, fps, poses_file, frame_size):
-    """Find the person in a video, choose its window and its parts, and print what was found."""
-    person = find_person(path, fps, poses_file, "--video", "--fps")
-    frames = len(person.poses)
+def check_inputs(videos, poses_files, fps):
+    """Raise UsageError for what can be told of the videos and the files of poses before a frame is looked at."""
+    for path in videos:
+        seconds = video_seconds(path, "--video")
+        if seconds:  # the file says it
+            check_length(path, round(fps * seconds), fps)
+    for path in poses_files:
+        read_lines(path, "--poses")
+
+
+def check_length(path, frames, fps):
+    """Raise UsageError if a video has too few frames, sampled at `fps`."""
     if frames < MIN_FRAMES:
         raise UsageError(f"--video {path} has {frames} frames at {fps:g} a second, too few; give a video of "
                          f"{MIN_FRAMES} frames or more")
+
+
+def find_take(path, fps, poses_file, frame_size):
+    """Find the person in a video, choose its window and its parts, and print what was found."""
+    person = find_person(path, fps, poses_file, "--video", "--fps")
+    check_length(path, len(person.poses), fps)
     window = choose_window(person.poses, person.size, frame_size)
     print(f"{path}: {person.report}")
     print(f"  cut from {person.size[1]} x {person.size[0]} pixels to {window.width:.0f} x {window.height:.0f}, "

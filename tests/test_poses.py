@@ -344,6 +344,18 @@ def test_bad_input_is_refused_in_one_line(video, refused, tmp_path):
     assert "frame 60, but there are 60 frames at 30 a second" in error
 
 
+@pytest.mark.parametrize("second, poses", [("nowhere.mp4", None), ("text.mp4", None), ("short.mp4", None),
+                                           ("a.mp4", "nowhere.csv"), ("a.mp4", "text.csv")])
+def test_a_later_mistake_is_told_before_the_first_estimation(second, poses, video, refused, tmp_path, monkeypatch):
+    video("a", walk(60)), video("short", walk(20))
+    for name in ("text.mp4", "text.csv"):
+        (tmp_path / name).write_text("frame\nno numbers")
+    monkeypatch.setattr(dataset, "find_take", lambda *_: pytest.fail("estimated already"))
+    words = ["--poses", "a.csv", poses] if poses else []
+    error = refused("--video", "a.mp4", second, *words, "--dataset", "me")
+    assert (f"--poses {poses}" if poses else f"--video {second}") in error
+
+
 def test_the_estimator_is_asked_for_each_frame_in_its_order(video, tmp_path, monkeypatch, capsys):
     video("a", walk(60))
     columns = []

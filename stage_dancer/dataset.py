@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import imageio.v3 as iio
 import numpy as np
 
+from cli.errors import RunError
 from cli.files import read_json_or_none, whole_folder
 from cli.progress import Progress
 from media.pixel_csv import PUBLIC_SEQUENCES, write_pixels_csv
@@ -29,6 +31,7 @@ SEQUENCE_FRAMES = 630  # longest sequence of the training split
 TRUTH_SIZE = (32, 64)  # height and width of the frames in gt.csv
 EXPOSURE_RANGE = 0.05
 CHUNK = 90  # frames in one job of a worker
+MOST_ON_WINDOWS = 61  # worker processes that a ProcessPoolExecutor can wait for there
 
 
 def compose(seed, split, sequence, frames):
@@ -128,10 +131,15 @@ def default_workers():
     return min(os.cpu_count(), 8)
 
 
+def pool_size(num_workers, jobs):
+    """Return how many worker processes to start for a number of jobs."""
+    return min(num_workers, jobs, MOST_ON_WINDOWS if sys.platform == "win32" else num_workers)
+
+
 def drawn(draw, jobs, num_workers, desc="stage dancer"):
     """Draw jobs in worker processes; yields each job in order, with the result of draw(job).
 
-    A job has the `points` of its frames. desc: what the progress bar calls it.
+    A job has the `points` of its frames. desc: what the progress bar calls it. Raises RunError if a worker is killed.
     """
     total = sum(len(job.points) for job in jobs)
     if not sys.stderr.isatty():
@@ -140,13 +148,16 @@ def drawn(draw, jobs, num_workers, desc="stage dancer"):
         run = map
         if num_workers > 1:
             spawn = multiprocessing.get_context("spawn")  # a fork is not safe when torch has threads
-            pool = ProcessPoolExecutor(min(num_workers, len(jobs)), spawn)
+            pool = ProcessPoolExecutor(pool_size(num_workers, len(jobs)), spawn)
             stack.callback(pool.shutdown, cancel_futures=True)
             run = pool.map
         progress = stack.enter_context(Progress(total=total, desc=desc, unit="frame"))
-        for job, result in zip(jobs, run(draw, jobs)):
-            yield job, result
-            progress.update(len(job.points))
+        try:
+            for job, result in zip(jobs, run(draw, jobs)):
+                yield job, result
+                progress.update(len(job.points))
+        except BrokenProcessPool:
+            raise RunError("a drawing process was killed (is the memory full?); give a lower --num_workers") from None
 
 
 def _draw_job(job):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli.errors import UsageError
+from cli.errors import RunError, UsageError
 from media.images import read_image, resize_image
 from stage_dancer import choreography
 from stage_dancer import dataset as dancer
@@ -236,6 +238,23 @@ def test_a_folder_that_cannot_be_written_is_a_usage_error(tmp_path):
     result = prepare("--dancer", tmp_path / "file" / "inside", "--frames", 1)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert result.stderr.count("\n") == 1 and "--dancer" in result.stderr
+
+
+def be_killed(job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_drawing_process_ends_the_making_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(dancer, "_draw_job", be_killed)
+    with pytest.raises(RunError, match="killed .* lower --num_workers"):
+        dancer.make_dancer(tmp_path / "half", **TINY, num_workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("platform, most", [("win32", 61), ("linux", 100)])
+def test_no_more_drawing_processes_than_the_system_or_the_jobs_allow(platform, most, monkeypatch):
+    monkeypatch.setattr(sys, "platform", platform)
+    assert dancer.pool_size(100, 200) == most and dancer.pool_size(3, 200) == 3 and dancer.pool_size(100, 5) == 5
 
 
 def test_an_interrupted_making_leaves_no_dataset(tmp_path, monkeypatch):

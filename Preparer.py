@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cli.errors import UsageError, run_script
+from cli.errors import UsageError, raise_stopped, run_script
 from cli.flags import flags_of
 from cli.parser import Parser, as_typed, at_least, multiple_of, path_name, positive_float, positive_int, seed_number
 from stage_dancer.dataset import dancer_settings, is_dancer, make_dancer
@@ -12,6 +12,7 @@ def main():
     parser = build_parser()
     args = parser.parse_args()
     check_task(parser.typed_flags())
+    raise_stopped("stopped; what was unfinished is removed")
     if args.check is not None:
         check(args.check)
     elif args.video is not None:

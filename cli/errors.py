@@ -47,6 +47,29 @@ class Stopped(Exception):
         self.signal_number = signal_number
 
 
+def ending_signals():
+    """Return the signals that end a program from outside: SIGTERM, and SIGHUP unless it is ignored."""
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Windows has none
+        return [signal.SIGTERM, signal.SIGHUP]
+    return [signal.SIGTERM]
+
+
+def raise_stopped(message):
+    """Let SIGTERM and SIGHUP raise Stopped with this message, so that what is unfinished is removed, as at Ctrl-C.
+
+    A second one quits at once.
+    """
+    numbers = ending_signals()
+
+    def stop(number, _):
+        for other in numbers:
+            signal.signal(other, signal.SIG_DFL)
+        raise Stopped(number, message)
+
+    for number in numbers:
+        signal.signal(number, stop)
+
+
 class StopSignals:
     """Note the first SIGINT, SIGTERM or SIGHUP, so that the run can be saved; a second one quits at once.
 
@@ -55,9 +78,7 @@ class StopSignals:
 
     def __init__(self):
         self.signal_number = None
-        self.numbers = [signal.SIGINT, signal.SIGTERM]
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Windows has none
-            self.numbers.append(signal.SIGHUP)
+        self.numbers = [signal.SIGINT, *ending_signals()]
         for number in self.numbers:
             signal.signal(number, self._note)
 

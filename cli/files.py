@@ -148,10 +148,14 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
     all entries that it may have. Raises UsageError if `folder` holds anything that must stay, or cannot be written.
     """
     folder = Path(folder).resolve()
-    unfinished, replaced = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    process = f"{socket.gethostname()}.{os.getpid()}"
+    unfinished, replaced = (folder.with_name(f".{folder.name}.{process}.{end}") for end in ("tmp", "old"))
     try:
         with usable(flag, folder):
             check_replaceable(flag, folder, kind, marker, ours, overwrite)
+            # What a killed process of this number has left: in a container every one has the number 1
+            for leftover in (unfinished, replaced) if folder.exists() else (unfinished,):
+                shutil.rmtree(leftover, ignore_errors=True)
             unfinished.mkdir(parents=True)
             yield unfinished
             if folder.exists():

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import imageio.v3 as iio
@@ -136,6 +137,15 @@ def pool_size(num_workers, jobs):
     return min(num_workers, jobs, MOST_ON_WINDOWS if sys.platform == "win32" else num_workers)
 
 
+def end_with_parent():
+    """End this process once the one that started it is gone, however that ended: it would wait for jobs for ever."""
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
 def drawn(draw, jobs, num_workers, desc="stage dancer"):
     """Draw jobs in worker processes; yields each job in order, with the result of draw(job).
 
@@ -148,7 +158,7 @@ def drawn(draw, jobs, num_workers, desc="stage dancer"):
         run = map
         if num_workers > 1:
             spawn = multiprocessing.get_context("spawn")  # a fork is not safe when torch has threads
-            pool = ProcessPoolExecutor(pool_size(num_workers, len(jobs)), spawn)
+            pool = ProcessPoolExecutor(pool_size(num_workers, len(jobs)), spawn, end_with_parent)
             stack.callback(pool.shutdown, cancel_futures=True)
             run = pool.map
         progress = stack.enter_context(Progress(total=total, desc=desc, unit="frame"))

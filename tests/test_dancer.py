@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cli.errors import RunError, UsageError
+from cli.files import whole_folder
 from media.images import read_image, resize_image
 from stage_dancer import choreography
 from stage_dancer import dataset as dancer
@@ -255,6 +258,42 @@ def test_a_killed_drawing_process_ends_the_making_in_one_line(tmp_path, monkeypa
 def test_no_more_drawing_processes_than_the_system_or_the_jobs_allow(platform, most, monkeypatch):
     monkeypatch.setattr(sys, "platform", platform)
     assert dancer.pool_size(100, 200) == most and dancer.pool_size(3, 200) == 3 and dancer.pool_size(100, 5) == 5
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"])
+def test_a_signal_leaves_no_process_and_nothing_unfinished(name, tmp_path):
+    command = [sys.executable, str(ROOT / "Preparer.py"), "--dancer", str(tmp_path / "made"), "--num_workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
+    try:
+        deadline = time.monotonic() + 100
+        while not list(tmp_path.rglob("*.png")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(getattr(signal, name))
+        _, said = process.communicate(timeout=100)  # its drawing processes have ended too: they hold stderr
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if name == "SIGKILL":
+        return
+    assert process.returncode == 128 + getattr(signal, name) and "Traceback" not in said
+    assert "Preparer.py: " in said and list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_not_in_the_way(tmp_path):
+    def make():
+        with whole_folder("--dancer", tmp_path / "made", "dancer", "dancer.json", [], overwrite=True) as unfinished:
+            (unfinished / "dancer.json").write_text("{}")
+        return unfinished
+
+    unfinished = make()
+    for leftover in (unfinished, unfinished.with_suffix(".old")):
+        leftover.mkdir()
+        (leftover / "half.png").write_bytes(b"")
+    assert make() == unfinished
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
+        "made", "made/dancer.json"]
 
 
 def test_an_interrupted_making_leaves_no_dataset(tmp_path, monkeypatch):

@@ -144,6 +144,8 @@ def run_script(main):
             done, remedy = "written", "make room"
         elif error.filename and error.errno in OUT_OF_REACH:
             done, remedy = "used", "allow it, or try again"
+        elif error.errno == errno.ENOMEM:
+            done, remedy = "used", "free some memory"
         else:  # a bug of ours
             raise
         print(f"{name}: stopped: {error.filename or 'a file'} cannot be {done} ({error.strerror}); what was saved "

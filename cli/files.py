@@ -145,7 +145,8 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
     """Yield a new folder to fill, which becomes `folder` once it is complete and replaces one of its kind there.
 
     kind: what such a folder holds, for the messages. marker: a JSON file in every folder of this kind. ours: names of
-    all entries that it may have. Raises UsageError if `folder` holds anything that must stay, or cannot be written.
+    all entries that it may have. Raises UsageError if `folder` holds anything that must stay, or cannot be
+    written; an error of what fills it stays what it is.
     """
     folder = Path(folder).resolve()
     process = f"{socket.gethostname()}.{os.getpid()}"
@@ -157,7 +158,8 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
             for leftover in (unfinished, replaced) if folder.exists() else (unfinished,):
                 shutil.rmtree(leftover, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            yield unfinished
+        yield unfinished
+        with usable(flag, folder):
             if folder.exists():
                 patiently(partial(folder.rename, replaced))
             patiently(partial(unfinished.rename, folder))

@@ -1,6 +1,7 @@
 """The stage dancer: what its dataset holds, and that its frames and labels belong together."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from cli.errors import RunError, UsageError
 from cli.files import whole_folder
+from conftest import call_script
 from media.images import read_image, resize_image
 from stage_dancer import choreography
 from stage_dancer import dataset as dancer
@@ -294,6 +296,18 @@ def test_what_a_killed_process_of_the_same_number_left_is_not_in_the_way(tmp_pat
     assert make() == unfinished
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
         "made", "made/dancer.json"]
+
+
+@pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "make room"), (errno.ENOMEM, "free some memory"),
+                                            (errno.EACCES, "allow it")])
+def test_an_error_of_the_making_is_none_of_the_folders_name(number, remedy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dancer, "_draw_job", lambda job: (_ for _ in ()).throw(OSError(
+        number, os.strerror(number), "a.png")))
+    with pytest.raises(SystemExit) as ended:
+        call_script(tmp_path, "Preparer", "--dancer", "half", "--frames", 5, "--num_workers", 1)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 1 and os.strerror(number) in error and remedy in error and "--dancer" not in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_making_leaves_no_dataset(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from cli.files import locked
 from cli.flags import trainer_parser
 from cli.parser import Parser, path_name, positive_float, positive_int, seed_number, split_words, typed_command
 from cli.tables import text_table
-from engine.logs import read_arguments
+from engine.saving.logs import read_arguments
 from engine.study import Recipe, Scripts, calibrate, share_cores, train_and_test, truth_fits
 from figures.study import cells, draw_curves, draw_sheet, first_of_each_recipe, table_rows, write_tables
 from media.pixel_csv import count_rows, read_pixels_csv
@@ -77,8 +77,8 @@ def tested_splits(root, truth):
 def check_dataset(runs, root):
     """Raise UsageError if a run that is done, the first of its recipe, is of other images than those in `root` now."""
     from dataloader import Dataset_Dance
-    from engine.checkpoint import load_checkpoint
-    from engine.resume import identity_of, same_dataset
+    from engine.saving.checkpoint import load_checkpoint
+    from engine.saving.resume import identity_of, same_dataset
 
     for run in first_of_each_recipe([run for run in runs if run.result and (run.folder / "last.ckpt").is_file()]):
         flags = read_arguments(run.folder)

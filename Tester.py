@@ -15,16 +15,16 @@ if __name__ == "__main__":
 import torch
 
 from dataloader import Dataset_Dance, dataset_or_dancer, noted_fps
-from engine.checkpoint import build_model
-from engine.course import course_score, read_truth, write_submission
 from engine.devices import choose_device, choose_precision, tune_cpu
-from engine.driving import nearest_start, open_drive
 from engine.evaluation import generate_sequences, score_all, score_table
-from engine.logs import clear_test, clear_test_videos, save_videos, write_columns, write_psnr_per_frame, write_split
-from engine.onnx_export import write_onnx
-from engine.perceptual import load_lpips
-from engine.resume import tester_flags
-from engine.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
+from engine.saving.checkpoint import build_model
+from engine.saving.logs import clear_test, clear_test_videos, save_videos, write_columns, write_psnr_per_frame, write_split
+from engine.saving.resume import tester_flags
+from engine.testing.course import course_score, read_truth, write_submission
+from engine.testing.driving import nearest_start, open_drive
+from engine.testing.onnx_export import write_onnx
+from engine.testing.perceptual import load_lpips
+from engine.testing.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
 from media.video import VideoFormat, check_video_format, write_comparison, write_video
 from modules.metrics import psnr_per_frame, summarise
 from modules.views import MeanOfViews

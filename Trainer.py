@@ -14,16 +14,16 @@ import torch
 
 from dataloader import Dataset_Dance, dataset_or_dancer, noted_fps
 from engine.batches import EpochBatches, place_on
-from engine.checkpoint import build_model
 from engine.devices import choose_device, choose_precision, report_full_memory, tune_cpu
 from engine.evaluation import generate_sequences, measure_z, score_all, score_table, validate, validation_metrics
-from engine.event_files import check_tensorboard
-from engine.logs import save_videos
 from engine.optimization import ClipTrainer
 from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
-from engine.recorder import RunRecorder, first_of_each, read_best_rollout
-from engine.resume import identity_of, restore, trainer_flags
-from engine.run_folder import open_run
+from engine.saving.checkpoint import build_model
+from engine.saving.event_files import check_tensorboard
+from engine.saving.logs import save_videos
+from engine.saving.recorder import RunRecorder, first_of_each, read_best_rollout
+from engine.saving.resume import identity_of, restore, trainer_flags
+from engine.saving.run_folder import open_run
 from engine.schedules import Schedules
 from engine.training import RunState, train_one_epoch
 from figures.curves import draw_runs

@@ -19,8 +19,8 @@ from dataloader import Dataset_Dance
 from engine import devices, optimization
 from engine.batches import Batch, Clips, EpochBatches, epoch_starts, place_on, random_stream
 from engine.evaluation import generate_sequences, validate
-from engine.recorder import RunRecorder
-from engine.resume import identity_of
+from engine.saving.recorder import RunRecorder
+from engine.saving.resume import identity_of
 from engine.schedules import Schedules
 from engine.training import RunState, train_one_epoch
 from modules import VAE_Model

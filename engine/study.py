@@ -13,7 +13,7 @@ from cli.flags import FLAGS_OF_OLDER_RUNS, trainer_parser
 from cli.parser import typed_command
 from media.pixel_csv import pixels_of_a_frame
 
-from .logs import TIMES_COLUMNS, checkpoints_in, read_arguments, read_columns, read_metrics
+from .saving.logs import TIMES_COLUMNS, checkpoints_in, read_arguments, read_columns, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OF_THE_RECIPE = {"save_root", "resume", "overwrite"}  # in args.json, but different after --resume

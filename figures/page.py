@@ -9,7 +9,7 @@ import numpy as np
 
 from cli.files import atomic_write
 from cli.parser import as_typed
-from engine.logs import read_record, read_scores
+from engine.saving.logs import read_record, read_scores
 from media.gif import DEFAULT_FPS
 
 from .page_parts import chart_html, curve, definitions, swatch, table

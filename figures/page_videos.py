@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-from engine.logs import read_columns, read_psnr_per_frame, read_split, read_videos
+from engine.saving.logs import read_columns, read_psnr_per_frame, read_split, read_videos
 
 from .page_parts import chart_html, curve, swatch
 

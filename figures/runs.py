@@ -6,14 +6,14 @@ from pathlib import Path
 from cli.errors import UsageError
 from cli.files import NOT_IN_UTF_8
 from cli.flags import FLAGS_OF_OLDER_RUNS, add_machine_flags, add_run_flags, flags_of, trainer_parser
-from engine.logs import read_arguments, read_columns, read_metrics, read_psnr_per_frame
+from engine.saving.logs import read_arguments, read_columns, read_metrics, read_psnr_per_frame
 
 
 @dataclass(eq=False)
 class Run:
     """What a run has logged: `metrics` are arrays over its epochs, `psnr` arrays of dB at frames 1, 2, ...
 
-    samples: columns of samples_per_frame.csv, arrays over the frames; see engine.samples.samples_over_frames.
+    samples: columns of samples_per_frame.csv, arrays over the frames; see engine.testing.samples.samples_over_frames.
     """
 
     name: str

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from cli.files import atomic_write
 from cli.tables import markdown_table, number
-from engine.logs import write_columns
+from engine.saving.logs import write_columns
 
 from .curves import draw_psnr_over_seconds, draw_psnr_per_frame
 from .runs import read_runs

@@ -23,7 +23,7 @@ from threading import Timer
 import torch
 
 from conftest import ROOT, TINY_NETWORK, flags
-from engine.checkpoint import load_checkpoint
+from engine.saving.checkpoint import load_checkpoint
 from stage_dancer.dataset import make_dancer
 
 TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, batch_size=2, train_vi_len=5, bptt=2, interleave=2,

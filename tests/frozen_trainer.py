@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import Trainer  # noqa: E402
 from cli.errors import run_script  # noqa: E402
-from engine import run_folder  # noqa: E402
+from engine.saving import run_folder  # noqa: E402
 
 RANK = int(os.environ.get("RANK", 0))
 

@@ -14,7 +14,7 @@ import torch
 from cli.errors import RunError, UsageError
 from conftest import TINY_CLIPS, TINY_NETWORK, Malicious, flags, tiny_model
 from dataloader import Dataset_Dance
-from engine.checkpoint import (
+from engine.saving.checkpoint import (
     Ignored, load_checkpoint, load_optimizer, load_weights, network_dimensions, save_checkpoint)
 from media.pixel_csv import read_pixels_csv
 from modules import VAE_Model

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from conftest import TINY_NETWORK, call_script, flags
 from dataloader import Dataset_Dance
-from engine.perceptual import import_transforms
+from engine.testing.perceptual import import_transforms
 from modules import Decoder_Fusion, Gaussian_Predictor, Generator, Label_Encoder, RGB_Encoder
 from modules.model import VAE_Model as OurModel
 from modules.noise import GivenNoise

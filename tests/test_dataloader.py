@@ -13,7 +13,7 @@ from PIL import Image
 from cli.errors import UsageError
 from dataloader import Dataset_Dance, describe_dataset
 from engine.batches import epoch_starts
-from engine.perceptual import import_transforms
+from engine.testing.perceptual import import_transforms
 from media import decoded
 from media.images import read_image, resize_image
 from modules.pixels import to_unit

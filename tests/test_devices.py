@@ -12,9 +12,9 @@ import Trainer
 from cli.errors import RunError
 from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
 from engine import devices
-from engine.checkpoint import load_checkpoint
 from engine.devices import choose_device, choose_precision, memory_format
 from engine.optimization import ClipTrainer
+from engine.saving.checkpoint import load_checkpoint
 from engine.training import READ_EVERY
 from media.pixel_csv import read_pixels_csv
 from pretend_device import pretend

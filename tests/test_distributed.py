@@ -15,8 +15,8 @@ from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
 from dataloader import Dataset_Dance
 from engine import batches, processes
 from engine.batches import EpochBatches
-from engine.checkpoint import load_checkpoint
 from engine.optimization import TERMS
+from engine.saving.checkpoint import load_checkpoint
 from modules.pixels import to_unit
 
 # 14 clips: the last batch of 8 has 6, which two processes share; in the run with bptt one of 12 has 2.

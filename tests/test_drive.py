@@ -10,8 +10,8 @@ from PIL import Image
 
 from conftest import call_script, tiny_model
 from dataloader import Dataset_Dance
-from engine.checkpoint import save_checkpoint
-from engine.driving import nearest_start
+from engine.saving.checkpoint import save_checkpoint
+from engine.testing.driving import nearest_start
 from media.images import resize_picture
 from poses.keypoints import INDEX, nobody, present, write_poses
 from poses.labels import draw_label

@@ -12,10 +12,10 @@ import torch
 
 from conftest import ROOT, TINY_NETWORK, TINY_TRAINING, call_script, flags, read_csv
 from dataloader import Dataset_Dance
-from engine.checkpoint import load_checkpoint
 from engine.evaluation import validate
-from engine.logs import read_split
-from engine.recorder import BEST_ROLLOUT
+from engine.saving.checkpoint import load_checkpoint
+from engine.saving.logs import read_split
+from engine.saving.recorder import BEST_ROLLOUT
 from media.pixel_csv import read_pixels_csv
 from modules import VAE_Model
 from modules.pixels import to_uint8

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from conftest import TINY_TRAINING, flags, read_csv
-from engine.event_files import EVENT_FILES, EventFiles
+from engine.saving.event_files import EVENT_FILES, EventFiles
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import torch
 import faults
 from cli.errors import StopSignals, UsageError, run_script
 from conftest import ROOT, Malicious, flags, read_csv
-from engine.checkpoint import load_checkpoint, save_checkpoint
-from engine.recorder import BEST_ROLLOUT
-from engine.run_folder import FIGURE_FILES, clear_run
+from engine.saving.checkpoint import load_checkpoint, save_checkpoint
+from engine.saving.recorder import BEST_ROLLOUT
+from engine.saving.run_folder import FIGURE_FILES, clear_run
 from figures.curves import FIGURES
 
 

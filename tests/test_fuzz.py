@@ -20,8 +20,8 @@ from cli import flags
 from cli.errors import run_script
 from conftest import ROOT
 from dataloader import Dataset_Dance
-from engine.checkpoint import load_checkpoint, load_weights, network_dimensions
-from engine.course import read_truth
+from engine.saving.checkpoint import load_checkpoint, load_weights, network_dimensions
+from engine.testing.course import read_truth
 from media.pixel_csv import write_pixels_csv
 from modules import VAE_Model
 

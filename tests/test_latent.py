@@ -8,7 +8,7 @@ import torch
 
 import Plotting
 from conftest import read_csv, tiny_model
-from engine.logs import read_metrics
+from engine.saving.logs import read_metrics
 from figures.style import STYLES
 from modules.latent import z_usage
 from modules.metrics import psnr

@@ -17,7 +17,7 @@ LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
 def sources():
     """{dotted name: parsed file} of the product: the scripts, dataloader.py and the packages."""
     paths = [ROOT / f"{name}.py" for name in [*SCRIPTS, "dataloader"]]
-    paths += [path for name in LAYER for path in (ROOT / name).glob("*.py")]
+    paths += [path for name in LAYER for path in (ROOT / name).rglob("*.py")]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text()) for path in paths}
 
 
@@ -50,9 +50,9 @@ def test_no_import_runs_upward():
 
 
 @pytest.mark.parametrize("file, line", [
-    ("modules.rollout", "from cli.files import atomic_write"), ("engine.logs", "from figures import curves"),
+    ("modules.rollout", "from cli.files import atomic_write"), ("engine.saving.logs", "from figures import curves"),
     ("media.gif", "import dataloader"), ("Study", "import Plotting"),
-    ("stage_dancer.stage", "from engine import logs")])
+    ("stage_dancer.stage", "from engine.saving import logs")])
 def test_an_import_upward_is_found(file, line):
     assert wrong_imports({file: ast.parse(line)}) != []
 

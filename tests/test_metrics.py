@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from engine import evaluation
-from engine.course import course_score
 from engine.evaluation import baselines, mean_image, nearest_images
+from engine.testing.course import course_score
 from modules.metrics import in_chunks, median_frame, person_psnr, psnr, ssim, summarise
 from modules.pixels import to_unit
 

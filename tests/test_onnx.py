@@ -11,8 +11,8 @@ from PIL import Image
 
 from cli.errors import RunError
 from conftest import ROOT, TINY_NETWORK
-from engine.checkpoint import save_checkpoint
-from engine.onnx_export import NextFrame, example_inputs, onnx_bytes, write_onnx
+from engine.saving.checkpoint import save_checkpoint
+from engine.testing.onnx_export import NextFrame, example_inputs, onnx_bytes, write_onnx
 from media.images import read_image
 from modules import VAE_Model
 from modules.noise import GivenNoise
@@ -113,7 +113,7 @@ def test_a_file_that_computes_other_frames_is_not_written(onnxruntime, model, tm
         other = NextFrame(VAE_Model(**TINY_NETWORK, network="pyramid" if model.z_stride == 8 else "template"), True)
         return export(other.eval(), inputs)
 
-    monkeypatch.setattr("engine.onnx_export.onnx_bytes", of_another_model)
+    monkeypatch.setattr("engine.testing.onnx_export.onnx_bytes", of_another_model)
     with pytest.raises(RunError, match="--onnx: .* other frames than torch"):
         write_onnx(tmp_path / "a.onnx", model, FRAME_SIZE, clamp=True)
     assert list(tmp_path.iterdir()) == []

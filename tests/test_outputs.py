@@ -14,9 +14,9 @@ from cli.errors import RunError, UsageError
 from cli.files import atomic_write, write_json
 from conftest import TINY_TRAINING, flags, read_csv
 from dataloader import noted_fps
-from engine.course import read_truth, write_submission
-from engine.logs import (METRICS_COLUMNS, read_arguments, read_psnr_per_frame, rows_before, write_epoch_logs,
+from engine.saving.logs import (METRICS_COLUMNS, read_arguments, read_psnr_per_frame, rows_before, write_epoch_logs,
                          write_psnr_per_frame)
+from engine.testing.course import read_truth, write_submission
 from media.gif import write_gif
 from media.pixel_csv import pixels_of_a_frame, read_pixels_csv, write_pixels_csv
 from media.video import VideoFormat, write_comparison, write_video
@@ -136,7 +136,7 @@ def test_a_submission_that_was_not_written_as_it_is_meant_is_told(tmp_path, monk
     def write(path, *_):
         path.write_text(wrong("id,0,1\n0,1,2\n1,3,4\n"))
 
-    monkeypatch.setattr("engine.course.write_pixels_csv", write)
+    monkeypatch.setattr("engine.testing.course.write_pixels_csv", write)
     with pytest.raises(RunError, match="a.csv does not hold what was written"):
         write_submission(tmp_path / "a.csv", [torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).reshape(2, 1, 1, 2)])
 

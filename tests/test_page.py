@@ -15,7 +15,7 @@ from PIL import Image
 import Plotting
 from cli.errors import UsageError
 from conftest import call_script, flags
-from engine.logs import read_videos, save_videos, write_split
+from engine.saving.logs import read_videos, save_videos, write_split
 from figures.page import write_page
 from figures.page_videos import picked_frames
 from figures.sprites import Sheets, sheet

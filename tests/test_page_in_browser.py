@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import read_csv
-from engine.logs import save_videos
+from engine.saving.logs import save_videos
 from figures.page import write_page
 from test_plotting import write_run
 

@@ -28,8 +28,8 @@ from cli.parser import Parser, typed_command, words_of
 from cli.progress import Progress
 from conftest import ROOT, call_script, flags, read_csv
 from dataloader import Dataset_Dance
-from engine.checkpoint import load_checkpoint
-from engine.resume import newest_checkpoint
+from engine.saving.checkpoint import load_checkpoint
+from engine.saving.resume import newest_checkpoint
 from media.images import read_image
 
 PRODUCT = [path for path in sorted(ROOT.rglob("*.py"))
@@ -148,7 +148,7 @@ def test_figures_that_cannot_be_kept_cost_no_checkpoint(train, call, tmp_path, m
     def fail(folder, prediction):
         raise RunError("the drive is away")
 
-    monkeypatch.setattr("engine.recorder.write_best_rollout", fail)
+    monkeypatch.setattr("engine.saving.recorder.write_best_rollout", fail)
     call("Trainer", *train(save_root="run", num_epoch=1))
     assert load_checkpoint(tmp_path / "run/best.ckpt")["last_epoch"] == 0
     assert "note: the drive is away" in capsys.readouterr().out

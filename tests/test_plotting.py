@@ -16,8 +16,8 @@ import Plotting  # noqa: E402
 from cli.errors import UsageError  # noqa: E402
 from cli.flags import schedule_settings, trainer_parser  # noqa: E402
 from engine import schedules  # noqa: E402
-from engine.logs import METRICS_COLUMNS, TIMES_COLUMNS  # noqa: E402
 from engine.optimization import TERMS  # noqa: E402
+from engine.saving.logs import METRICS_COLUMNS, TIMES_COLUMNS  # noqa: E402
 from engine.training import RunState, metrics_row  # noqa: E402
 from figures import curves  # noqa: E402
 from figures.runs import Run, read_runs  # noqa: E402

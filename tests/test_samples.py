@@ -12,9 +12,9 @@ import torch
 import Plotting
 from cli.errors import UsageError
 from conftest import call_script, flags, read_csv
-from engine import resume
-from engine.logs import read_videos
-from engine.samples import METRICS, samples_over_frames, score_samples, spread, summarise_samples
+from engine.saving import resume
+from engine.saving.logs import read_videos
+from engine.testing.samples import METRICS, samples_over_frames, score_samples, spread, summarise_samples
 from modules.metrics import channel_psnr, psnr
 
 NETWORK = "--network pyramid --F_dim 13 --L_dim 2 --N_dim 4 --D_out_dim 8".split()

@@ -17,7 +17,7 @@ from cli.errors import RunError
 from cli.files import locked
 from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
 from engine import study as engine_study
-from engine.logs import TIMES_COLUMNS
+from engine.saving.logs import TIMES_COLUMNS
 from figures.study import write_tables
 
 RECIPE = " ".join(flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_size=2, partial=0.2, num_workers=1,

@@ -10,11 +10,11 @@ from conftest import TINY_CLIPS, TINY_NETWORK, flags, read_csv, tiny_model
 from dataloader import Dataset_Dance
 from engine import cuda_graphs, optimization
 from engine.batches import Batch, Clips, place_on, random_stream
-from engine.checkpoint import load_checkpoint
 from engine.cuda_graphs import PLAIN_CALLS, PlacedNoise
 from engine.devices import autocast, choose_precision
 from engine.evaluation import generate_sequences
 from engine.optimization import ClipTrainer
+from engine.saving.checkpoint import load_checkpoint
 from modules import VAE_Model
 from modules.metrics import psnr
 from modules.noise import Noise

@@ -14,8 +14,8 @@ from PIL import Image, ImageChops, ImageOps
 
 from cli.files import locked
 from conftest import ROOT, TINY_CLIPS, TINY_TRAINING, flags, tiny_model
-from engine import resume
-from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.saving import resume
+from engine.saving.checkpoint import load_checkpoint, save_checkpoint
 from stage_dancer.dataset import dancer_settings
 
 

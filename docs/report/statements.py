@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from cli.files import read_json  # noqa: E402
 from cli.tables import markdown_table  # noqa: E402
-from engine.logs import read_arguments, read_metrics  # noqa: E402
+from engine.saving.logs import read_arguments, read_metrics  # noqa: E402
 from figures.curves import mean_and_range  # noqa: E402
 
 ANNEALINGS = {"Monotonic": ("Monotonic", 10, 1.0), "Cyclical 10, 1": ("Cyclical", 10, 1.0),

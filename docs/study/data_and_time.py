@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from cli.files import read_json  # noqa: E402
 from cli.tables import markdown_table, number  # noqa: E402
-from engine.logs import read_metrics  # noqa: E402
+from engine.saving.logs import read_metrics  # noqa: E402
 from figures.style import STYLES, save, with_legend  # noqa: E402
 
 SPLITS = {"train": "training sequences", "val": "validation", "test": "test"}

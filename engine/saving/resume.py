@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 
 from cli.errors import UsageError
-from cli.flags import FLAGS_OF_OLDER_RUNS, tester_parser, trainer_parser
+from cli.flags import FLAGS_OF_OLDER_RUNS, LPIPS_MIN_SIDE, tester_parser, trainer_parser
 
+from ..optimization import TERMS
+from ..processes import launcher, world_size
+from ..training import RunState
 from .checkpoint import load_checkpoint, load_optimizer, network_dimensions
 from .logs import checkpoints_in, rows_before, without_own_checkpoint
-from .optimization import TERMS
-from .perceptual import MIN_SIDE
-from .processes import launcher, world_size
-from .training import RunState
 
 # Another value on --resume would continue with other clips or another network, so it is refused. How the clips of a
 # step are shared out, by --batch_size, --accumulate and processes, is free: see check_step.
@@ -259,7 +258,7 @@ def tester_flags():
     if args.lpips and args.split == "test" and not args.gt:
         raise UsageError("--lpips needs the true frames; give them by --gt, or score --split val")
     checkpoint = tested_checkpoint(parser, args, typed)
-    if args.lpips and min(args.frame_H, args.frame_W) < MIN_SIDE:
-        raise UsageError(f"--lpips needs frames of at least {MIN_SIDE} x {MIN_SIDE} pixels, and those of "
+    if args.lpips and min(args.frame_H, args.frame_W) < LPIPS_MIN_SIDE:
+        raise UsageError(f"--lpips needs frames of at least {LPIPS_MIN_SIDE} x {LPIPS_MIN_SIDE} pixels, and those of "
                          f"{args.ckpt_path} are {args.frame_H} x {args.frame_W}; leave --lpips out")
     return args, checkpoint

@@ -8,7 +8,6 @@ import torch
 from cli.errors import UsageError, needs_package
 
 WEIGHTS = "alexnet-owt-7be5be79.pth"
-MIN_SIDE = 31  # pixels: AlexNet's second pooling has nothing to pool in a smaller frame
 
 
 def load_lpips(device):

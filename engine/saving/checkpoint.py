@@ -2,7 +2,7 @@
 
 A checkpoint is a dict. Keys that the course template has too: `state_dict` (weights), `optimizer` (its state; the
 template keeps a second copy of the weights there), `lr`, `tfr`, `last_epoch`. Keys of ours: `arguments` (every flag),
-`sequence_lengths` and `thumbnails` (of the dataset: see engine.resume.identity_of), `scaler`, `usual_norm` (of the
+`sequence_lengths` and `thumbnails` (of the dataset: see engine.saving.resume.identity_of), `scaler`, `usual_norm` (of the
 gradient), `world_size`, and the fields of engine.training.RunState.
 """
 
@@ -20,7 +20,7 @@ from cli.files import is_away, patiently, write_bytes
 from cli.flags import MIN_DIMENSIONS
 from modules.model import NETWORKS, VAE_Model
 
-from .devices import memory_format
+from ..devices import memory_format
 
 WEIGHTS = ("state_dict", "model_state_dict", "model")
 

@@ -15,11 +15,11 @@ from cli.progress import Progress
 from media.video import write_comparison
 from modules.metrics import psnr_per_frame
 
+from ..processes import all_reduce, launcher, rank, world_size
+from ..training import shown_metrics
 from .checkpoint import save_checkpoint
 from .event_files import EventFiles
 from .logs import write_epoch_logs, write_psnr_per_frame
-from .processes import all_reduce, launcher, rank, world_size
-from .training import shown_metrics
 
 BEST_ROLLOUT = ".best_rollout.npy"  # uint8 [B, T, 3, H, W]
 
@@ -29,7 +29,7 @@ class RunRecorder:
 
     Every process has one and calls its `after_steps` and `after_epoch`; rank 0 alone writes files and calls
     `after_validation`. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up to date by the training.
-    arguments: every flag, as a dict. dataset: see engine.resume.identity_of. The others: the flags of these names.
+    arguments: every flag, as a dict. dataset: see engine.saving.resume.identity_of. The others: the flags of these names.
     """
 
     def __init__(self, folder, trainer, state, *, arguments, dataset, num_epoch, save_minutes, per_save,

@@ -20,7 +20,7 @@ from poses.person import find_person
 from poses.retarget import retarget
 from poses.window import choose_window, cut
 
-from .evaluation import chunk_size
+from ..evaluation import chunk_size
 
 SQUARES = 8  # of blurred ink, over the height
 

@@ -15,10 +15,10 @@ from cli.files import locked, patiently, usable, write_json
 from cli.flags import SPLITS
 from cli.parser import typed_command
 
-from .devices import machine_name
+from ..devices import machine_name
+from ..processes import broadcast, rank, world_size
 from .event_files import EVENT_FILES
 from .logs import CHECKPOINTS, checkpoints_in, clear_test
-from .processes import broadcast, rank, world_size
 from .recorder import BEST_ROLLOUT
 from .resume import check_newest
 

@@ -1,0 +1,1 @@
+"""What Tester.py does beyond generating and scoring sequences."""

@@ -67,12 +67,12 @@ def main():
                                    per_save=args.per_save, tensorboard=args.tensorboard)
             for epoch in range(state.last_epoch + 1, args.num_epoch):
                 batches = EpochBatches(placed, epoch, device, tfr=schedules.tfr(epoch), **batch_settings(args, epoch))
-                metrics = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
+                row = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
                 if rank() == 0 and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
                     videos = validate(val_set, partial(roll_out, after_frame=recorder.stop_if_asked))
-                    metrics |= validation_metrics(videos) | measure_z(model, val_set, **settings)
-                    recorder.after_validation(metrics, videos, video_format if args.store_visualization else None)
-                recorder.after_epoch(metrics)
+                    row |= validation_metrics(videos) | measure_z(model, val_set, **settings)
+                    recorder.after_validation(row, videos, video_format if args.store_visualization else None)
+                recorder.after_epoch(row)
         if rank() == 0:
             show_best(folder, val_set, train_set, state)
 

@@ -32,13 +32,13 @@ def main():
     splits = tested_splits(root, truth)
     share_cores(args.jobs)
     with locked("--out", args.out) as out, ThreadPoolExecutor(args.jobs) as pool:
+        check_dataset(recipes, root)
         scripts, for_each = Scripts(), pool.map if args.jobs > 1 else map
         set_epochs(recipes, root, args.epochs, args.minutes, scripts, for_each)
         runs = [recipe.make_run(root, recipe.epochs, seed, f"seed={seed}")
                 for seed in dict.fromkeys(args.seeds) for recipe in recipes if not recipe.failed]
         for run in runs:
             run.check_unchanged()
-        check_dataset(runs, root)
         write_all_tables = partial(write_tables, out, recipes=recipes, command=typed_command(), minutes=args.minutes)
         write_all_tables(table_rows(recipes, runs))
         for run in for_each(partial(train_and_test, splits=splits, truth=truth, scripts=scripts), runs):
@@ -46,13 +46,13 @@ def main():
             try:
                 write_all_tables(table_rows(recipes, runs))
             except RunError as error:  # say because a spreadsheet has the table open
-                print(f"note: {error}; the end of the next run tries again")
-        write_all_tables(table_rows(recipes, runs))
+                print(f"note: {error}; it will be tried again")
         finished = [run for run in runs if run.result]
         if not finished:
             raise RunError(f"no run came to its end; see {out / 'study.md'}")
         draw_curves(out, finished)
         draw_frames(out, finished, root, truth)
+        write_all_tables(table_rows(recipes, runs))
     print(f"\n{text_table([cells(row) for row in table_rows(recipes, runs)])}\n\nwritten to {out}")
 
 
@@ -63,7 +63,7 @@ def tested_splits(root, truth):
     """
     from dataloader import list_test_sequences
 
-    if not (root / "test" / "test_label").is_dir():
+    if not any(path.name.isdecimal() for path in (root / "test" / "test_label").glob("*")):
         print(f"note: {root} has no test sequences; the runs are scored on validation alone")
         return ["val"]
     frames = sum(map(len, list_test_sequences(root)[2]))
@@ -74,19 +74,23 @@ def tested_splits(root, truth):
     return ["test", "val"]
 
 
-def check_dataset(runs, root):
-    """Raise UsageError if a run that is done, the first of its recipe, is of other images than those in `root` now."""
+def check_dataset(recipes, root):
+    """Raise UsageError if the first run of a recipe that is done is of other images than those in `root` now."""
     from dataloader import Dataset_Dance
-    from engine.saving.checkpoint import load_checkpoint
-    from engine.saving.resume import identity_of, same_dataset
+    from engine.saving.resume import identity_of, load_run_checkpoint, same_dataset
 
-    for run in first_of_each_recipe([run for run in runs if run.result and (run.folder / "last.ckpt").is_file()]):
-        flags = read_arguments(run.folder)
+    for recipe in recipes:
+        done = [path.parent for path in sorted(recipe.folder.glob("seed=*/result.json"))]
+        try:
+            checkpoint = load_run_checkpoint(done[0] / "last.ckpt")
+        except (IndexError, UsageError):  # none is done, or its checkpoint is gone: it is not needed any more
+            continue
+        flags = checkpoint["arguments"]
         size = {"frame_size": (flags["frame_H"], flags["frame_W"])}
         train_set = Dataset_Dance(root, None, "train", flags["train_vi_len"], flags["partial"], **size)
         val_set = Dataset_Dance(root, None, "val", flags["val_vi_len"], **size)
-        if not same_dataset(load_checkpoint(run.folder / "last.ckpt"), identity_of(train_set, val_set)):
-            raise UsageError(f"--DR {root} has changed since {run.folder} was trained on it; give another --out")
+        if not same_dataset(checkpoint, identity_of(train_set, val_set)):
+            raise UsageError(f"--DR {root} has changed since {done[0]} was trained on it; give another --out")
 
 
 def study_parser():

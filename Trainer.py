@@ -69,6 +69,7 @@ def main():
                 batches = EpochBatches(placed, epoch, device, tfr=schedules.tfr(epoch), **batch_settings(args, epoch))
                 row = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
                 if rank() == 0 and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
+                    recorder.keep_state(row)
                     videos = validate(val_set, partial(roll_out, after_frame=recorder.stop_if_asked))
                     row |= validation_metrics(videos) | measure_z(model, val_set, **settings)
                     recorder.after_validation(row, videos, video_format if args.store_visualization else None)
@@ -113,7 +114,7 @@ def announce(model, train_set, device, dtype, args):
     processes = f" in each of {world_size()} processes" if world_size() > 1 else ""
     print(f"{sum(weights.numel() for weights in model.parameters()):,} parameters on {device}{processes}, computing in "
           f"{str(dtype).removeprefix('torch.')}; {len(train_set)} clips of {train_set.video_len} frames to train on")
-    if args.kl_anneal_type == "Cyclical" and args.num_epoch < 2 * args.kl_anneal_cycle:
+    if not args.test and args.kl_anneal_type == "Cyclical" and args.num_epoch < 2 * args.kl_anneal_cycle:
         print(f"note: --kl_anneal_cycle {args.kl_anneal_cycle} cuts {args.num_epoch} epochs into periods of which some "
               "are one epoch long; beta is 1 there, without a rise: give fewer cycles, or more epochs")
 

@@ -14,14 +14,16 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from stat import S_ISDIR
 
 import torch
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from cli.errors import OUT_OF_REACH, RunError, UsageError
-from cli.files import is_away, patiently, read_json_or_none
+from cli.errors import RunError, UsageError, is_away, is_out_of_reach
+from cli.files import patiently, read_json_or_none
 from media.decoded import decode_cached, decode_with, first_few, read_images
 from media.gif import DEFAULT_FPS
 from media.images import IMAGE_SUFFIXES
@@ -140,7 +142,11 @@ def existing_root(root):
 
 
 def holds_a_split(folder):
-    return any(os.path.isdir(folder / mode / f"{mode}_img") for mode in ("train", "val", "test"))
+    for mode in ("train", "val", "test"):
+        with suppress(OSError):
+            if S_ISDIR(patiently((folder / mode / f"{mode}_img").stat, is_away).st_mode):
+                return True
+    return False
 
 
 def dataset_or_dancer(root):
@@ -220,11 +226,12 @@ def read_sequence_lengths(path, frames):
     if not _exists(path):
         return [frames]
     try:
-        lengths = [int(word) for word in path.read_text(encoding="utf-8-sig").split()]  # Notepad begins with a mark
+        text = patiently(lambda: path.read_text(encoding="utf-8-sig"), is_away)  # Notepad begins with a mark
+        lengths = [int(word) for word in text.split()]
     except ValueError:  # not text, not a number, or thousands of digits
         lengths = [0]
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror or error}); allow it, or try again") from None
+        raise _unreadable(path, error) from None
     if min(lengths, default=0) < 1 or sum(lengths) != frames:
         raise UsageError(f"{path} must hold one length a line, {frames} in all; mend it or remove it")
     return lengths
@@ -238,8 +245,7 @@ def list_images(folder):
     try:
         entries = sorted(patiently(lambda: list(os.scandir(folder)), is_away), key=lambda entry: entry.name)
     except OSError as error:
-        remedy = "its drive may be away: try again" if is_away(error) else "allow it, or give another --DR"
-        raise UsageError(f"{folder} cannot be read ({error.strerror}); {remedy}") from None
+        raise _unreadable(folder, error) from None
     for entry in entries:
         if entry.name.startswith("."):  # such as the ._0.png that macOS puts beside 0.png
             continue
@@ -285,15 +291,22 @@ def _is_folder(path):
 def _exists(path):
     """Whether a file or folder is there; raises UsageError if it is a dead link, or if one is not allowed to know."""
     try:
-        path.stat()
+        patiently(path.stat, is_away)
     except OSError as error:
-        if error.errno in OUT_OF_REACH:
-            raise UsageError(f"{_printable(path)} cannot be read ({error.strerror}); allow it, or try again") from None
+        if is_out_of_reach(error):
+            raise _unreadable(path, error) from None
         _refuse_dead_link(path)
         return False
     except ValueError:  # no name of a file
         return False
     return True
+
+
+def _unreadable(path, error):
+    """The error to raise for a file or folder that is there and cannot be read."""
+    if is_away(error):
+        return RunError(f"{_printable(path)} cannot be read ({error.strerror}); its drive may be away: try again")
+    return UsageError(f"{_printable(path)} cannot be read ({error.strerror or error}); allow it, or give another --DR")
 
 
 def _refuse_dead_link(path):
@@ -335,8 +348,12 @@ def describe_dataset(root):
         sizes = set()
         for paths in folders:
             judged = mode == "train" and paths is labels  # they stand for the labels of all splits
-            brightness, unreadable, found = read_images(
-                paths, lambda image: image.float().mean() if judged else None, os.cpu_count())
+            try:
+                brightness, unreadable, found = read_images(
+                    paths, lambda image: image.float().mean() if judged else None, os.cpu_count())
+            except RunError as error:  # its drive is away, or a sector of it is bad
+                problems.append(str(error))
+                continue
             problems += unreadable
             sizes |= {f"{width} x {height}" for height, width in found}
             if judged and not unreadable and sum(brightness) / len(paths) < DARK:

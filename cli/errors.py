@@ -9,11 +9,21 @@ from pathlib import Path
 # What a network or mounted drive answers while it is away for a moment
 MOMENTARY = {getattr(errno, name) for name in ("EIO", "ENOTCONN", "ESTALE", "ETIMEDOUT", "EAGAIN", "EBUSY", "EHOSTDOWN",
                                                "EHOSTUNREACH", "ECONNABORTED", "ECONNRESET") if hasattr(errno, name)}
-# and what Windows does: no network, a path or name gone, a time-out, a cloud folder that is not there
-MOMENTARY_ON_WINDOWS = {53, 59, 64, 121, 362, 426, 1231}
-OUT_OF_REACH = MOMENTARY | {errno.EACCES, errno.EPERM, errno.EROFS}  # so for a moment, or not allowed
+# and what Windows does: a network or a name on it gone, a time-out, a cloud folder that is not there
+MOMENTARY_ON_WINDOWS = {59, 64, 121, 362, 426, 1231}
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, or the user's share of it
 DIVERGED = "the training has diverged"  # in the line of a RunError that would come again, whatever the machine
+
+
+def is_away(error):
+    """Whether a drive answered so because it is away for a moment."""
+    return error.errno in MOMENTARY or getattr(error, "winerror", None) in MOMENTARY_ON_WINDOWS
+
+
+def is_out_of_reach(error):
+    """Whether a drive is away for a moment, or what it holds may not be used."""
+    return is_away(error) or error.errno in NOT_ALLOWED
 
 
 class UsageError(Exception):
@@ -142,7 +152,7 @@ def run_script(main):
     except OSError as error:  # where no file was named; see cli.files.writing
         if error.errno in FULL:
             done, remedy = "written", "make room"
-        elif error.filename and error.errno in OUT_OF_REACH:
+        elif error.filename and is_out_of_reach(error):
             done, remedy = "used", "allow it, or try again"
         elif error.errno == errno.ENOMEM:
             done, remedy = "used", "free some memory"

@@ -12,17 +12,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .errors import MOMENTARY, MOMENTARY_ON_WINDOWS, RunError, UsageError
+from .errors import RunError, UsageError, is_away
 
 OPEN_ELSEWHERE = {5, 32}  # Windows: a file cannot be replaced while another program has it open
 WAITS = (0.1, 0.3, 1, 3, 6, 10, 10)  # seconds between the tries
 NOT_IN_UTF_8 = "backslashreplace"  # what becomes of a folder's name that is not, as from an archive in Big5
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
-
-
-def is_away(error):
-    """Whether a drive answered so because it is away for a moment."""
-    return error.errno in MOMENTARY or getattr(error, "winerror", None) in MOMENTARY_ON_WINDOWS
 
 
 def is_open_elsewhere(error):

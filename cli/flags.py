@@ -39,7 +39,8 @@ def add_machine_flags(parser):
 def add_data_flags(parser):
     group = parser.add_argument_group("data")
     group.add_argument("--DR", type=path_name, metavar="FOLDER",
-                       help="dataset in the LAB4 layout; without it the stage dancer is made and used")
+                       help="dataset in the LAB4 layout; left out: that of the checkpoint, else the stage dancer, "
+                            "which is made if it is not there")
     group.add_argument("--frame_H", type=at_least(4), default=32, help="frame height after resizing, in pixels")
     group.add_argument("--frame_W", type=at_least(4), default=64, help="frame width after resizing, in pixels")
     group.add_argument("--val_vi_len", type=at_least(2), default=630,

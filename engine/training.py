@@ -65,9 +65,7 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
             best = f" best PSNR {state.best_psnr:.2f}" if math.isfinite(state.best_psnr) else ""  # no validation yet
             progress.set_postfix_str(shown_metrics(row) + best, refresh=False)
             recorder.after_steps(row)
-    row = metrics_row(epoch, schedules, state, len(batches))
-    recorder.keep_state(row)  # for the validation
-    return row
+    return metrics_row(epoch, schedules, state, len(batches))
 
 
 def check_finite(row, batch, dtype):

@@ -9,7 +9,7 @@ import numpy as np
 
 from cli.files import atomic_write
 from cli.parser import as_typed
-from engine.saving.logs import read_record, read_scores
+from engine.saving.logs import read_record, read_scores, read_split
 from media.gif import DEFAULT_FPS
 
 from .page_parts import chart_html, curve, definitions, swatch, table
@@ -56,7 +56,7 @@ def read_web(name):
 
 def read_all_scores(folder):
     """{split: scores} of a run of Trainer.py, by its folders in CAPTIONS, or {"": scores} of a folder of Tester.py."""
-    scores = {split: read_scores(folder / split) for split in CAPTIONS}
+    scores = {read_split(folder / name) or name: read_scores(folder / name) for name in CAPTIONS}
     return {split: rows for split, rows in scores.items() if rows}
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cli.errors import RunError, UsageError
-from cli.files import atomic_write
+from cli.errors import RunError, UsageError, is_away
+from cli.files import atomic_write, patiently
 from cli.progress import Progress
 from modules.pixels import to_uint8
 
@@ -103,8 +103,8 @@ def decode_cached(root, paths, frame_size, num_workers):
         except (OSError, RunError):
             continue
         if path == beside:
-            for outdated in set(path.parent.glob(f"{prefix}-*.npy")) - {path}:
-                with suppress(OSError):  # on Windows another run may have it mapped
+            with suppress(OSError):  # on Windows another run may have one mapped
+                for outdated in set(path.parent.glob(f"{prefix}-*.npy")) - {path}:
                     outdated.unlink()
         mapped = _read_cache(path, shape) if pixels.nbytes >= MAPPED else None
         return pixels if mapped is None else mapped  # not every drive can map a file
@@ -140,6 +140,6 @@ def _fingerprint(paths, folder=None):
     place = folder.resolve() if folder else ""
     digest = hashlib.sha256(f"{READER_VERSION} {place}".encode(errors="surrogateescape"))
     for path in paths:
-        status = path.stat()
+        status = patiently(path.stat, is_away)
         digest.update(f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

@@ -5,8 +5,8 @@ import torch
 from PIL import ExifTags, Image
 from torch.nn import functional
 
-from cli.errors import RunError, UsageError, one_line
-from cli.files import is_away, patiently
+from cli.errors import RunError, UsageError, is_away, one_line
+from cli.files import patiently
 
 MAX_IMAGE = 2**26  # pixels, twice an 8K frame: a small file may claim to unpack to far more
 Image.MAX_IMAGE_PIXELS = MAX_IMAGE // 2  # Pillow refuses more than twice as many, also inside an icon

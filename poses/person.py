@@ -70,7 +70,8 @@ def check_rate(poses_file, video, frames, fps, native, fps_flag):
     last = max((frame for _, frame, _ in read_lines(poses_file, "--poses")), default=0)
     own = frames * native / fps
     if abs(last + 1 - own) <= max(1, native / fps, own / 1000):
-        remedy = f"number its frames at {fps:g} a second"
+        remedy = (f"number its frames at {fps:g} a second; if they are, add a line for the last one, {frames - 1}, "
+                  "with confidences of 0")
         raise UsageError(f"--poses {poses_file}: its last frame, {last}, is the last of {video} at the video's own "
                          f"{native:g} frames a second, but {fps:g} are taken; "
                          + (f"give {fps_flag} {native:g}, or {remedy}" if fps_flag else remedy))

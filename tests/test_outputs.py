@@ -14,8 +14,8 @@ from cli.errors import RunError, UsageError
 from cli.files import atomic_write, write_json
 from conftest import TINY_TRAINING, flags, read_csv
 from dataloader import noted_fps
-from engine.saving.logs import (METRICS_COLUMNS, read_arguments, read_psnr_per_frame, rows_before, write_epoch_logs,
-                         write_psnr_per_frame)
+from engine.saving.logs import (
+    METRICS_COLUMNS, read_arguments, read_psnr_per_frame, rows_before, write_epoch_logs, write_psnr_per_frame)
 from engine.testing.course import read_truth, write_submission
 from media.gif import write_gif
 from media.pixel_csv import pixels_of_a_frame, read_pixels_csv, write_pixels_csv

@@ -207,6 +207,15 @@ def test_sequence_of_a_test_is_called_what_it_is(noted, folder, shown, tmp_path)
     assert re.findall(r"<h3>(.*?)</h3>", page)[:2] == [f"First {shown}", f"Samples of the first {shown}"]
 
 
+def test_scores_of_a_test_are_those_of_its_split(tmp_path):
+    run = write_run(tmp_path / "run", SIZE)
+    Path(run, "test").mkdir()
+    Path(run, "test/scores.json").write_text('{"this model": {"psnr": 30.0}}')
+    assert "Test sequences" in write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
+    write_split(Path(run, "test"), "val")
+    assert "Test sequences" not in write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
+
+
 def test_worst_and_best_frames_are_no_neighbours():
     psnr = np.full(90, 30.0)
     psnr[[10, 11, 50, 70]] = 20, 19, 21, 22

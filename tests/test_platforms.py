@@ -316,12 +316,21 @@ def test_image_that_cannot_be_read_now_is_not_to_be_replaced(number, kind, said,
 def test_dataset_whose_drive_is_away_for_a_moment_is_read(dancer, tmp_path, at_once, monkeypatch):
     data = shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded"))
     away = OSError(errno.EIO, os.strerror(errno.EIO))
+    expected, stats, stat = Dataset_Dance(dancer, None, "val", 5).frames, {}, os.stat
+
+    def asked(path, *more, **others):
+        if str(path).startswith(str(data)):  # each of its files and folders is away at first
+            stats.setdefault(str(path), failing(stat, away, 2))(path, *more, **others)
+        return stat(path, *more, **others)
+
     monkeypatch.setattr("PIL.Image.open", failing(Image.open, away, 3))
-    monkeypatch.setattr("dataloader.os.scandir", failing(os.scandir, away, 3))
-    assert torch.equal(Dataset_Dance(data, None, "val", 5).frames, Dataset_Dance(dancer, None, "val", 5).frames)
-    monkeypatch.setattr("dataloader.os.scandir", failing(os.scandir, away, 99))
-    with pytest.raises(UsageError, match="val_img cannot be read .*: try again"):
-        Dataset_Dance(data, None, "val", 5)
+    monkeypatch.setattr(os, "scandir", failing(os.scandir, away, 3))
+    monkeypatch.setattr(os, "stat", asked)
+    assert torch.equal(Dataset_Dance(data, None, "val", 5).frames, expected) and len(stats) > 10
+    for name in ("scandir", "stat"):
+        with monkeypatch.context() as patch, pytest.raises(RunError, match="cannot be read .*: try again"):
+            patch.setattr(os, name, failing(None, away, 99))
+            Dataset_Dance(data, None, "val", 5)
 
 
 def test_drive_that_windows_lost_is_away_for_a_moment():

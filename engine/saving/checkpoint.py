@@ -2,8 +2,8 @@
 
 A checkpoint is a dict. Keys that the course template has too: `state_dict` (weights), `optimizer` (its state; the
 template keeps a second copy of the weights there), `lr`, `tfr`, `last_epoch`. Keys of ours: `arguments` (every flag),
-`sequence_lengths` and `thumbnails` (of the dataset: see engine.saving.resume.identity_of), `scaler`, `usual_norm` (of the
-gradient), `world_size`, and the fields of engine.training.RunState.
+`sequence_lengths` and `thumbnails` (of the dataset: see resume.identity_of), `scaler`, `usual_norm` (of the gradient),
+`world_size`, and the fields of engine.training.RunState.
 """
 
 import io
@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import torch
 
-from cli.errors import RunError, UsageError, one_line
-from cli.files import is_away, patiently, write_bytes
+from cli.errors import RunError, UsageError, is_away, one_line
+from cli.files import patiently, write_bytes
 from cli.flags import MIN_DIMENSIONS
 from modules.model import NETWORKS, VAE_Model
 
@@ -68,12 +68,12 @@ def load_checkpoint(path, flag="--ckpt_path"):
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            raise UsageError(f"{flag} {path} is a folder; give a checkpoint, such as {path / 'best.ckpt'}")
         content = patiently(path.read_bytes, is_away)
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{flag} {path}: there is no such file") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, (IsADirectoryError, PermissionError)) and path.is_dir():  # the latter on Windows
+            raise UsageError(f"{flag} {path} is a folder; give a checkpoint, such as {path / 'best.ckpt'}") from None
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"{flag} {path} cannot be read ({reason}); allow it, or try again") from None
     _check_archive(io.BytesIO(content), path, flag)

@@ -29,7 +29,7 @@ class RunRecorder:
 
     Every process has one and calls its `after_steps` and `after_epoch`; rank 0 alone writes files and calls
     `after_validation`. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up to date by the training.
-    arguments: every flag, as a dict. dataset: see engine.saving.resume.identity_of. The others: the flags of these names.
+    arguments: every flag, as a dict. dataset: see resume.identity_of. The others: the flags of these names.
     """
 
     def __init__(self, folder, trainer, state, *, arguments, dataset, num_epoch, save_minutes, per_save,

@@ -54,6 +54,8 @@ def starting_checkpoint(parser, args, typed):
     saved = saved_flags(parser, checkpoint, path)
     require_flags(args, typed, network_dimensions(checkpoint, path), path)
     adopt_flags(args, typed, saved, ("DR", "posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len"))
+    if args.DR and "DR" not in typed:
+        print(f"no --DR given: using that of {path}, {args.DR}")
     return checkpoint
 
 
@@ -101,6 +103,9 @@ def resumed_flags(parser, args, typed):
     if args.overwrite or args.ckpt_path:
         raise UsageError("--resume continues from last.ckpt; leave --overwrite and --ckpt_path out")
     path, checkpoint = newest_checkpoint(Path(args.save_root))
+    if path.name != "last.ckpt":
+        print(f"--resume: {Path(args.save_root) / 'last.ckpt'} is damaged or missing; continuing from {path}, the "
+              "newest that is intact")
     check_resumable(checkpoint, parser, path)
     saved = {name: value for name, value in checkpoint["arguments"].items()
              if hasattr(args, name) and name not in NOT_KEPT_ON_RESUME}  # a flag may be gone since
@@ -126,7 +131,6 @@ def newest_checkpoint(folder):
                     newest = path, checkpoint
         if newest is None:
             raise
-        print(f"{error}; continuing from {newest[0]}, the newest that is intact")
         return newest
 
 

@@ -268,12 +268,12 @@ def test_a_signal_leaves_no_process_and_nothing_unfinished(name, tmp_path):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True,
                                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
     try:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 300
         while not list(tmp_path.rglob("*.png")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(getattr(signal, name))
-        _, said = process.communicate(timeout=100)  # its drawing processes have ended too: they hold stderr
+        _, said = process.communicate(timeout=300)  # its drawing processes have ended too: they hold stderr
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

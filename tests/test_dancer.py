@@ -262,11 +262,17 @@ def test_no_more_drawing_processes_than_the_system_or_the_jobs_allow(platform, m
     assert dancer.pool_size(100, 200) == most and dancer.pool_size(3, 200) == 3 and dancer.pool_size(100, 5) == 5
 
 
+def unignore_signals():
+    """As in a terminal: a shell's job in the background ignores SIGINT, one under nohup SIGHUP."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"])
 def test_a_signal_leaves_no_process_and_nothing_unfinished(name, tmp_path):
     command = [sys.executable, str(ROOT / "Preparer.py"), "--dancer", str(tmp_path / "made"), "--num_workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
+                               preexec_fn=unignore_signals)
     try:
         deadline = time.monotonic() + 300
         while not list(tmp_path.rglob("*.png")):

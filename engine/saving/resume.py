@@ -123,7 +123,7 @@ def newest_checkpoint(folder):
     last, newest = folder / "last.ckpt", None
     try:
         return last, load_run_checkpoint(last)
-    except UsageError as error:
+    except UsageError:
         for path in [path for path in checkpoints_in(folder) if path != last]:
             with suppress(UsageError):
                 checkpoint = load_run_checkpoint(path)

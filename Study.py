@@ -81,9 +81,11 @@ def check_dataset(recipes, root):
 
     for recipe in recipes:
         done = [path.parent for path in sorted(recipe.folder.glob("seed=*/result.json"))]
+        if not done:
+            continue
         try:
             checkpoint = load_run_checkpoint(done[0] / "last.ckpt")
-        except (IndexError, UsageError):  # none is done, or its checkpoint is gone: it is not needed any more
+        except UsageError:  # it is damaged or gone: a run that is done does not need it
             continue
         flags = checkpoint["arguments"]
         size = {"frame_size": (flags["frame_H"], flags["frame_W"])}

@@ -289,7 +289,8 @@ def draw_schedules(figure, curves, *, out, side_by_side=False, file_format="png"
 def scheduled(name, flags):
     """The beta, teacher forcing ratio and learning rate of a run, from its flags (a namespace) alone.
 
-    As in metrics.csv the learning rate is that of an epoch's end, before a milestone there lowers it.
+    The learning rate of an epoch is that of its last optimizer step, as in metrics.csv: a milestone at the end of the
+    epoch lowers that of the next one.
     """
     schedules, epochs = Schedules(**schedule_settings(flags)), range(flags.num_epoch)
     columns = {"epoch": epochs, "beta": list(map(schedules.beta, epochs)), "tfr": list(map(schedules.tfr, epochs)),

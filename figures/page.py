@@ -55,9 +55,16 @@ def read_web(name):
 
 
 def read_all_scores(folder):
-    """{split: scores} of a run of Trainer.py, by its folders in CAPTIONS, or {"": scores} of a folder of Tester.py."""
-    scores = {read_split(folder / name) or name: read_scores(folder / name) for name in CAPTIONS}
-    return {split: rows for split, rows in scores.items() if rows}
+    """{split: scores} of a run of Trainer.py, or of a folder of Tester.py; see CAPTIONS.
+
+    The split is the one that the test has noted, else the name of its folder in the run, or "".
+    """
+    scores = {}
+    for name in CAPTIONS:
+        rows = read_scores(folder / name)
+        if rows:
+            scores.setdefault(read_split(folder / name) or name, rows)
+    return scores
 
 
 def training_charts(runs):

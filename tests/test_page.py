@@ -213,7 +213,8 @@ def test_scores_of_a_test_are_those_of_its_split(tmp_path):
     Path(run, "test/scores.json").write_text('{"this model": {"psnr": 30.0}}')
     assert "Test sequences" in write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
     write_split(Path(run, "test"), "val")
-    assert "Test sequences" not in write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
+    page = write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
+    assert "Test sequences" not in page and "<caption>Validation" in page
 
 
 def test_worst_and_best_frames_are_no_neighbours():

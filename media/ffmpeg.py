@@ -48,16 +48,13 @@ def read_video(path, fps, flag):
         raise UsageError(f"{flag} {path} cannot be read as a video (it has no frames); give another file")
 
 
-def video_seconds(path, flag):
-    """Return how long a video is as its file says, in seconds; 0 where it does not say. Raises UsageError."""
-    with _ffmpeg_stream(path, flag, []) as (about, _):
-        return about["duration"]
+def length_and_rate(path, flag):
+    """Return how long a video is, in seconds, and its frames a second (their mean if they vary), as its file says.
 
-
-def native_rate(path, flag):
-    """Return a video's frames a second as its file says, their mean if they vary; 0 where it does not say."""
+    Each is 0 where the file does not say. Raises UsageError.
+    """
     with _ffmpeg_stream(path, flag, []) as (about, _):
-        return about["fps"]
+        return about["duration"], about["fps"]
 
 
 @contextmanager

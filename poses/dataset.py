@@ -14,7 +14,7 @@ import numpy as np
 from cli.errors import UsageError
 from cli.files import whole_folder, write_json
 from cli.progress import Progress
-from media.ffmpeg import load_ffmpeg, read_video, video_seconds
+from media.ffmpeg import length_and_rate, load_ffmpeg, read_video
 from media.gif import write_gif
 from media.pixel_csv import write_pixels_csv
 
@@ -63,7 +63,7 @@ def make_video_dataset(root, videos, poses_files=None, *, fps, frame_size, overw
 def check_inputs(videos, poses_files, fps):
     """Raise UsageError for what can be told of the videos and the files of poses before a frame is looked at."""
     for path in videos:
-        seconds = video_seconds(path, "--video")
+        seconds, _ = length_and_rate(path, "--video")
         if seconds:  # the file says it
             check_length(path, round(fps * seconds), fps)
     for path in poses_files:

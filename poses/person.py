@@ -7,7 +7,7 @@ import numpy as np
 
 from cli.errors import UsageError
 from cli.progress import Progress
-from media.ffmpeg import native_rate, read_video, video_seconds
+from media.ffmpeg import length_and_rate, read_video
 
 from .estimator import pose_estimator
 from .keypoints import follow, nobody, present, read_lines, read_people
@@ -34,14 +34,15 @@ def find_person(path, fps, poses_file, flag, fps_flag=None):
     """
     found, size = [], None
     with nullcontext() if poses_file else pose_estimator() as estimate:
-        total = round(fps * video_seconds(path, flag)) or None
+        seconds, native = length_and_rate(path, flag)
+        total = round(fps * seconds) or None
         with closing(read_video(path, fps, flag)) as video:
             for frame in Progress(video, total=total, desc=f"{'reading' if poses_file else 'poses of'} {path}",
                                   unit="frame"):
                 size = frame.shape[:2]
                 found.append(estimate(frame) if estimate else None)
     if poses_file:
-        check_rate(poses_file, path, len(found), fps, native_rate(path, flag), fps_flag)
+        check_rate(poses_file, path, len(found), fps, native, fps_flag)
         people = read_people(poses_file, "--poses", len(found), f" at {fps:g} a second")
         poses, several = follow(people), sum(len(candidates) > 1 for candidates in people)
         check_scale(poses, size, poses_file)

@@ -12,7 +12,7 @@ from imageio_ffmpeg import get_ffmpeg_exe  # noqa: E402
 
 from cli.errors import UsageError  # noqa: E402
 from conftest import ROOT, call_script  # noqa: E402
-from media.ffmpeg import check_mp4, native_rate, read_video, video_seconds, write_mp4  # noqa: E402
+from media.ffmpeg import check_mp4, length_and_rate, read_video, write_mp4  # noqa: E402
 from poses.keypoints import INDEX, nobody, read_poses, seen  # noqa: E402
 from poses.labels import draw_label as draw_pose_label  # noqa: E402
 from stage_dancer import film  # noqa: E402
@@ -81,13 +81,10 @@ def test_a_video_of_variable_rate_keeps_its_time(tmp_path):
     assert np.abs(seen_brightness - expected).max() < 20  # the slow part stands still for a sixth of a second
 
 
-def test_length_is_known_before_reading(tmp_path):
-    assert video_seconds(corner_video(tmp_path / "a.mp4", frames=45), "--x") == pytest.approx(1.5, abs=0.1)
-
-
 @pytest.mark.parametrize("fps", [25, 29.97, 60])
-def test_rate_is_known_before_reading(fps, tmp_path):
-    assert native_rate(corner_video(tmp_path / "a.mp4", fps=fps), "--x") == pytest.approx(fps, abs=0.01)
+def test_length_and_rate_are_known_before_reading(fps, tmp_path):
+    seconds, rate = length_and_rate(corner_video(tmp_path / "a.mp4", frames=45, fps=fps), "--x")
+    assert (seconds, rate) == (pytest.approx(45 / fps, abs=0.1), pytest.approx(fps, abs=0.01))
 
 
 def test_file_of_any_name_is_read(tmp_path, monkeypatch):
@@ -105,7 +102,7 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path):
     (tmp_path / "cut.mp4").write_bytes(whole[:len(whole) // 2])
     ffmpeg("-f", "lavfi", "-i", "sine=duration=1", tmp_path / "sound.m4a")
     for name in ("text.mp4", "empty.mp4", "folder.mp4", "cut.mp4", "sound.m4a", "nowhere.mp4"):
-        for read in (lambda path: list(read_video(path, 30, "--x")), lambda path: video_seconds(path, "--x")):
+        for read in (lambda path: list(read_video(path, 30, "--x")), lambda path: length_and_rate(path, "--x")):
             with pytest.raises(UsageError) as refused:
                 read(tmp_path / name)
             assert "--x" in str(refused.value) and name in str(refused.value) and "\n" not in str(refused.value)

@@ -1,7 +1,7 @@
 """The five networks as a pyramid: features at 1/2, 1/4 and 1/8 of the frame's resolution, in plain 3x3 convolutions.
 
 A few per cent of the template's time. Height and width must be even. Nothing here normalises over the batch.
-Each part was measured against its alternatives: docs/study.md.
+Each part was measured against its alternatives: docs/tried.md.
 """
 
 import torch

@@ -3,6 +3,7 @@
 import errno
 import signal
 import sys
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ MOMENTARY = {getattr(errno, name) for name in ("EIO", "ENOTCONN", "ESTALE", "ETI
 MOMENTARY_ON_WINDOWS = {59, 64, 121, 362, 426, 1231}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, or the user's share of it
+ONE_SIGNAL = 1  # second after a signal, within which others are taken for the same one
 DIVERGED = "the training has diverged"  # in the line of a RunError that would come again, whatever the machine
 
 
@@ -64,20 +66,36 @@ def ending_signals():
     return [signal.SIGTERM]
 
 
+def handle_first(numbers, act):
+    """Call act(number) at the first of these signals; one that comes more than ONE_SIGNAL later quits at once.
+
+    One event may send several: a closed terminal is told by the shell and by the kernel, a process of a group by the
+    manager of the group and by the process that started it.
+    """
+    first = None  # when it came
+
+    def handle(number, _):
+        nonlocal first
+        if first is None:
+            first = time.monotonic()
+            act(number)
+        elif time.monotonic() - first > ONE_SIGNAL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    for number in numbers:
+        signal.signal(number, handle)
+
+
 def raise_stopped(message):
     """Let SIGTERM and SIGHUP raise Stopped with this message, so that what is unfinished is removed, as at Ctrl-C.
 
     A second one quits at once.
     """
-    numbers = ending_signals()
-
-    def stop(number, _):
-        for other in numbers:
-            signal.signal(other, signal.SIG_DFL)
+    def stop(number):
         raise Stopped(number, message)
 
-    for number in numbers:
-        signal.signal(number, stop)
+    handle_first(ending_signals(), stop)
 
 
 class StopSignals:
@@ -88,14 +106,10 @@ class StopSignals:
 
     def __init__(self):
         self.signal_number = None
-        self.numbers = [signal.SIGINT, *ending_signals()]
-        for number in self.numbers:
-            signal.signal(number, self._note)
+        handle_first([signal.SIGINT, *ending_signals()], self._note)
 
-    def _note(self, number, _):
+    def _note(self, number):
         self.signal_number = number
-        for other in self.numbers:
-            signal.signal(other, signal.SIG_DFL)
         with suppress(OSError, RuntimeError):  # the signal may have come while something was printed
             print("saving; a second signal quits at once", file=sys.stderr, flush=True)
 

@@ -69,8 +69,8 @@ class Scripts(StopSignals):
         super().__init__()
         self.untold = set()  # running processes that no signal was passed on to
 
-    def _note(self, number, frame):
-        super()._note(number, frame)
+    def _note(self, number):
+        super()._note(number)
         for process in list(self.untold):
             self.tell(process)
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 
 import pytest
@@ -93,14 +94,22 @@ def test_run_killed_between_the_last_batch_and_the_validation_goes_on(train, who
     assert faults.differing_files(tmp_path / "run", whole) == []
 
 
-def test_first_signal_is_noted_and_a_second_one_quits_at_once(capsys):
+def test_first_signal_is_noted_and_a_later_one_quits_at_once(capsys, monkeypatch):
+    later = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         stop = StopSignals()
         assert stop.signal_number is None
         signal.raise_signal(signal.SIGTERM)
         assert stop.signal_number == signal.SIGTERM and "second signal" in capsys.readouterr().err
-        assert {signal.getsignal(number) for number in handlers} == {signal.SIG_DFL}
+        signal.raise_signal(signal.SIGTERM)  # at once: it is the same signal
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal_number == signal.SIGTERM
+        monkeypatch.setattr("cli.errors.ONE_SIGNAL", -1)
+        monkeypatch.setattr(signal, "raise_signal", later.append)  # as the default action would end the tests
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)  # a bytecode later the handler has run
+        assert later == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

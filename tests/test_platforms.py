@@ -227,7 +227,7 @@ def test_closed_terminal_stops_a_run_unless_it_is_to_be_ignored(before, noted):
 
 
 def test_run_whose_terminal_is_closed_is_saved(train, tmp_path):
-    """All that it prints from then on fails."""
+    """Both the shell and the kernel send SIGHUP then, and all that it prints from then on fails."""
     command = [sys.executable, str(ROOT / "Trainer.py"), *train(save_root=tmp_path / "run", num_epoch=10_000)]
     child, terminal = pty.fork()
     if child == 0:
@@ -235,6 +235,8 @@ def test_run_whose_terminal_is_closed_is_saved(train, tmp_path):
         os.execv(sys.executable, command)
     while not (tmp_path / "run/last.ckpt").exists():
         os.read(terminal, 1024)
+    os.kill(child, signal.SIGHUP)
+    time.sleep(0.05)  # two at the same moment would be one
     os.close(terminal)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP

@@ -11,6 +11,8 @@ SPLITS = ("test", "val", "train")
 MIN_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # no layer is left without channels
 FLAGS_OF_OLDER_RUNS = {  # their values in a run that is older than the flag
     "reconstruction": "mse", "label_norm": "batch", "random_shift": False, "interleave": 1}
+FROM_A_CHECKPOINT = (  # what a new run takes from the run of --ckpt_path, unless it is typed
+    "DR", "posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len")
 LPIPS_MIN_SIDE = 31  # pixels: the second pooling of its AlexNet has nothing to pool in a smaller frame
 MIN_PYRAMID_F_DIM = 13  # --F_dim of the pyramid, whose first 12 channels are the frame's pixels
 

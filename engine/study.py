@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cli.errors import DIVERGED, RunError, Stopped, StopSignals, UsageError
 from cli.files import read_json, write_json, writing
-from cli.flags import FLAGS_OF_OLDER_RUNS, trainer_parser
+from cli.flags import FLAGS_OF_OLDER_RUNS, FROM_A_CHECKPOINT, network_settings, trainer_parser
 from cli.parser import typed_command
 from media.pixel_csv import pixels_of_a_frame
 
@@ -53,10 +53,15 @@ class Run:
 
     def check_unchanged(self):
         """Raise UsageError if the folder holds a run with other flags."""
-        wanted, saved = vars(trainer_parser().parse_args(self.words)), read_arguments(self.folder)
+        parser = trainer_parser()
+        wanted, saved = parser.parse_args(self.words), read_arguments(self.folder)
+        answered = set()  # by the checkpoint that the recipe starts from
+        if wanted.ckpt_path:
+            answered = {*FROM_A_CHECKPOINT, *network_settings(wanted)} - parser.typed_flags(self.words).keys()
+        wanted = vars(wanted)
         if saved:
-            saved = vars(trainer_parser().parse_args([])) | FLAGS_OF_OLDER_RUNS | saved
-        for name in wanted.keys() & saved.keys() - NOT_OF_THE_RECIPE:
+            saved = vars(parser.parse_args([])) | FLAGS_OF_OLDER_RUNS | saved
+        for name in wanted.keys() & saved.keys() - NOT_OF_THE_RECIPE - answered:
             if wanted[name] != saved[name]:
                 raise UsageError(f"{self.folder} is a run with --{name} {saved[name]}, not {wanted[name]}; "
                                  "give another --out, or remove that folder")

@@ -112,6 +112,18 @@ def test_recipe_of_other_frames_than_the_ground_truth_is_validated_only(dancer, 
     assert (tmp_path / "study/sheet.png").is_file()
 
 
+def test_study_of_a_recipe_that_starts_from_a_checkpoint_goes_on(done, dancer, study, tmp_path):
+    """The checkpoint answers the flags of the network, and that of the validation's length."""
+    (tmp_path / "further.txt").write_text(" ".join(flags(train_vi_len=6, partial=0.2, device="cpu")))
+    recipe, words = f"further.txt --ckpt_path {done[0] / 'study/tiny/seed=0/best.ckpt'}", flags(epochs=1, DR=dancer)
+    assert study(recipe, *words)
+    assert study(recipe, *words) == []
+    (tmp_path / "further.txt").write_text((tmp_path / "further.txt").read_text() + " --lr 0.5")
+    with pytest.raises(SystemExit) as ended:
+        study(recipe, *words)
+    assert ended.value.code == 2
+
+
 def test_started_again_it_runs_nothing(done):
     folder, words = done
     before, table = files_and_times(folder / "study"), (folder / "study/study.csv").read_bytes()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cli.errors import UsageError
-from cli.flags import FLAGS_OF_OLDER_RUNS, LPIPS_MIN_SIDE, tester_parser, trainer_parser
+from cli.flags import FLAGS_OF_OLDER_RUNS, FROM_A_CHECKPOINT, LPIPS_MIN_SIDE, tester_parser, trainer_parser
 
 from ..optimization import TERMS
 from ..processes import launcher, world_size
@@ -53,7 +53,7 @@ def starting_checkpoint(parser, args, typed):
     checkpoint = load_checkpoint(path)
     saved = saved_flags(parser, checkpoint, path)
     require_flags(args, typed, network_dimensions(checkpoint, path), path)
-    adopt_flags(args, typed, saved, ("DR", "posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len"))
+    adopt_flags(args, typed, saved, FROM_A_CHECKPOINT)
     if args.DR and "DR" not in typed:
         print(f"no --DR given: using that of {path}, {args.DR}")
     return checkpoint
@@ -202,7 +202,7 @@ def restore(trainer, checkpoint, path, train_set, val_set, *, batch_size, accumu
     if not same_dataset(checkpoint, identity_of(train_set, val_set)):
         raise UsageError(f"--DR {train_set.root} is not the dataset that {path} was trained on, or has changed since; "
                          "give that one, or start from its weights with --ckpt_path")
-    check_step(checkpoint, path, batch_size, accumulate)
+    check_step(checkpoint, batch_size, accumulate)
     load_optimizer(trainer.optimizer, checkpoint, path)
     if checkpoint["scaler"]:
         trainer.scaler.load_state_dict(checkpoint["scaler"])
@@ -229,7 +229,7 @@ def same_dataset(before, now):
                for split, images in thumbnails.items())
 
 
-def check_step(checkpoint, path, batch_size, accumulate):
+def check_step(checkpoint, batch_size, accumulate):
     """Raise UsageError unless a step takes as many clips as before, however they are shared out."""
     saved, processes = checkpoint["arguments"], checkpoint["world_size"]
     before = saved["batch_size"] * saved["accumulate"] * processes

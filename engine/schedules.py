@@ -47,11 +47,11 @@ def learning_rate(epoch, lr, lr_schedule, num_epoch, milestones, gamma, warmup_e
     Constant: `lr`. During the first `warmup_epochs` each is multiplied by a ramp from 0 to 1.
     """
     if epoch < warmup_epochs:
-        return lr * epoch / warmup_epochs
+        lr = lr * epoch / warmup_epochs
     if lr_schedule == "MultiStep":
         return lr * gamma ** sum(epoch >= milestone for milestone in milestones)
     if lr_schedule == "Cosine":
-        progress = (epoch - warmup_epochs) / max(num_epoch - warmup_epochs, 1e-9)
+        progress = max(epoch - warmup_epochs, 0) / max(num_epoch - warmup_epochs, 1e-9)
         return lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
     if lr_schedule == "Constant":
         return lr

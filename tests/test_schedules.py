@@ -114,6 +114,11 @@ def test_warm_up_rises_evenly_from_0_to_the_rate(schedule, warmup):
     assert rate(warmup, schedule, warmup=warmup) == pytest.approx(0.004)
 
 
+def test_milestones_count_during_warm_up_too():
+    assert rate(3, warmup=4.0) == pytest.approx(0.004 * 3 / 4 * 0.1)
+    assert rate(4, warmup=4.0) == pytest.approx(0.004 * 0.1) and rate(5, warmup=4.0) == pytest.approx(0.004 * 0.01)
+
+
 def test_constant_stays():
     assert {rate(epoch, "Constant") for epoch in range(20)} == {0.004}
 

@@ -341,6 +341,33 @@ def test_memory_that_recordings_hold_is_given_up_where_another_kind_needs_it():
             call("never fits")
 
 
+def test_kinds_whose_recordings_do_not_fit_together_are_not_recorded_for_ever(capsys):
+    recorded = []
+
+    def add_gradient(tensor, *, noise, kind):
+        if graphed.recordings and kind not in recorded[-1:]:  # the memory holds one recording
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        weight.grad = torch.ones(1, device="cuda")
+        return [tensor * 2]
+
+    def record(*arguments):
+        recording = Recording(*arguments)
+        recorded.append(arguments[-1]["kind"])
+        return recording
+
+    with pretend("cuda"), pytest.MonkeyPatch.context() as patch:
+        Recording = cuda_graphs.Recording
+        patch.setattr(cuda_graphs, "Recording", record)
+        weight = torch.nn.Parameter(torch.ones(1, device="cuda"))
+        graphed = cuda_graphs.GraphedGradient(add_gradient, [weight])
+        for _ in range(30):
+            for kind in ("first", "second"):
+                weight.grad = None
+                assert graphed(torch.ones(1, device="cuda"), noise=None, kind=kind)[0].item() == 2
+    assert len(recorded) < 10 and not graphed.recordings
+    assert capsys.readouterr().out.count("without them") == 1
+
+
 @pytest.mark.parametrize("number", range(1, PLAIN_CALLS + 1))
 def test_plain_call_that_finds_the_memory_full_of_recordings_is_made_again(number):
     """A call of the second kind fails after the first of its two draws, while a recording of the other is kept."""

@@ -13,12 +13,15 @@ from modules.rollout import generate
 from .devices import autocast, is_full_memory
 
 NUMBERS_AT_ONCE = 2**22  # of images in a comparison: 32 MiB as float64
+PIXELS_ON_CPU = 2**17  # of the frames in a batch: 64 of 32 x 64
 Z_CLIPS, Z_FRAMES = 4, 16  # on which z is measured: few, so that it costs little beside the validation
 
 
 def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temperature, clamp, after_frame=None):
-    """Generate all sequences as one batch, or as smaller ones where memory is too small for that.
+    """Generate all sequences as one batch, or as smaller ones: on a CPU, and where memory is too small.
 
+    Linux ends a process that takes more memory than there is without an error, so on a CPU a batch never has more than
+    PIXELS_ON_CPU, more than which is no faster there.
     first_frames: uint8 [3, H, W] each; labels: uint8 [T, 3, H, W] each. dtype: what the networks compute in.
     after_frame: called after each generated frame; it may raise, to end this. The other parameters: see
     modules.rollout.generate; the size of a batch changes nothing but rounding. Returns a list of uint8 [T, 3, H, W],
@@ -26,8 +29,20 @@ def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temp
     """
     settings = {"device": device, "dtype": dtype, "temperature": temperature, "clamp": clamp,
                 "after_frame": after_frame}
+    at_once = len(labels)
+    if device.type == "cpu":
+        at_once = max(1, PIXELS_ON_CPU // labels[0][0, 0].numel())
+    videos = []
+    for first in range(0, len(labels), at_once):
+        part = slice(first, first + at_once)
+        videos += _generate_or_halve(model, first_frames[part], labels[part], seed=seed + first, **settings)
+    return videos
+
+
+def _generate_or_halve(model, first_frames, labels, *, device, seed, **settings):
+    """`generate_sequences` as one batch, or in halves, and halves of these, where memory is too small for that."""
     try:
-        return _generate_batch(model, first_frames, labels, seed=seed, **settings)
+        return _generate_batch(model, first_frames, labels, device=device, seed=seed, **settings)
     except (RuntimeError, MemoryError) as error:  # the error keeps tensors alive: the retry stands after this block
         if not is_full_memory(error):
             raise
@@ -37,8 +52,9 @@ def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temp
                            f"that use it, {remedy}") from None
     half = len(labels) // 2
     print(f"note: {len(labels)} sequences at once do not fit into memory; generating {half} and then the others")
-    return (generate_sequences(model, first_frames[:half], labels[:half], seed=seed, **settings)
-            + generate_sequences(model, first_frames[half:], labels[half:], seed=seed + half, **settings))
+    settings["device"] = device
+    return (_generate_or_halve(model, first_frames[:half], labels[:half], seed=seed, **settings)
+            + _generate_or_halve(model, first_frames[half:], labels[half:], seed=seed + half, **settings))
 
 
 def _generate_batch(model, first_frames, labels, *, device, dtype, seed, temperature, clamp, after_frame):

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from conftest import tiny_model
+from engine import evaluation
 from engine.evaluation import generate_sequences
 from modules.noise import GivenNoise, Noise
 from modules.rollout import disturb, forced_rollout, generate, rollout
@@ -210,6 +211,19 @@ def test_an_input_frame_is_left_alone_unless_asked_for():
     frame = 2 * clips()[0][:, 0] - 0.5
     assert disturb(frame, None, clamp=False, input_noise=0) is frame
     assert torch.equal(disturb(frame, None, clamp=True, input_noise=0), frame.clamp(0, 1))
+
+
+def test_sequences_in_small_batches_on_a_cpu_equal_those_in_one(monkeypatch):
+    """Each draws z from a stream of its own."""
+    model, (frames, labels) = tiny_model(), (255 * clips()).byte()
+    settings = {"device": torch.device("cpu"), "dtype": torch.float32, "seed": 3, "temperature": 1.0, "clamp": True}
+    whole = generate_sequences(model, frames[:, 0], labels, **settings)
+    batches, generate = [], evaluation.generate
+    monkeypatch.setattr(evaluation, "generate", lambda *words: batches.append(len(words[1])) or generate(*words))
+    monkeypatch.setattr(evaluation, "PIXELS_ON_CPU", 2 * labels[0][0, 0].numel())
+    for ours, theirs in zip(generate_sequences(model, frames[:, 0], labels, **settings), whole, strict=True):
+        assert (ours.short() - theirs.short()).abs().max() <= 1
+    assert batches == [2] * (CLIPS // 2) + [1] * (CLIPS % 2)
 
 
 def test_rollout_that_is_not_finite_is_named(capsys):

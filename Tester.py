@@ -15,7 +15,7 @@ if __name__ == "__main__":
 import torch
 
 from dataloader import Dataset_Dance, dataset_or_dancer, noted_fps
-from engine.devices import choose_device, choose_precision, tune_cpu
+from engine.devices import choose_device, choose_precision, report_full_memory, tune_cpu
 from engine.evaluation import generate_sequences, score_all, score_table
 from engine.saving.checkpoint import build_model
 from engine.saving.logs import (
@@ -31,6 +31,7 @@ from modules.metrics import psnr_per_frame, summarise
 from modules.views import MeanOfViews
 
 SAMPLES_ON_PAGE = 4
+MEMORY_REMEDY = "close other programs that use it, give fewer --samples, or on a GPU --device cpu"
 
 
 def main():
@@ -40,6 +41,12 @@ def main():
     if args.onnx:
         return export(args, checkpoint)
     device = choose_device(args.device, args.gpu)
+    with report_full_memory(device, MEMORY_REMEDY):
+        test(args, checkpoint, device)
+
+
+def test(args, checkpoint, device):
+    """Generate what the flags ask for: the sequences of a split, or the dance of --drive."""
     metrics = METRICS | ({"lpips": load_lpips(device)} if args.lpips else {})
     dtype = choose_precision(args.amp, device)
     root = dataset_or_dancer(args.DR)

@@ -53,6 +53,8 @@ class VAE_Model(nn.Module):
         """
         encoder = self.label_transformation
         norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)]
+        if not norms:
+            return
         momenta = [norm.momentum for norm in norms]
         was_training = encoder.training
         encoder.train()

@@ -208,6 +208,21 @@ def test_full_memory_is_told_with_a_remedy(kind, script, dancer, tmp_path, monke
     assert "memory" in error and ("--batch_size" if script == "training" else "close other programs") in error
 
 
+@pytest.mark.parametrize("target", ["dataloader.decode_cached", "Tester.build_model", "Tester.load_lpips",
+                                    "Tester.draw_samples"])
+def test_memory_that_is_full_outside_a_rollout_is_told_too(target, dancer, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise FULL["cuda"]()
+
+    call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *flags(device="cpu", num_epoch=1))
+    monkeypatch.setattr("engine.saving.resume.LPIPS_MIN_SIDE", 1)
+    monkeypatch.setattr("Tester.load_lpips", lambda device: None)
+    monkeypatch.setattr(target, full)
+    with pytest.raises(SystemExit) as ended:
+        call_script(tmp_path, "Tester", *flags(ckpt_path="run/best.ckpt", split="val", samples=2), "--lpips")
+    assert ended.value.code == 1 and "fewer --samples" in capsys.readouterr().err
+
+
 def no_kernel(*_, **__):
     raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
 

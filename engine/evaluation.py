@@ -20,8 +20,8 @@ Z_CLIPS, Z_FRAMES = 4, 16  # on which z is measured: few, so that it costs littl
 def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temperature, clamp, after_frame=None):
     """Generate all sequences as one batch, or as smaller ones: on a CPU, and where memory is too small.
 
-    Linux ends a process that takes more memory than there is without an error, so on a CPU a batch never has more than
-    PIXELS_ON_CPU, more than which is no faster there.
+    Linux ends a process that takes more memory than there is without an error, so on a CPU the frames of a batch never
+    have more than PIXELS_ON_CPU, unless a single one has.
     first_frames: uint8 [3, H, W] each; labels: uint8 [T, 3, H, W] each. dtype: what the networks compute in.
     after_frame: called after each generated frame; it may raise, to end this. The other parameters: see
     modules.rollout.generate; the size of a batch changes nothing but rounding. Returns a list of uint8 [T, 3, H, W],
@@ -39,20 +39,20 @@ def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temp
     return videos
 
 
-def _generate_or_halve(model, first_frames, labels, *, device, seed, **settings):
+def _generate_or_halve(model, first_frames, labels, *, seed, **settings):
     """`generate_sequences` as one batch, or in halves, and halves of these, where memory is too small for that."""
     try:
-        return _generate_batch(model, first_frames, labels, device=device, seed=seed, **settings)
+        return _generate_batch(model, first_frames, labels, seed=seed, **settings)
     except (RuntimeError, MemoryError) as error:  # the error keeps tensors alive: the retry stands after this block
         if not is_full_memory(error):
             raise
+        device = settings["device"]
         remedy = "or give --device cpu" if device.type != "cpu" else "or generate smaller frames"
         if len(labels) == 1:
             raise RunError(f"the memory of this {device.type} is full with a single sequence; close other programs "
                            f"that use it, {remedy}") from None
     half = len(labels) // 2
     print(f"note: {len(labels)} sequences at once do not fit into memory; generating {half} and then the others")
-    settings["device"] = device
     return (_generate_or_halve(model, first_frames[:half], labels[:half], seed=seed, **settings)
             + _generate_or_halve(model, first_frames[half:], labels[half:], seed=seed + half, **settings))
 

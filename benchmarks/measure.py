@@ -133,7 +133,7 @@ class Ours:
         forced = torch.tensor(teacher_forced).expand(batch[0].shape[:2])
         noise = Noise(noise_streams(noise_seed, len(forced), self.device), self.device)
         clips = Clips(*batch, forced, noise, len(forced))
-        return self.trainer.train_on([Batch([clips], len(forced))], BETA)[0] / len(forced)
+        return sum(self.trainer.steps_on([Batch([clips], len(forced))], BETA))[0] / len(forced)
 
     def roll_out(self, first_frames, labels):
         return generate_sequences(self.model, first_frames, labels, device=self.device, dtype=self.dtype,

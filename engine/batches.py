@@ -72,7 +72,7 @@ class EpochBatches:
     """The batches of one epoch, each of `batch_size * accumulate` clips for every process.
 
     tfr: teacher forcing ratio. tfr_per: draw teacher forcing once an `epoch`, once a `batch`, or for each `frame`.
-    interleave: how many batches are trained in turn, see ClipTrainer.train_on.
+    interleave: how many batches are trained in turn, see ClipTrainer.steps_on.
     partial: the fraction of the training set to use, from its start.
     """
 

@@ -21,7 +21,7 @@ IMAGES_AT_ONCE = {"cpu": 8}
 
 
 class ClipTrainer:
-    """A model with its optimizer: `train_on` batches of clips.
+    """A model with its optimizer, which takes `steps_on` batches of clips.
 
     dtype: what the networks compute in. The other parameters are the flags of the same names.
     """
@@ -52,26 +52,21 @@ class ClipTrainer:
         """The frame from which each optimizer step on a clip of `video_len` frames starts, as a range; see --bptt."""
         return range(0, video_len - 1, self.bptt or video_len - 1)
 
-    def train_on(self, batches, beta, before_step=None):
-        """Train on some batches in turn: an optimizer step on each, then the next step on each, up to the last one.
+    def steps_on(self, batches, beta):
+        """Take the optimizer steps on some batches in turn: one on each, then the next one on each, up to the last.
 
         A batch has an optimizer step for each of its `segments`. Each batch starts at another segment, goes on to the
         last one, and then does those before its start: consecutive steps are on early and on late frames.
-        batches: see engine.batches.Batch. before_step: called before each optimizer step with the fraction of these
-        steps that is done at its middle.
-        Returns TERMS, means over the predicted frames and sums over the clips of this process: [4], on the device.
-        Nothing here waits for the GPU.
+        batches: see engine.batches.Batch.
+        Yields the TERMS of each step, [4], on the device; all together they are means over the predicted frames and
+        sums over the clips of this process. Nothing here waits for the GPU.
         """
         segments = self.segments(batches[0].parts[0].labels.shape[1])
-        in_turn = [self._steps_on_batch(batch, beta, segments, begin=len(segments) * place // len(batches))
+        of_each = [self._steps_on_batch(batch, beta, segments, begin=len(segments) * place // len(batches))
                    for place, batch in enumerate(batches)]
-        sums = torch.zeros(len(TERMS), device=self.device)
-        count = len(segments) * len(in_turn)
-        for number in range(count):
-            if before_step:
-                before_step((number + 0.5) / count)
-            sums += next(in_turn[number % len(in_turn)])
-        return sums
+        for _ in segments:
+            for steps in of_each:  # not zip(), which takes the steps on all batches before it yields any
+                yield next(steps)
 
     def set_lr(self, lr):
         for group in self.optimizer.param_groups:
@@ -95,7 +90,7 @@ class ClipTrainer:
         if self.graphed_gradient and len(parts) == 1:  # those of several parts add up
             add_gradient = self.graphed_gradient
         for start in [*segments[begin:], *segments[:begin]]:
-            if start in (0, segments[begin]):
+            if start in (0, segments[begin]):  # the true frame; later `inputs` has what follows the segment before
                 inputs = [part.frames[:, start] for part in parts]
             times = slice(start, start + segments.step + 1)  # the first frame is given, like x_0
             sums = torch.zeros(len(TERMS), device=self.device)

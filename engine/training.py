@@ -19,7 +19,7 @@ class RunState:
     """How far a run has come: what a checkpoint holds beside weights and optimizer."""
 
     last_epoch: int = -1  # the last complete one
-    step: int = 0  # batches done of the epoch after it
+    step: int = 0  # batches (not optimizer steps) done of the epoch after it
     totals: dict | None = None  # sums of TERMS over the `clips` of these batches, and the number of `clips`
     best_psnr: float = -math.inf  # of the validations, in dB
     seconds: float = 0.0  # of training and validation
@@ -39,19 +39,21 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
     trainer.training_mode()
     beta = schedules.beta(epoch)
     unread, clips = [], 0  # TERMS since the last look at them, on the device, and the clips in these
-    steps = len(trainer.segments(batches.dataset.video_len))  # of the optimizer on a batch
-    with Progress(total=steps * len(batches), desc=f"epoch {epoch}", initial=steps * state.step, unit="step",
-                  disable=rank() > 0) as progress:
-        for numbers in batches.rounds(state.step):
-            def before_step(done, numbers=numbers):
-                trainer.set_lr(schedules.lr(epoch + (numbers.start + done * len(numbers)) / len(batches)))
-                recorder.stop_if_asked()
-                progress.update()
-
-            if steps * len(numbers) > 1 and numbers.start == state.step:
+    steps_per_batch = len(trainer.segments(batches.dataset.video_len))
+    with Progress(total=steps_per_batch * len(batches), desc=f"epoch {epoch}", initial=steps_per_batch * state.step,
+                  unit="step", disable=rank() > 0) as progress:
+        for numbers in batches.rounds(state.step):  # of the batches that are trained in turn
+            count = steps_per_batch * len(numbers)
+            if count > 1 and numbers.start == state.step:  # a stop within the round goes back to its start
                 lr = schedules.lr(epoch + numbers.start / len(batches))
                 recorder.keep_state({"lr": lr, "tfr": schedules.tfr(epoch)})
-            unread.append(trainer.train_on([batches.batch(number) for number in numbers], beta, before_step))
+            steps = trainer.steps_on([batches.batch(number) for number in numbers], beta)
+            for done in range(count):
+                middle = numbers.start + (done + 0.5) / count * len(numbers)  # of the step, in batches
+                trainer.set_lr(schedules.lr(epoch + middle / len(batches)))
+                recorder.stop_if_asked()
+                unread.append(next(steps))
+                progress.update()
             clips += sum(map(batches.clips_in, numbers))
             may_wait = trainer.device.type != "cpu" and numbers.stop < len(batches)
             if may_wait and numbers.stop - state.step < READ_EVERY:

@@ -114,7 +114,7 @@ def test_each_gpu_computes_in_what_it_is_fast_at(capability, dtype, dancer, tmp_
 @pytest.mark.parametrize("fault, more", [(lambda terms: terms, 0), (lambda terms: terms + terms[0].item() * 0, 12)])
 def test_an_epoch_reads_the_losses_seldom_and_nothing_else(fault, more, dancer, tmp_path, monkeypatch):
     """And a read in every step is seen."""
-    reads, train, train_on = [], Trainer.train_one_epoch, ClipTrainer.train_on
+    reads, train, steps_on = [], Trainer.train_one_epoch, ClipTrainer.steps_on
 
     def watched(*arguments):
         before = accelerator.reads
@@ -123,7 +123,7 @@ def test_an_epoch_reads_the_losses_seldom_and_nothing_else(fault, more, dancer, 
         return row
 
     monkeypatch.setattr(Trainer, "train_one_epoch", watched)
-    monkeypatch.setattr(ClipTrainer, "train_on", lambda *arguments: fault(train_on(*arguments)))
+    monkeypatch.setattr(ClipTrainer, "steps_on", lambda *arguments: map(fault, steps_on(*arguments)))
     with pretend("cuda") as accelerator:
         call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *flags(batch_size=1, device="cuda", partial=0.7))
     assert reads == [math.ceil(12 / READ_EVERY) + more]
@@ -137,8 +137,8 @@ def test_an_epoch_reads_the_losses_seldom_and_nothing_else(fault, more, dancer, 
     ("cuda", lambda terms: torch.randn(len(terms), generator=torch.Generator(), device="cuda"), "generator"),
     ("mps", lambda terms: terms + torch.zeros(4).to("mps", non_blocking=True), "garbage")])
 def test_a_fault_on_a_device_is_found(kind, fault, said, dancer, tmp_path, monkeypatch):
-    train_on = ClipTrainer.train_on
-    monkeypatch.setattr(ClipTrainer, "train_on", lambda *arguments: fault(train_on(*arguments)))
+    steps_on = ClipTrainer.steps_on
+    monkeypatch.setattr(ClipTrainer, "steps_on", lambda *arguments: map(fault, steps_on(*arguments)))
     with pretend(kind), pytest.raises((RuntimeError, TypeError), match=said):
         call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, "--device", kind)
 
@@ -196,7 +196,7 @@ def test_full_memory_is_told_with_a_remedy(kind, script, dancer, tmp_path, monke
         raise FULL[kind]()
 
     call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *flags(device="cpu", amp="off", num_epoch=1))
-    target = "engine.optimization.ClipTrainer.train_on" if script == "training" else "engine.evaluation.generate"
+    target = "engine.optimization.ClipTrainer.steps_on" if script == "training" else "engine.evaluation.generate"
     monkeypatch.setattr(target, full)
     words = {"Trainer": TRAINING, "training": TRAINING, "Trainer --test": ["--test", "--ckpt_path", "run/best.ckpt"],
              "Tester": ["--ckpt_path", "run/best.ckpt"]}[script]

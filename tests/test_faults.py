@@ -206,7 +206,7 @@ def test_every_figure_of_a_run_is_replaced_with_it():
 
 def test_run_that_ended_before_its_first_epoch_can_be_started_again(train, ends, call, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("engine.optimization.ClipTrainer.train_on", failing)
+        patch.setattr("engine.optimization.ClipTrainer.steps_on", failing)
         ends(1, "Trainer", *train(save_root="run"))
     assert (tmp_path / "run/metrics.csv").is_file()
     call("Trainer", *train(save_root="run", num_epoch=1))
@@ -230,7 +230,7 @@ def test_figures_that_fail_do_not_hide_why_a_run_ended(train, ends, tmp_path, mo
         raise ValueError("no figure\nat all")
 
     monkeypatch.setattr("Trainer.draw", broken)
-    monkeypatch.setattr("engine.optimization.ClipTrainer.train_on", failing)
+    monkeypatch.setattr("engine.optimization.ClipTrainer.steps_on", failing)
     error, said = ends(1, "Trainer", *train(save_root="run"))
     assert "memory" in error and "not complete (no figure)" in said
 
@@ -370,7 +370,7 @@ def test_full_gpu_memory_is_told_with_the_flags_that_lower_it(train, ends, monke
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("engine.optimization.ClipTrainer.train_on", full)
+    monkeypatch.setattr("engine.optimization.ClipTrainer.steps_on", full)
     error, _ = ends(1, "Trainer", *train(save_root="run"))
     assert all(flag in error for flag in ("--batch_size", "--train_vi_len", "--checkpoint_frames", "--accumulate",
                                          "--interleave"))

@@ -60,7 +60,7 @@ def trained(mask, posterior="previous", device=CPU, dtype=torch.float32, steps=2
     """Sums of the metrics and the weights after steps on one batch."""
     model = tiny_model(posterior).to(device).train()
     trainer = ClipTrainer(model, device, dtype, **settings(**changed))
-    sums = [trainer.train_on([Batch([batch(mask, device)], CLIPS)], 0.01).cpu() for _ in range(steps)]
+    sums = [sum(trainer.steps_on([Batch([batch(mask, device)], CLIPS)], 0.01)).cpu() for _ in range(steps)]
     assert bool(trainer.graphed_gradient and trainer.graphed_gradient.recordings) == (
         device.type == "cuda" and steps > PLAIN_CALLS and changed.get("cuda_graphs", True))
     return torch.stack(sums), {name: value.cpu() for name, value in model.state_dict().items()}
@@ -92,7 +92,7 @@ def test_forced_clips_are_computed_as_one_batch_and_no_others(monkeypatch):
     trainer = ClipTrainer(model, CPU, torch.float32, **settings())
     for mask, expected in (("free", [1, 1, 1, 1, 1]), ("forced", [3, 2]), ("mixed", [1, 1, 1, 1, 1])):
         seen.clear()
-        trainer.train_on([Batch([batch(mask)], CLIPS)], 0.01)
+        list(trainer.steps_on([Batch([batch(mask)], CLIPS)], 0.01))
         assert seen == [CLIPS * frames for frames in expected]
 
 
@@ -122,7 +122,7 @@ def test_recomputed_forced_frames_are_few_at_a_time_on_a_gpu(monkeypatch):
         trainer = ClipTrainer(tiny_model().to("cuda"), torch.device("cuda"), torch.float32,
                               **settings(checkpoint_frames=True))
         trainer.model.Generator.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-        trainer.train_on([Batch([batch("forced", torch.device("cuda"))], CLIPS)], 0.01)
+        list(trainer.steps_on([Batch([batch("forced", torch.device("cuda"))], CLIPS)], 0.01))
     assert max(seen) == 2 * CLIPS
 
 
@@ -136,7 +136,7 @@ def test_a_clip_has_the_same_noise_in_any_part_of_a_batch():
         whole = batch("mixed")
         chosen = [Clips(*(value[part] for value in whole[:3]), Noise(whole.noise.generators[part], CPU),
                         part.stop - part.start) for part in parts]
-        sums = trainer.train_on([Batch(chosen, CLIPS)], 0.01)
+        sums = sum(trainer.steps_on([Batch(chosen, CLIPS)], 0.01))
         gradients.append([sums, *(weights.grad for weights in model.parameters())])
     for one, other in zip(*gradients):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -191,15 +191,15 @@ def followed(monkeypatch, batches, bptt):
         labels[:, :, 1] = number / 255
         frames_of.append(whole.frames)
         given.append(Batch([whole._replace(labels=labels)], CLIPS))
-    done = []
-    trainer.train_on(given, 0.01, before_step=done.append)
-    return seen, done
+    for done, _ in enumerate(trainer.steps_on(given, 0.01), start=1):
+        assert len(seen) == done  # it is at the next step only when it is asked for it
+    return seen
 
 
 @pytest.mark.parametrize("batches", [1, 2, 3, 7])
 @pytest.mark.parametrize("bptt", [0, 1, 2, 3, 5])
 def test_batches_in_turn_train_every_frame_once_and_continue_from_predictions(batches, bptt, monkeypatch):
-    seen, done = followed(monkeypatch, batches, bptt)
+    seen = followed(monkeypatch, batches, bptt)
     assert [number for number, *_ in seen] == [*range(batches)] * (len(seen) // batches)
     begins = set()
     for batch_number in range(batches):
@@ -209,8 +209,6 @@ def test_batches_in_turn_train_every_frame_once_and_continue_from_predictions(ba
         for place, (true, times) in enumerate(mine):
             assert true == (place == 0 or times[0] == 0)
     assert len(begins) == min(batches, len(seen) // batches)  # they are at different frames
-    steps = len(seen)
-    assert done == pytest.approx([(step + 0.5) / steps for step in range(steps)])
 
 
 def test_long_clip_trains_in_segments_with_recomputation(dancer, call):
@@ -300,7 +298,7 @@ def test_batches_of_several_parts_or_shapes_are_trained_on_as_without_recordings
             clips = batch("mixed", cuda)
             one = Clips(*(value[:1] for value in clips[:3]), Noise(clips.noise.generators[:1], cuda), 1)
             batches = [Batch([clips], CLIPS), Batch([clips, one], CLIPS + 1), Batch([one], 1)]
-            yield trainer.train_on(batches, 0.01 * step).tolist()
+            yield sum(trainer.steps_on(batches, 0.01 * step)).tolist()
         kinds = trainer.graphed_gradient.recordings if graphs else {}
         assert len(kinds) == 5 * graphs  # two lengths of 3 clips; two of 1, and one where not all frames are forced
 

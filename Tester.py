@@ -20,7 +20,7 @@ from engine.evaluation import generate_sequences, score_all, score_table
 from engine.saving.checkpoint import build_model
 from engine.saving.logs import (
     clear_test, clear_test_videos, save_videos, write_columns, write_psnr_per_frame, write_split)
-from engine.saving.resume import tester_flags
+from engine.saving.start import tester_flags
 from engine.testing.course import course_score, read_truth, write_submission
 from engine.testing.driving import nearest_start, open_drive
 from engine.testing.onnx_export import write_onnx

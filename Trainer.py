@@ -22,8 +22,9 @@ from engine.saving.checkpoint import build_model
 from engine.saving.event_files import check_tensorboard
 from engine.saving.logs import save_videos
 from engine.saving.recorder import RunRecorder, first_of_each, read_best_rollout
-from engine.saving.resume import identity_of, restore, trainer_flags
+from engine.saving.resume import identity_of, restore
 from engine.saving.run_folder import open_run
+from engine.saving.start import trainer_flags
 from engine.schedules import Schedules
 from engine.training import RunState, train_one_epoch
 from figures.curves import draw_runs

@@ -215,7 +215,7 @@ def test_memory_that_is_full_outside_a_rollout_is_told_too(target, dancer, tmp_p
         raise FULL["cuda"]()
 
     call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *flags(device="cpu", num_epoch=1))
-    monkeypatch.setattr("engine.saving.resume.LPIPS_MIN_SIDE", 1)
+    monkeypatch.setattr("engine.saving.start.LPIPS_MIN_SIDE", 1)
     monkeypatch.setattr("Tester.load_lpips", lambda device: None)
     monkeypatch.setattr(target, full)
     with pytest.raises(SystemExit) as ended:

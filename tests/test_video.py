@@ -124,7 +124,7 @@ def test_a_missing_package_is_told_before_any_work(dancer, call, capsys, monkeyp
     monkeypatch.setattr(f"{script}.build_model", None)
     words = {"Trainer": TINY_TRAINING, "Tester": ["--ckpt_path", tmp_path / "best.ckpt"]}[script]
     torch.save({"state_dict": {}}, tmp_path / "best.ckpt")
-    monkeypatch.setattr("engine.saving.resume.network_dimensions", lambda *_: {})
+    monkeypatch.setattr("engine.saving.start.network_dimensions", lambda *_: {})
     for video_format in ("mp4", "both"):
         with pytest.raises(SystemExit) as ended:
             call(script, "--DR", dancer, *words, "--video_format", video_format)

@@ -1,19 +1,18 @@
-"""Where a run starts from: the flags, completed by those of a checkpoint, and the checkpoint itself."""
+"""The checkpoint that a run goes on from: found, checked, and restored."""
 
 import math
-from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from cli.errors import UsageError
-from cli.flags import FLAGS_OF_OLDER_RUNS, FROM_A_CHECKPOINT, LPIPS_MIN_SIDE, tester_parser, trainer_parser
+from cli.flags import FLAGS_OF_OLDER_RUNS
 
 from ..optimization import TERMS
 from ..processes import launcher, world_size
 from ..training import RunState
-from .checkpoint import load_checkpoint, load_optimizer, network_dimensions
+from .checkpoint import load_checkpoint, load_optimizer
 from .logs import checkpoints_in, rows_before, without_own_checkpoint
 
 # Another value on --resume would continue with other clips or another network, so it is refused. How the clips of a
@@ -22,100 +21,9 @@ FIXED_IN_A_RUN = ("train_vi_len", "val_vi_len", "partial", "fast_train", "fast_p
                   "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "network", "F_dim", "L_dim",
                   "N_dim", "D_out_dim", "posterior", "label_norm", "reconstruction", "optim", "bptt", "interleave",
                   "random_shift", "seed")
-NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root")
 SAME_IMAGE = 1  # of 255, by which thumbnails of one image differ at most, whatever reads it
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}
-
-
-def trainer_flags():
-    """Return the flags of Trainer.py, the checkpoint that it starts from, and its path; without one, None twice.
-
-    A flag that the checkpoint answers need not be given.
-    """
-    parser = trainer_parser()
-    args, typed = parser.parse_args(), parser.typed_flags()
-    if args.resume:
-        return resumed_flags(parser, args, typed)
-    if args.ckpt_path:
-        return args, (tested_checkpoint if args.test else starting_checkpoint)(parser, args, typed), args.ckpt_path
-    if args.test:
-        raise UsageError("--test needs --ckpt_path, the checkpoint to validate")
-    return args, None, None
-
-
-def starting_checkpoint(parser, args, typed):
-    """The checkpoint that a new run starts from; it sets the flags of its network and others that are not typed."""
-    path = Path(args.ckpt_path)
-    if args.save_root and path.resolve().parent == Path(args.save_root).resolve():
-        raise UsageError(f"--save_root {args.save_root} is the folder of --ckpt_path, which a new run would overwrite; "
-                         "give another folder, or --resume to continue that run")
-    checkpoint = load_checkpoint(path)
-    saved = saved_flags(parser, checkpoint, path)
-    require_flags(args, typed, network_dimensions(checkpoint, path), path)
-    adopt_flags(args, typed, saved, FROM_A_CHECKPOINT)
-    if args.DR and "DR" not in typed:
-        print(f"no --DR given: using that of {path}, {args.DR}")
-    return checkpoint
-
-
-def tested_checkpoint(parser, args, typed):
-    """The checkpoint to test; it sets what it was trained with, which a typed flag must not contradict."""
-    path = args.ckpt_path
-    checkpoint = load_checkpoint(path)
-    saved = saved_flags(parser, checkpoint, path)
-    answers = network_dimensions(checkpoint, path)
-    answers |= {name: saved[name] for name in ("frame_H", "frame_W", "clamp_feedback") if name in saved}
-    require_flags(args, typed, answers, path)
-    adopt_flags(args, typed, saved, ("DR", "partial", "train_vi_len", "val_vi_len", "temperature",
-                                     "seed"))
-    return checkpoint
-
-
-def saved_flags(parser, checkpoint, path):
-    """The flags in a checkpoint, checked; {} in one of another program."""
-    saved = checkpoint.get("arguments", {})
-    if isinstance(saved, Namespace):
-        saved = vars(saved)
-    parser.check_saved(saved, path)
-    return saved
-
-
-def adopt_flags(args, typed, saved, names):
-    """Set the flags of these names to their values in a checkpoint, unless they are typed."""
-    for name in names:
-        if name not in typed and name in saved:
-            setattr(args, name, saved[name])
-
-
-def require_flags(args, typed, answers, path):
-    """Set flags to their values in a checkpoint, which a typed flag must not contradict."""
-    for name, value in answers.items():
-        if name in typed and typed[name] != value:
-            raise UsageError(f"--{name} {typed[name]} contradicts {path}, which has {value}; leave the flag out")
-        setattr(args, name, value)
-
-
-def resumed_flags(parser, args, typed):
-    """The flags of the run in --save_root with those now typed, its newest checkpoint, and the path of that."""
-    if not args.save_root:
-        raise UsageError("--resume needs --save_root, the folder of the run to continue")
-    if args.overwrite or args.ckpt_path:
-        raise UsageError("--resume continues from last.ckpt; leave --overwrite and --ckpt_path out")
-    path, checkpoint = newest_checkpoint(Path(args.save_root))
-    if path.name != "last.ckpt":
-        print(f"--resume: {Path(args.save_root) / 'last.ckpt'} is damaged or missing; continuing from {path}, the "
-              "newest that is intact")
-    check_resumable(checkpoint, parser, path)
-    saved = {name: value for name, value in checkpoint["arguments"].items()
-             if hasattr(args, name) and name not in NOT_KEPT_ON_RESUME}  # a flag may be gone since
-    require_flags(args, typed, {name: saved.pop(name) for name in FIXED_IN_A_RUN}, path)
-    for name, value in saved.items():
-        if name not in typed:
-            setattr(args, name, value)
-        elif typed[name] != value:
-            print(f"--{name} is now {typed[name]}; it was {value}")
-    return args, checkpoint, path
 
 
 def newest_checkpoint(folder):
@@ -238,31 +146,3 @@ def check_step(checkpoint, batch_size, accumulate):
         raise UsageError(f"--resume: a step of this run takes {before} clips, but --batch_size {batch_size} x "
                          f"--accumulate {accumulate} x {world_size()} processes is {now}; give flags whose product is "
                          f"{before}, or as many processes as before: {launcher(processes)} Trainer.py --resume ...")
-
-
-def tester_flags():
-    """The flags of Tester.py, completed by what the checkpoint answers, and the checkpoint."""
-    parser = tester_parser()
-    args, typed = parser.parse_args(), parser.typed_flags()
-    if not args.ckpt_path:
-        raise UsageError("--ckpt_path is missing: the checkpoint to test")
-    if args.gt and args.split != "test":
-        raise UsageError(f"--gt goes with --split test; the sequences of --split {args.split} bring their own truth")
-    other = [flag for flag in ("gt", "samples", "lpips", "onnx", "split", "make_gif") if flag in typed]
-    if args.drive and other:
-        raise UsageError(f"--{other[0]} goes with the test sequences, whose place --drive takes; leave one of them out")
-    if args.poses and not args.drive:
-        raise UsageError("--poses goes with --drive, the video that they are of")
-    if args.poses and Path(args.drive).is_dir():
-        raise UsageError(f"--poses goes with a video, and --drive {args.drive} is a folder of labels; leave it out")
-    other = [flag for flag in ("gt", "samples", "lpips", "split", "views", "make_gif") if flag in typed]
-    if args.onnx and other:
-        raise UsageError(f"--{other[0]} goes with generated sequences, and --onnx writes a single step; leave one of "
-                         "them out")
-    if args.lpips and args.split == "test" and not args.gt:
-        raise UsageError("--lpips needs the true frames; give them by --gt, or score --split val")
-    checkpoint = tested_checkpoint(parser, args, typed)
-    if args.lpips and min(args.frame_H, args.frame_W) < LPIPS_MIN_SIDE:
-        raise UsageError(f"--lpips needs frames of at least {LPIPS_MIN_SIDE} x {LPIPS_MIN_SIDE} pixels, and those of "
-                         f"{args.ckpt_path} are {args.frame_H} x {args.frame_W}; leave --lpips out")
-    return args, checkpoint

@@ -61,7 +61,8 @@ def add_network_flags(parser):
     group.add_argument("--label_norm", choices=["fixed", "batch"], default="fixed",
                        help="which mean and variance of labels the template's BatchNorm takes in training: those of "
                             "the training labels, measured before the first step (with --ckpt_path those of the "
-                            "checkpoint), as in a test; or those of each batch, as the course does")
+                            "checkpoint), as in a test; or those of the labels in each optimizer step, which are all "
+                            "of a batch with --bptt 0, as in the course")
     group.add_argument("--posterior", choices=["previous", "current"], default="previous",
                        help="the frame that the Gaussian predictor sees in training: the input, or the one to predict")
 
@@ -96,8 +97,8 @@ def add_training_flags(parser):
     group.add_argument("--train_vi_len", type=at_least(2), default=16, help="frames in a training clip")
     group.add_argument("--optim", choices=["Adam", "AdamW"], default="Adam", help="optimizer")
     group.add_argument("--reconstruction", choices=["mse", "log_mse"], default="mse",
-                       help="the loss beside the KL: the MSE, or 0.01 log(MSE + 1e-4) of each frame, its PSNR in other "
-                            "units")
+                       help="the loss beside the KL: the MSE, or 0.01 log(MSE + 1e-4) of each frame, minus its "
+                            "PSNR, rescaled")
     group.add_argument("--partial", type=fraction, default=1.0, help="fraction of the training set to use")
     group.add_argument("--fast_train", action="store_true",
                        help="use only --fast_partial of the training set in the first epochs")
@@ -150,7 +151,7 @@ def add_schedule_flags(parser):
                             "for each frame of each clip (scheduled sampling)")
     group = parser.add_argument_group("KL annealing")
     group.add_argument("--kl_anneal_type", choices=["Cyclical", "Monotonic", "None"], default="Cyclical",
-                       help="beta over the epochs")
+                       help="beta over the epochs: rising from 0 to 1 in every period, rising once, or always 1")
     group.add_argument("--kl_anneal_cycle", type=positive_int, default=10, help="periods of Cyclical")
     group.add_argument("--kl_anneal_ratio", type=natural_float, default=1.0,
                        help="Cyclical: part of a period in which beta rises; Monotonic: rise per epoch")
@@ -198,8 +199,8 @@ def tester_parser():
     group = parser.add_argument_group("test")
     group.add_argument("--split", choices=SPLITS, default="test",
                        help="sequences to generate; those of val and train are --val_vi_len frames long and bring "
-                            "their own truth. Beside val, train (what the run's --partial took of it) shows what a "
-                            "model knows by heart")
+                            "their own truth; train is what the run's --partial took of it. Compare train with val to "
+                            "see overfitting")
     group.add_argument("--gt", type=path_name, metavar="FILE",
                        help="ground truth in the submission's format, to score against")
     group.add_argument("--make_gif", action=BooleanOptionalAction, default=True, help="write the videos")

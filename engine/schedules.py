@@ -18,7 +18,7 @@ def cyclical(epoch, num_epoch, kl_anneal_cycle, kl_anneal_ratio):
 
 
 def monotonic(epoch, num_epoch, kl_anneal_cycle, kl_anneal_ratio):
-    """beta rises by `kl_anneal_ratio` an epoch, up to 1."""
+    """Bowman et al. 2016, arXiv:1511.06349: beta rises by `kl_anneal_ratio` an epoch, up to 1."""
     return min(epoch * kl_anneal_ratio, 1.0)
 
 
@@ -33,8 +33,10 @@ def kl_beta(epoch, kl_anneal_type, num_epoch, kl_anneal_cycle, kl_anneal_ratio):
 
 
 def teacher_forcing_ratio(epoch, tfr, tfr_sde, tfr_d_step):
-    """Probability of teacher forcing at an epoch (0-based): `tfr` before epoch `tfr_sde`; that
-    epoch and each later one lower it by `tfr_d_step`, down to 0."""
+    """Probability of teacher forcing at an epoch (0-based; scheduled sampling, Bengio et al. 2015, arXiv:1506.03099).
+
+    `tfr` before epoch `tfr_sde`; that epoch and each later one lower it by `tfr_d_step`, down to 0.
+    """
     decays = max(epoch - tfr_sde + 1, 0)
     return max(round(tfr - decays * tfr_d_step, 9), 0.0)
 

@@ -18,7 +18,7 @@ from .style import STYLES, log_scale, panels, save, with_legend
 OUT = "runs/figures"  # where figures of several runs go
 RECONSTRUCTIONS = {"mse": "MSE", "log_mse": "0.01 log(MSE + 1e-4)\n"}  # as an axis names them
 SMOOTHED_FRAMES = 15
-SAMPLES_TITLE = f"Samples: mean, 95 % of them, and the best (thin); means of {SMOOTHED_FRAMES} frames"
+SAMPLES_TITLE = f"Samples: mean, 95 % band, and the best (thin); means of {SMOOTHED_FRAMES} frames"
 
 
 def over_epochs(runs, column, minus=None):
@@ -153,7 +153,7 @@ def mean_psnr(run):
 
 
 def draw_samples(runs, side_by_side):
-    """PSNR of each frame over several samples: their mean, in a band that holds 95 % of them, and the best (thin)."""
+    """PSNR of each frame over several samples: their mean, in the 95 % band, and the best (thin)."""
     labels = [run.label for run in runs]
     figure, axes = panels(labels, side_by_side, SAMPLES_TITLE, ["PSNR (dB)"], "frame")
     for run, (ax,), style in zip(runs, axes, cycle(STYLES)):

@@ -87,7 +87,7 @@ def frame_chart(clips):
         if clip.samples:
             curves.append(curve(place, **{name: clip.samples[column] for name, column in BANDS.items()}))
     of_samples = any(clip.samples for clip in clips.values())
-    return {"title": "PSNR, dB: mean, 95 % of the samples, and the best (dotted)" if of_samples else "PSNR, dB",
+    return {"title": "PSNR, dB: mean and 95 % band of the samples, and the best (dotted)" if of_samples else "PSNR, dB",
             "x": "frame", "curves": curves, "log": False}
 
 

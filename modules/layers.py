@@ -57,7 +57,7 @@ class ConvFFN(nn.Module):
 
 
 class DepthConvBlock(nn.Module):
-    """DepthConv, then ConvFFN (the block of Li et al. 2022, arXiv:2207.05894)."""
+    """DepthConv, then ConvFFN, as in the video codec DCVC-DC (Li et al. 2023, arXiv:2302.14402)."""
 
     def __init__(self, in_channels, out_channels):
         super().__init__()

@@ -15,8 +15,9 @@ class VAE_Model(nn.Module):
     """Predict a frame from the frame before it, the frame's label and a latent z.
 
     network: `template` (networks.py) or `pyramid` (pyramid.py).
-    posterior: the frame that the Gaussian predictor sees in training, besides the label: the `previous` one, like the
-    decoder, or the `current` one that is to be predicted (SVG; Denton & Fergus 2018, arXiv:1802.07687).
+    posterior: the frame that the Gaussian predictor sees in training, besides the label: the `previous` one, as in the
+    course, or the `current` one that is to be predicted (SVG; Denton & Fergus 2018, arXiv:1802.07687). With `previous`
+    it knows no more than the decoder: z cannot tell it anything of the frame to predict, and a KL of 0 is the best.
     """
 
     def __init__(self, F_dim=128, L_dim=32, N_dim=12, D_out_dim=192, posterior="previous", network="template"):

@@ -48,7 +48,7 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
     step = recomputed(model.step) if recompute else model.step
     z_shape = model.z_shape(*frames.shape[-2:])
     sees_current = model.posterior == "current" and temperature is None
-    if model.training:  # all labels at once: BatchNorm takes its statistics over all labels of the batch
+    if model.training:  # all labels at once, because in training BatchNorm takes its statistics over them
         all_label_features = model.encode_labels(labels[:, 1:])  # [B, T-1, L, h, w]
     frame = frames[:, 0]  # [B, 3, H, W]
     for t in range(1, labels.shape[1]):
@@ -97,7 +97,10 @@ def recomputed(step):
 
 
 def disturb(frame, noise, clamp, input_noise):
-    """Apply `clamp` and `input_noise` of `rollout` to an input frame [B, 3, H, W]."""
+    """Apply `clamp` and `input_noise` of `rollout` to an input frame [B, 3, H, W].
+
+    Noise on inputs against the errors that add up in a rollout: as Sanchez-Gonzalez et al. 2020, arXiv:2002.09405.
+    """
     if clamp:
         frame = frame.clamp(0, 1)
     if input_noise:

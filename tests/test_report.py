@@ -1,4 +1,4 @@
-"""What docs/report/statements.py and docs/study/data_and_time.py compute from logs."""
+"""What the scripts in docs/ compute from logs."""
 
 import importlib.util
 import json
@@ -22,26 +22,40 @@ def statements():
     return load(DOCS / "report" / "statements.py")
 
 
-def test_p_value_is_the_part_of_all_ways_to_share_out_the_runs(statements):
-    apart = statements.p_value([1, 2, 3], [11, 12, 13])
-    assert apart == pytest.approx(2 / 20)  # of 20 ways the observed one and its mirror image differ by as much
-    assert statements.p_value([1, 2, 3], [2, 1, 3]) == 1
-    numbers = np.random.default_rng(0).normal(size=8)
-    assert statements.p_value(numbers[:4], numbers[4:]) == statements.p_value(numbers[4:], numbers[:4])
-    assert statements.p_value(numbers[:4], numbers[4:]) == statements.p_value(5 * numbers[:4], 5 * numbers[4:])
+@pytest.fixture(scope="module")
+def sign_flip_test():
+    return load(DOCS / "paired.py").sign_flip_test
 
 
-def test_p_value_of_many_runs_is_estimated(statements, monkeypatch):
-    numbers = np.random.default_rng(1).normal(size=12)
-    exact = statements.p_value(numbers[:6], numbers[6:])
-    monkeypatch.setattr(statements, "MAX_WAYS", 900)  # of 924
-    assert 0.05 < exact < 0.95 and statements.p_value(numbers[:6], numbers[6:]) == pytest.approx(exact, abs=0.06)
+def seeds(*numbers):
+    return dict(enumerate(numbers))
+
+
+def test_p_value_is_the_part_of_all_signs_of_the_differences_with_a_mean_as_large(sign_flip_test):
+    assert sign_flip_test(seeds(11, 12, 14), seeds(1, 2, 3)) == (pytest.approx(31 / 3), 2 / 8)
+    assert sign_flip_test(seeds(1, 2, 3), seeds(2, 1, 3)) == (0, 1)
+    numbers = np.random.default_rng(0).normal(size=16)
+    ours, theirs = seeds(*numbers[:8]), seeds(*numbers[8:])
+    difference, p = sign_flip_test(ours, theirs)
+    assert sign_flip_test(theirs, ours) == (-difference, p)
+    assert sign_flip_test(seeds(*5 * numbers[:8]), seeds(*5 * numbers[8:])) == (pytest.approx(5 * difference), p)
+
+
+def test_recipes_are_compared_by_the_seeds_that_both_have(sign_flip_test):
+    assert sign_flip_test({3: 1.0, 1: 5.0, 2: 7.0}, {2: 6.0, 9: 100.0, 1: 3.0}) == (1.5, 0.5)
+
+
+def test_p_value_of_recipes_that_do_not_differ_is_uniform(sign_flip_test):
+    random = np.random.default_rng(1)
+    values = [sign_flip_test(*(seeds(*random.normal(size=6)) for _ in range(2)))[1] for _ in range(500)]
+    for part in (0.125, 0.5):
+        assert np.mean(np.array(values) <= part) == pytest.approx(part, abs=0.07)
 
 
 def test_over_all_annealings_a_seed_counts_once(statements):
     by_seed = {("None", "on"): {0: 30.0, 1: 31.0}, ("Monotonic", "on"): {1: 33.0, 0: 30.5}, ("None", "off"): {0: 1.0}}
-    assert statements.over_annealings(by_seed, "on") == [30.25, 32.0]
-    assert statements.over_annealings(by_seed, "off") == [1.0]
+    assert statements.over_annealings(by_seed, "on") == {0: 30.25, 1: 32.0}
+    assert statements.over_annealings(by_seed, "off") == {0: 1.0}
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.9, 1.3])
@@ -52,15 +66,9 @@ def test_restlessness_is_the_factor_from_epoch_to_epoch(statements, factor, monk
     assert statements.restlessness("run", "mse") == pytest.approx(max(factor, 1 / factor))
 
 
-def test_drift_is_counted_over_that_of_the_nearest_label(statements, monkeypatch):
-    scores = {"this model": {"psnr_first_100": 30.0, "psnr_last_100": 29.0},
-              "nearest label": {"psnr_first_100": 20.0, "psnr_last_100": 22.0}}
-    monkeypatch.setattr(statements, "read_json", lambda path: {"scores": {"test": scores}})
-    assert statements.drift(Path("run")) == pytest.approx(-3.0)
-
-
 @pytest.mark.parametrize("script, runs", [("report/statements.py", "report"),
-                                          ("study/data_and_time.py", "data_and_time")])
+                                          ("study/data_and_time.py", "data_and_time"),
+                                          ("study/single_flags.py", "causes")])
 def test_a_table_of_the_docs_comes_from_the_kept_logs(script, runs, monkeypatch, capsys):
     module = load(DOCS / script)
     monkeypatch.setattr("sys.argv", [script, str(DOCS / "runs" / runs)])

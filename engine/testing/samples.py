@@ -10,7 +10,7 @@ from modules.metrics import channel_psnr, in_chunks, psnr, ssim
 
 METRICS = {"psnr": psnr, "psnr_channels": channel_psnr, "ssim": ssim}
 LOWER_IS_BETTER = ("lpips",)
-BAND = (0.025, 0.975)  # quantiles over the samples, with 95 % of them in between
+BAND = (0.025, 0.975)  # quantiles of a sample, with 95 % of all samples in between
 
 
 def score_samples(samples, truth, metrics):
@@ -53,8 +53,9 @@ def summarise_samples(scored):
 def samples_over_frames(scored):
     """Columns of samples_per_frame.csv: each metric at the frames 1..T-1, in the mean over the sequences.
 
-    `_mean` over the samples; `_low` and `_high`, between which 95 % of the samples lie; `_best`: the best samples.
-    A sequence that is shorter counts as long as it lasts.
+    `_mean` over the samples; `_low` and `_high`, the band in which 95 % of all samples would lie, estimated from these
+    (from fewer than 39 it is the least and the greatest, and holds less); `_best`: the best samples. A sequence that
+    is shorter counts as long as it lasts.
     """
     length = max(values.shape[1] for scores in scored for values in scores.values())
     columns = {"frame": range(1, length + 1)}
@@ -64,13 +65,18 @@ def samples_over_frames(scored):
             row[:, :scores[name].shape[1]] = scores[name]
         samples = np.nanmean(padded, axis=0)  # [K, T-1]
         best = np.nanmean([row[best_sample(name, scores[name])] for row, scores in zip(padded, scored)], axis=0)
-        low, high = np.quantile(samples, BAND, axis=0)
+        low, high = np.quantile(samples, BAND, axis=0, method="weibull")
         columns |= {f"{name}_mean": samples.mean(axis=0), f"{name}_low": low, f"{name}_high": high,
                     f"{name}_best": best}
     return columns
 
 
 def spread(samples):
-    """Standard deviation of a pixel over the samples of a sequence, uint8 [K, T, 3, H, W]; mean, of 255."""
-    deviations = [frame.float().std(dim=0, correction=0).mean() for frame in samples[:, 1:].unbind(dim=1)]
-    return torch.stack(deviations).mean().item()
+    """Standard deviation of a pixel over the samples of a sequence, uint8 [K, T, 3, H, W], of 255; 0 if K is 1.
+
+    The root of the mean variance over the pixels, as the spread in modules.latent.z_usage.
+    """
+    if len(samples) == 1:
+        return 0.0
+    variances = [frame.float().var(dim=0).mean() for frame in samples[:, 1:].unbind(dim=1)]
+    return torch.stack(variances).mean().sqrt().item()

@@ -13,6 +13,21 @@ FLAGS_OF_OLDER_RUNS = {  # their values in a run that is older than the flag
     "reconstruction": "mse", "label_norm": "batch", "random_shift": False, "interleave": 1}
 FROM_A_CHECKPOINT = (  # what a new run takes from the run of --ckpt_path, unless it is typed
     "DR", "posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len")
+USED_IN_A_TEST = {  # flags of Trainer.py that Tester.py uses, with their help there; "": the same
+    "DR": "", "video_format": "", "device": "", "gpu": "", "num_workers": "", "amp": "",
+    "frame_H": "frame height in pixels; left out: that of the checkpoint, else %(default)s",
+    "frame_W": "frame width in pixels; left out: that of the checkpoint, else %(default)s",
+    "val_vi_len": "frames in a sequence of --split val or train, including the given first one; left out: as in "
+                  "training, else %(default)s",
+    "partial": "fraction of the training set that --split train and the baselines take; left out: as in training, else "
+               "%(default)s",
+    "clamp_feedback": "clamp a predicted frame to [0, 1] before it is the next input; left out: as in training, else "
+                      "%(default)s",
+    "temperature": "standard deviation of z ~ N(0, I); 0 takes z = 0; left out: as in training, else %(default)s",
+    "seed": "seed of z; left out: as in training, else %(default)s",
+    "ckpt_path": "checkpoint to test; required",
+    "save_root": "folder of this test; left out: one named after the split, beside the checkpoint",
+}
 LPIPS_MIN_SIDE = 31  # pixels: the second pooling of its AlexNet has nothing to pool in a smaller frame
 MIN_PYRAMID_F_DIM = 13  # --F_dim of the pyramid, whose first 12 channels are the frame's pixels
 
@@ -188,19 +203,21 @@ def trainer_parser():
 
 
 def tester_parser():
-    """The trainer's flags too, so that a command line of the course's tester is understood.
-
-    Those that only shape training have no effect; those that the checkpoint answers need not be given. --partial
-    says how many training frames --split train and the baselines take.
-    """
+    """The trainer's flags too, so that a command line of the course's tester is understood; see USED_IN_A_TEST."""
     parser = trainer_parser()
     parser.description = ("Generate the test sequences, or those of validation or training, with a trained model: "
-                          "submission, videos and scores.")
+                          "submission, videos and scores. All flags of Trainer.py are taken; those that only shape "
+                          "training have no effect, and are not listed here.")
+    parser.list_only(USED_IN_A_TEST)
+    add_test_flags(parser)
+    return parser
+
+
+def add_test_flags(parser):
     group = parser.add_argument_group("test")
     group.add_argument("--split", choices=SPLITS, default="test",
                        help="sequences to generate; those of val and train are --val_vi_len frames long and bring "
-                            "their own truth; train is what the run's --partial took of it. Compare train with val to "
-                            "see overfitting")
+                            "their own truth. Compare train with val to see overfitting")
     group.add_argument("--gt", type=path_name, metavar="FILE",
                        help="ground truth in the submission's format, to score against")
     group.add_argument("--make_gif", action=BooleanOptionalAction, default=True, help="write the videos")
@@ -223,7 +240,6 @@ def tester_parser():
     group.add_argument("--poses", type=path_name, metavar="FILE",
                        help="poses in the video of --drive as a CSV file (see Preparer.py), in place of an estimator's")
     group.add_argument("--no_sanity", action="store_true", help="do not read the submission back to check it")
-    return parser
 
 
 def flags_of(*add_flags):

@@ -12,6 +12,13 @@ from .errors import UsageError
 COMMENT = re.compile(r"""(?P<quoted>"[^"]*"|'[^']*')|(?<!\S)#.*""")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show the default of each flag that has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that takes `@recipe.txt` files and reports a mistake in one line.
 
@@ -20,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description, recipes=True):
         super().__init__(description=description, allow_abbrev=False, fromfile_prefix_chars="@" if recipes else None,
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                         formatter_class=HelpFormatter)
 
     def convert_arg_line_to_args(self, arg_line):
         line = arg_line.removeprefix("\ufeff")  # a byte order mark, from Windows' Notepad
@@ -40,6 +47,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists every flag)\n")
+
+    def list_only(self, texts):
+        """Let --help list only these flags, {name: its help text, or "" to leave it}; the others are still taken."""
+        for action in self._actions:
+            if action.dest not in (*texts, "help"):
+                action.help = argparse.SUPPRESS
+            elif texts.get(action.dest):
+                action.help = texts[action.dest]
 
     def typed_flags(self, words=None):
         """The flags that the command line itself gives, as a dict without any defaults."""

@@ -1,11 +1,13 @@
-"""A folder is a subject: who may import whom, and who loads no torch."""
+"""A folder is a subject: who may import whom, and who loads no torch; what --help lists."""
 
+import argparse
 import ast
 import subprocess
 import sys
 
 import pytest
 
+from cli import flags
 from conftest import ROOT
 
 SCRIPTS = ["Trainer", "Tester", "Plotting", "Preparer", "Study"]
@@ -78,6 +80,14 @@ def test_help_loads_no_torch(script, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(ROOT / f"{script}.py")], cwd=tmp_path, env=environment,
                           capture_output=True, text=True)
     assert done.returncode == 0 and "--help" in done.stdout, done.stderr
+
+
+def test_help_of_the_tester_lists_each_flag_that_it_uses_and_no_other():
+    """Of the flags that it shares with the trainer; the network's come from the checkpoint."""
+    used = {node.attr for node in ast.walk(sources()["Tester"]) if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name) and node.value.id == "args"}
+    listed = {action.dest for action in flags.tester_parser()._actions if action.help != argparse.SUPPRESS}
+    assert listed == used | {"help"}
 
 
 @pytest.mark.parametrize("module", ["Plotting", "Preparer", "Study", "figures.study", "stage_dancer.film",

@@ -66,6 +66,18 @@ def test_restlessness_is_the_factor_from_epoch_to_epoch(statements, factor, monk
     assert statements.restlessness("run", "mse") == pytest.approx(max(factor, 1 / factor))
 
 
+def test_drift_is_what_a_rollout_gains_by_the_truth(statements, tmp_path):
+    def psnr(value):
+        return {"this model": {"psnr": value}, "nearest label": {"psnr": 20.0}}
+
+    assert statements.drift(tmp_path) is None
+    (tmp_path / "result.json").write_text(json.dumps({"scores": {"val": psnr(30.0), "test": psnr(25.0)}}))
+    assert statements.drift(tmp_path) is None
+    (tmp_path / "val_30").mkdir()
+    (tmp_path / "val_30/scores.json").write_text(json.dumps(psnr(30.5)))
+    assert statements.drift(tmp_path) == 0.5 and statements.test_psnr(tmp_path) == 25.0
+
+
 @pytest.mark.parametrize("script, runs", [("report/statements.py", "report"),
                                           ("study/data_and_time.py", "data_and_time"),
                                           ("study/single_flags.py", "causes")])

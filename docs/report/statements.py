@@ -1,7 +1,7 @@
 """Print the tables of docs/report.md from the logs of its runs: python docs/report/statements.py STUDY.
 
 STUDY is the folder of the study, with `<recipe>/seed=<n>/` in it; runs that have not come to their last epoch are left
-out, and from the table of the test those that were not tested. Nothing is trained. "all" compares the seeds' means
+out, and from the table of a test those that it was not made of. Nothing is trained. "all" compares the seeds' means
 over the annealings.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-from cli.files import read_json  # noqa: E402
+from cli.files import read_json_or_none  # noqa: E402
 from cli.tables import markdown_table  # noqa: E402
 from engine.saving.logs import read_arguments, read_metrics  # noqa: E402
 from figures.curves import mean_and_range  # noqa: E402
@@ -38,25 +38,26 @@ def main():
         for name, forcing in product(ANNEALINGS, FORCINGS):
             if annealing == ANNEALINGS[name] and flags["tfr"] == FORCINGS[forcing]:
                 runs.setdefault((name, forcing), {})[flags["seed"]] = run
-    for title, measure, pairs in (
-            ("1. No teacher forcing is better: best validation PSNR (dB)", best_psnr, "forcing"),
-            ("1. Test PSNR (dB)", test_psnr, "forcing"),
-            ("2. and 3. Restlessness of the loss after epoch 15", restlessness, "annealing"),
-            ("2. and 3. Restlessness of the MSE after epoch 15", lambda run: restlessness(run, "mse"), "annealing")):
-        by_seed = {cell: {seed: measure(run) for seed, run in folders.items()
-                          if measure != test_psnr or (run / "result.json").is_file()} for cell, folders in runs.items()}
-        print(f"\n{title}\n\n{markdown_table(table(by_seed))}")
+    for title, measure, digits, pairs in (
+            ("1. No teacher forcing is better: best validation PSNR (dB)", best_psnr, 2, "forcing"),
+            ("1. Test PSNR (dB)", test_psnr, 2, "forcing"),
+            ("2. and 3. Restlessness of the loss after epoch 15", restlessness, 3, "annealing"),
+            ("2. and 3. Restlessness of the MSE after epoch 15", lambda run: restlessness(run, "mse"), 3, "annealing"),
+            ("4. Validation PSNR with the true frame given every 30 frames, less that from one (dB)", drift, 3, "")):
+        by_seed = {cell: {seed: value for seed, run in folders.items() if (value := measure(run)) is not None}
+                   for cell, folders in runs.items()}
+        print(f"\n{title}\n\n{markdown_table(table(by_seed, digits))}")
         by_seed |= {("all", forcing): over_annealings(by_seed, forcing) for forcing in FORCINGS}
         for one, other in compared(by_seed, pairs):
             difference, p = sign_flip_test(by_seed[one], by_seed[other])
             print(f"\n{' '.join(one)} - {' '.join(other)}: {difference:+.3f}, p = {p:.3f}")
 
 
-def table(by_seed):
+def table(by_seed, digits):
     """A row for each annealing: the mean over the seeds, and the least and the greatest."""
     def text(cell):
         numbers = [*by_seed.get(cell, {}).values()]
-        return f"{mean_and_range(numbers)}, seeds: {len(numbers)}" if numbers else "-"
+        return f"{mean_and_range(numbers, digits)}, seeds: {len(numbers)}" if numbers else "-"
 
     return [{"annealing": name} | {f"forcing {forcing}": text((name, forcing)) for forcing in FORCINGS}
             for name in ANNEALINGS]
@@ -73,9 +74,10 @@ def over_annealings(by_seed, forcing):
 
 def compared(by_seed, pairs):
     """The pairs of cells of the table to compare."""
+    candidates = []
     if pairs == "forcing":
         candidates = [((name, "off"), (name, "on")) for name in (*ANNEALINGS, "all")]
-    else:
+    elif pairs == "annealing":
         candidates = [((name, forcing), ("None", forcing)) for forcing in FORCINGS for name in ANNEALINGS
                       if name != "None"]
     return [pair for pair in candidates if all(by_seed.get(cell) for cell in pair)]
@@ -86,7 +88,17 @@ def best_psnr(run):
 
 
 def test_psnr(run):
-    return read_json(run / "result.json")["scores"]["test"]["this model"]["psnr"]
+    """None if the run was not tested."""
+    scores = (read_json_or_none(run / "result.json") or {}).get("scores", {})
+    return scores["test"]["this model"]["psnr"] if "test" in scores else None
+
+
+def drift(run):
+    """What a rollout gains if it is given the true frame again every 30 frames, in val_30/; None if not measured."""
+    again, scores = (read_json_or_none(run / name) for name in ("val_30/scores.json", "result.json"))
+    if not again or not scores:
+        return None
+    return again["this model"]["psnr"] - scores["scores"]["val"]["this model"]["psnr"]
 
 
 def restlessness(run, column="loss"):

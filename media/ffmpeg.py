@@ -54,7 +54,16 @@ def length_and_rate(path, flag):
     Each is 0 where the file does not say. Raises UsageError.
     """
     with _ffmpeg_stream(path, flag, []) as (about, _):
-        return about["duration"], about["fps"]
+        return about["duration"], exact_rate(about["fps"])
+
+
+def exact_rate(rounded):
+    """Return to three decimals a rate that ffmpeg rounds to two: 23.98 is 23.976, television's 24000 / 1001.
+
+    Counted at 23.98, a video of four minutes would have a frame too many.
+    """
+    exact = round(1.001 * rounded) / 1.001
+    return round(exact, 3) if rounded % 1 and round(exact, 2) == rounded else rounded
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from media.pixel_csv import write_pixels_csv
 
 from .keypoints import present, read_lines, write_poses
 from .labels import draw_label
-from .person import find_person
+from .person import find_person, own_rate
 from .window import Window, choose_window, cut, move_into
 
 VERSION = 1
@@ -37,6 +37,7 @@ class Take(NamedTuple):
     path: Path
     poses: np.ndarray  # [T, 17, 3] in pixels of the dataset's frames, see keypoints.py
     window: Window
+    fps: float  # frames a second
     parts: dict  # {"train": slice of its frames, "val": ..., "test": ...}
 
 
@@ -44,30 +45,32 @@ def make_video_dataset(root, videos, poses_files=None, *, fps, frame_size, overw
     """Write the dataset into the folder `root`, which appears once it is complete; prints what was found.
 
     videos: paths. poses_files: a CSV file of poses for each video (see keypoints.py), or None for an estimator. fps:
-    frames a second. frame_size: (H, W) of the dataset's frames. overwrite: replace such a dataset in `root`. Returns
-    the length of the shortest validation sequence. Raises UsageError.
+    frames a second; a video with a file of poses keeps its own rate if that is almost this one. frame_size: (H, W) of
+    the dataset's frames. overwrite: replace such a dataset in `root`. Returns the length of the shortest validation
+    sequence. Raises UsageError.
     """
     load_ffmpeg("--video")
     with whole_folder("--dataset", root, "dataset of videos", MARKER, ENTRIES, overwrite) as folder:
-        check_inputs(videos, poses_files or [], fps)
-        takes = [find_take(path, fps, poses_file, frame_size)
-                 for path, poses_file in zip(videos, poses_files or [None] * len(videos))]
-        write_takes(folder, takes, fps, frame_size)
+        inputs = list(zip(videos, poses_files or [None] * len(videos)))
+        check_inputs(inputs, fps)
+        takes = [find_take(path, fps, poses_file, frame_size) for path, poses_file in inputs]
+        write_takes(folder, takes, frame_size)
         write_json(folder / MARKER, {
-            "version": VERSION, "fps": fps, "frame_size": frame_size,
-            "videos": [{"path": str(take.path), "frames": len(take.poses), "window": take.window._asdict()}
-                       for take in takes]})
+            "version": VERSION, "fps": takes[0].fps, "frame_size": frame_size,
+            "videos": [{"path": str(take.path), "frames": len(take.poses), "fps": take.fps,
+                        "window": take.window._asdict()} for take in takes]})
     return min(length_of(take.parts["val"]) for take in takes)
 
 
-def check_inputs(videos, poses_files, fps):
-    """Raise UsageError for what can be told of the videos and the files of poses before a frame is looked at."""
-    for path in videos:
-        seconds, _ = length_and_rate(path, "--video")
+def check_inputs(inputs, fps):
+    """Raise UsageError for what can be told of pairs (video, file of poses) before a frame is looked at."""
+    for path, poses_file in inputs:
+        seconds, native = length_and_rate(path, "--video")
+        rate = own_rate(fps, native) if poses_file else fps
         if seconds:  # the file says it
-            check_length(path, round(fps * seconds), fps)
-    for path in poses_files:
-        read_lines(path, "--poses")
+            check_length(path, round(rate * seconds), rate)
+        if poses_file:
+            read_lines(poses_file, "--poses")
 
 
 def check_length(path, frames, fps):
@@ -80,13 +83,13 @@ def check_length(path, frames, fps):
 def find_take(path, fps, poses_file, frame_size):
     """Find the person in a video, choose its window and its parts, and print what was found."""
     person = find_person(path, fps, poses_file, "--video", "--fps")
-    check_length(path, len(person.poses), fps)
+    check_length(path, len(person.poses), person.fps)
     window = choose_window(person.poses, person.size, frame_size)
     print(f"{path}: {person.report}")
     print(f"  cut from {person.size[1]} x {person.size[0]} pixels to {window.width:.0f} x {window.height:.0f}, "
           f"the upper left corner at {window.left:.0f}, {window.top:.0f}")
     poses = move_into(person.poses, window, frame_size)
-    return Take(Path(path), poses, window, split(present(poses), fps))
+    return Take(Path(path), poses, window, person.fps, split(present(poses), person.fps))
 
 
 def split(shows_somebody, fps):
@@ -110,7 +113,7 @@ def length_of(part):
     return part.stop - part.start
 
 
-def write_takes(root, takes, fps, frame_size):
+def write_takes(root, takes, frame_size):
     """Write the frames and labels of all takes, and what belongs to them, into the new folder `root`."""
     total = sum(len(take.poses) for take in takes)
     first = {"train": 0, "val": 0}  # number of the next file
@@ -119,7 +122,7 @@ def write_takes(root, takes, fps, frame_size):
         for number, take in enumerate(takes):
             folders = make_folders(root, number)
             truth.append([])
-            for name, index, frame in cut_frames(take, fps, frame_size):
+            for name, index, frame in cut_frames(take, frame_size):
                 label = draw_label(take.poses[index], frame_size)
                 if progress.n % -(-total // PREVIEW_FRAMES) == 0:
                     preview.append(overlay(frame, label))
@@ -149,9 +152,9 @@ def make_folders(root, number):
     return folders
 
 
-def cut_frames(take, fps, frame_size):
+def cut_frames(take, frame_size):
     """Yield for each frame of a take the name of its part (None in a gap), its number in the video, and its pixels."""
-    with closing(read_video(take.path, fps, "--video")) as frames:
+    with closing(read_video(take.path, take.fps, "--video")) as frames:
         for index, frame in zip(range(len(take.poses)), frames):
             name = next((name for name, part in take.parts.items() if part.start <= index < part.stop), None)
             yield name, index, cut(frame, take.window, frame_size)

@@ -15,7 +15,7 @@ from .tracks import bridged_frames, steady
 
 MIN_INSIDE = 0.5  # part of the joints that lie in the picture
 MIN_HEIGHT = 0.05  # of the picture, of a person
-SAME_RATE = 0.02  # two rates that differ by no more, as 29.97 and 30, are not told apart
+SAME_RATE = 0.02  # two rates that differ by no more, as 29.97 and 30, are called by one number
 
 
 class Person(NamedTuple):
@@ -23,18 +23,21 @@ class Person(NamedTuple):
 
     poses: np.ndarray  # [T, 17, 3] in pixels of the video, see keypoints.py; bridged and smoothed
     size: tuple  # (H, W) of the video in pixels
+    fps: float  # frames a second of the poses: what was asked for, or the video's own; see own_rate
     report: str  # in how many frames nobody or several people were found, and who was followed
 
 
 def find_person(path, fps, poses_file, flag, fps_flag=None):
     """Find the person in a video, sampled at `fps`; `flag` is the one that named it, `fps_flag` one that sets fps.
 
-    poses_file: CSV file of poses (see keypoints.py) to take in place of an estimator's, or None. Raises UsageError if
-    a file cannot be read, or nobody is found.
+    poses_file: CSV file of poses (see keypoints.py) to take in place of an estimator's, or None; with one the video may
+    be sampled at its own rate, see own_rate. Raises UsageError if a file cannot be read, or nobody is found.
     """
     found, size = [], None
     with nullcontext() if poses_file else pose_estimator() as estimate:
         seconds, native = length_and_rate(path, flag)
+        if poses_file:
+            fps = own_rate(fps, native)
         total = round(fps * seconds) or None
         with closing(read_video(path, fps, flag)) as video:
             for frame in Progress(video, total=total, desc=f"{'reading' if poses_file else 'poses of'} {path}",
@@ -57,16 +60,26 @@ def find_person(path, fps, poses_file, flag, fps_flag=None):
     steadied = steady(poses, fps)
     lost = int((~present(poses)).sum())
     report = f"nobody in {lost} of {len(found)} frames ({bridged_frames(poses, steadied)} bridged); {who}"
-    return Person(steadied, size, report)
+    return Person(steadied, size, fps, report)
+
+
+def own_rate(fps, native):
+    """Return the video's own rate, `native`, in place of `fps` if the two are almost the same.
+
+    Whoever numbers the frames of a video of 29.97 frames a second numbers these, and calls their rate 30; sampled at
+    30, the video would have a frame too many in every 33 seconds. native: 0 where it is not known.
+    """
+    return native if abs(native - fps) <= SAME_RATE * fps else fps
 
 
 def check_rate(poses_file, video, frames, fps, native, fps_flag):
-    """Raise UsageError if a file of poses is numbered at the video's own rate, `native`, and that is not `fps`.
+    """Raise UsageError if a file of poses numbers the frames at the video's own rate, `native`, but `fps` is another.
 
-    It is where the last of its numbers is that of the video's last frame, to a thousandth. frames: how many there are
-    at `fps`. native: 0 where it is not known. fps_flag: the flag that sets fps, or None.
+    The file does so if its last number is that of the video's last frame at that rate, or differs by a thousandth at
+    most. frames: how many there are at `fps`. native: 0 where it is not known. fps_flag: the flag that sets fps, or
+    None.
     """
-    if not native or abs(native - fps) <= SAME_RATE * fps:
+    if native in (0, fps):
         return
     last = max((frame for _, frame, _ in read_lines(poses_file, "--poses")), default=0)
     own = frames * native / fps

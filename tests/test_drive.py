@@ -11,7 +11,7 @@ from PIL import Image
 from conftest import call_script, tiny_model
 from dataloader import Dataset_Dance
 from engine.saving.checkpoint import save_checkpoint
-from engine.testing.driving import nearest_start
+from engine.testing.driving import nearest_start, open_drive
 from media.images import resize_picture
 from poses.keypoints import INDEX, nobody, present, write_poses
 from poses.labels import draw_label
@@ -129,6 +129,14 @@ def test_a_video_drives_the_model(prepared, tmp_path):
     assert frames[0].shape == (3 * 32 + 24, 3 * 3 * 64 + 2 * 4, 3)
     with Image.open(tmp_path / "out/driven.gif") as gif:
         assert gif.n_frames == 10 and gif.info["duration"] == 30  # GIFs count hundredths of a second
+
+
+def test_a_video_of_almost_the_rate_of_the_dataset_drives_at_its_own(prepared, tmp_path):
+    from media.ffmpeg import write_mp4
+
+    write_mp4(tmp_path / "film.mp4", [np.zeros((100, 200, 3), np.uint8)] * 12, 30 / 1.001)
+    drive = open_drive(tmp_path / "film.mp4", tmp_path / "other.csv", tmp_path / "data", (32, 64), 1)
+    assert drive.fps == 29.97 and len(drive.labels) == len(drive.video) == 10
 
 
 def test_a_folder_of_labels_drives_the_model(prepared, tmp_path):

@@ -12,7 +12,7 @@ from imageio_ffmpeg import get_ffmpeg_exe  # noqa: E402
 
 from cli.errors import UsageError  # noqa: E402
 from conftest import ROOT, call_script  # noqa: E402
-from media.ffmpeg import check_mp4, length_and_rate, read_video, write_mp4  # noqa: E402
+from media.ffmpeg import check_mp4, exact_rate, length_and_rate, read_video, write_mp4  # noqa: E402
 from poses.keypoints import INDEX, nobody, read_poses, seen  # noqa: E402
 from poses.labels import draw_label as draw_pose_label  # noqa: E402
 from stage_dancer import film  # noqa: E402
@@ -85,6 +85,12 @@ def test_a_video_of_variable_rate_keeps_its_time(tmp_path):
 def test_length_and_rate_are_known_before_reading(fps, tmp_path):
     seconds, rate = length_and_rate(corner_video(tmp_path / "a.mp4", frames=45, fps=fps), "--x")
     assert (seconds, rate) == (pytest.approx(45 / fps, abs=0.1), pytest.approx(fps, abs=0.01))
+
+
+@pytest.mark.parametrize("rounded, rate", [(23.98, 23.976), (29.97, 29.97), (59.94, 59.94), (25, 25), (5, 5), (0, 0),
+                                           (24.5, 24.5)])
+def test_rates_of_television_are_known_to_three_decimals(rounded, rate):
+    assert exact_rate(rounded) == rate
 
 
 def test_file_of_any_name_is_read(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from media.pixel_csv import read_pixels_csv
 from poses import dataset
 from poses.keypoints import INDEX, JOINTS, follow, nobody, present, read_people, read_poses, seen, write_poses
 from poses.labels import LINES, draw_label
-from poses.person import check_rate
+from poses.person import check_rate, find_person
 from poses.tracks import bridge, smooth, steady
 from poses.window import Window, choose_window, cut, move_into
 
@@ -298,12 +298,29 @@ def test_poses_numbered_at_the_videos_own_rate_are_refused(fps, frames, video, r
 
 
 @pytest.mark.parametrize("last, native, told", [
-    (2499, 25, True), (2498, 25, True), (2500, 25, True), (2997, 29.97, False), (2999, 25, False), (2400, 25, False),
+    (2499, 25, True), (2498, 25, True), (2500, 25, True), (2999, 30, False), (2999, 25, False), (2400, 25, False),
     (5999, 60, True), (2998, 0, False), (2397, 23.98, True)])
 def test_own_rate_is_told_by_the_last_number(last, native, told, tmp_path):
     write_poses(tmp_path / "a.csv", np.concatenate([nobody(last), walk(1)]))
     with pytest.raises(UsageError, match=f"give --fps {native}") if told else nullcontext():
         check_rate(tmp_path / "a.csv", "a.mp4", 3000, 30.0, native, "--fps")
+
+
+@pytest.mark.parametrize("rate", [24, 30])
+def test_a_video_of_almost_the_rate_asked_for_has_a_frame_for_each_line(rate, tmp_path):
+    pytest.importorskip("imageio_ffmpeg", reason="the extra of requirements/video.txt is not installed")
+    from media.ffmpeg import write_mp4
+
+    write_mp4(tmp_path / "a.mp4", [np.zeros((50, 100, 3), np.uint8)] * 1200, rate / 1.001)
+    write_poses(tmp_path / "a.csv", walk(1200, width=100, height=50))
+    person = find_person(tmp_path / "a.mp4", rate, tmp_path / "a.csv", "--x")
+    assert len(person.poses) == 1200 and person.fps == round(rate / 1.001, 3)
+
+
+def test_the_rate_of_the_frames_is_noted(video, tmp_path):
+    call_script(tmp_path, "Preparer", *video("a", walk(60), fps=30 / 1.001), "--dataset", "me")
+    noted = json.loads((tmp_path / "me/video.json").read_text())
+    assert noted["fps"] == noted["videos"][0]["fps"] == 29.97
 
 
 @pytest.mark.parametrize("frames", [60, 100, 1000])

@@ -56,7 +56,7 @@ def drive_by_video(path, poses_file, root, frame_size, fps):
         raise UsageError(f"--drive {path}: there is no such file or folder")
     trained, size = training_poses(root)
     person = find_person(path, fps, poses_file, "--drive")
-    poses = retarget(person.poses, trained, fps)
+    poses = retarget(person.poses, trained, person.fps)
     if poses is None:
         raise UsageError(f"--drive {path}: no frame of it, or of the training set, shows head and feet of a person; "
                          "give a video that does")
@@ -64,10 +64,10 @@ def drive_by_video(path, poses_file, root, frame_size, fps):
     first = int(np.flatnonzero(present(poses))[0])
     labels = [resize_picture(draw_label(pose, size), frame_size) for pose in poses[first:]]
     window = choose_window(person.poses, person.size, frame_size)
-    with closing(read_video(path, fps, "--drive")) as frames:
+    with closing(read_video(path, person.fps, "--drive")) as frames:
         video = [resize_picture(cut(frame, window, frame_size), frame_size)
                  for number, frame in zip(range(len(poses)), frames) if number >= first]
-    return Drive(torch.stack(labels), torch.stack(video), fps)
+    return Drive(torch.stack(labels), torch.stack(video), person.fps)
 
 
 def training_poses(root):

@@ -35,9 +35,10 @@ def read_video(path, fps, flag):
     """Yield the frames of a video as uint8 [H, W, 3], as a player shows them, sampled at `fps` frames a second.
 
     ffmpeg turns them as the file says, makes their pixels square, and repeats or leaves out frames where the video has
-    another or a variable rate. Raises UsageError naming `flag` and the file unless it holds a frame.
+    another or a variable rate. Time counts from the video's first frame, even if the sound begins before it. Raises
+    UsageError naming `flag` and the file unless it holds a frame.
     """
-    filters = f"fps={fps:.12g},scale=iw*sar:ih,setsar=1"
+    filters = f"setpts=PTS-STARTPTS,fps={fps:.12g},scale=iw*sar:ih,setsar=1"
     frames = 0
     with _ffmpeg_stream(path, flag, ["-vf", filters, "-an"]) as (about, stream):
         width, height = about["size"]

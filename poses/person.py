@@ -15,6 +15,7 @@ from .tracks import bridged_frames, steady
 
 MIN_INSIDE = 0.5  # part of the joints that lie in the picture
 MIN_HEIGHT = 0.05  # of the picture, of a person
+MAX_EARLY = 0.5  # seconds before the end of a video at which its poses may end
 SAME_RATE = 0.02  # two rates that differ by no more, as 29.97 and 30, are called by one number
 
 
@@ -76,19 +77,21 @@ def check_rate(poses_file, video, frames, fps, native, fps_flag):
     """Raise UsageError if a file of poses numbers the frames at the video's own rate, `native`, but `fps` is another.
 
     The file does so if its last number is that of the video's last frame at that rate, or differs by a thousandth at
-    most. frames: how many there are at `fps`. native: 0 where it is not known. fps_flag: the flag that sets fps, or
-    None.
+    most. A file that ends early is noted: its lines may number the frames of a variable rate. frames: how many there
+    are at `fps`. native: 0 where it is not known. fps_flag: the flag that sets fps, or None.
     """
-    if native in (0, fps):
-        return
     last = max((frame for _, frame, _ in read_lines(poses_file, "--poses")), default=0)
     own = frames * native / fps
-    if abs(last + 1 - own) <= max(1, native / fps, own / 1000):
+    if native not in (0, fps) and abs(last + 1 - own) <= max(1, native / fps, own / 1000):
         remedy = (f"number its frames at {fps:g} a second; if they are, add a line for the last one, {frames - 1}, "
                   "with confidences of 0")
         raise UsageError(f"--poses {poses_file}: its last frame, {last}, is the last of {video} at the video's own "
                          f"{native:g} frames a second, but {fps:g} are taken; "
                          + (f"give {fps_flag} {native:g}, or {remedy}" if fps_flag else remedy))
+    early = (frames - 1 - last) / fps
+    if early > MAX_EARLY:
+        print(f"note: --poses {poses_file} ends with frame {last}, {early:.1f} seconds before the end of {video}; if "
+              f"somebody is seen there, the lines are not {fps:g} a second: convert a video of variable rate first")
 
 
 def check_scale(poses, size, path):

@@ -81,6 +81,14 @@ def test_a_video_of_variable_rate_keeps_its_time(tmp_path):
     assert np.abs(seen_brightness - expected).max() < 20  # the slow part stands still for a sixth of a second
 
 
+def test_a_video_whose_sound_begins_before_it_starts_with_its_first_frame(tmp_path):
+    write_mp4(tmp_path / "a.mp4", [np.full((32, 32, 3), 8 * t, np.uint8) for t in range(30)], 30)
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=3", "-itsoffset", 1, "-i", tmp_path / "a.mp4", "-map", "0:a", "-map",
+           "1:v", "-c:v", "copy", tmp_path / "late.mp4")
+    brightness = [frame.mean() for frame in read_video(tmp_path / "late.mp4", 30, "--x")]
+    assert np.abs(np.array(brightness) - 8 * np.arange(30)).max() < 3
+
+
 @pytest.mark.parametrize("fps", [25, 29.97, 60])
 def test_length_and_rate_are_known_before_reading(fps, tmp_path):
     seconds, rate = length_and_rate(corner_video(tmp_path / "a.mp4", frames=45, fps=fps), "--x")

@@ -306,6 +306,13 @@ def test_own_rate_is_told_by_the_last_number(last, native, told, tmp_path):
         check_rate(tmp_path / "a.csv", "a.mp4", 3000, 30.0, native, "--fps")
 
 
+@pytest.mark.parametrize("last, noted", [(2999, False), (2984, False), (2983, True)])
+def test_poses_that_end_early_are_noted(last, noted, tmp_path, capsys):
+    write_poses(tmp_path / "a.csv", np.concatenate([nobody(last), walk(1)]))
+    check_rate(tmp_path / "a.csv", "a.mp4", 3000, 30.0, 30.0, "--fps")
+    assert ("variable" in capsys.readouterr().out) == noted
+
+
 @pytest.mark.parametrize("rate", [24, 30])
 def test_a_video_of_almost_the_rate_asked_for_has_a_frame_for_each_line(rate, tmp_path):
     pytest.importorskip("imageio_ffmpeg", reason="the extra of requirements/video.txt is not installed")

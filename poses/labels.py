@@ -1,5 +1,7 @@
 """Draw a pose as a label: thin pastel lines on white, a colour for each limb and side."""
 
+import math
+
 import numpy as np
 
 from media.capsules import rasterise_capsule
@@ -16,7 +18,7 @@ LINES = [
     ("left_hip", "left_knee", (140, 180, 244)), ("right_hip", "right_knee", (140, 222, 160)),
     ("left_knee", "left_ankle", (170, 160, 244)), ("right_knee", "right_ankle", (186, 226, 130)),
 ]
-RADIUS = 1.25  # pixels, in a label of 128 x 256
+RADIUS = 1.25  # pixels, in a label of 128 x 256 or of as many pixels in another shape
 HEADS = [["left_ear", "right_ear"], ["left_eye", "right_eye"], ["nose"]]  # the middle of the first that are seen
 
 
@@ -41,4 +43,4 @@ def draw_label(pose, size):
                         *[("head", parts) for parts in HEADS]):
         if name not in places and all(part in places for part in parts):
             places[name] = np.mean([places[part] for part in parts], axis=0)
-    return draw_lines(places, size, RADIUS * min(height / 128, width / 256))
+    return draw_lines(places, size, RADIUS * math.sqrt(height * width / (128 * 256)))

@@ -150,6 +150,11 @@ def test_a_joint_that_is_not_seen_takes_its_lines_with_it():
     assert differs.any() and (less[differs] == WHITE).mean() > 0.5 and differs[:, :128].sum() == 0
 
 
+def test_lines_are_as_strong_in_portrait_as_in_landscape():
+    ink = [(WHITE - draw_label(standing(64, 120, 100), size).astype(int)).sum() for size in (SIZE, SIZE[::-1])]
+    assert ink[1] == pytest.approx(ink[0], rel=0.01)
+
+
 # The window
 
 def area_of(poses):

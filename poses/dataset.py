@@ -18,9 +18,9 @@ from media.ffmpeg import length_and_rate, load_ffmpeg, read_video
 from media.gif import write_gif
 from media.pixel_csv import write_pixels_csv
 
-from .keypoints import present, read_lines, write_poses
+from .keypoints import present, write_poses
 from .labels import draw_label
-from .person import find_person, own_rate
+from .person import check_seen, find_person, own_rate
 from .window import Window, choose_window, cut, move_into
 
 VERSION = 1
@@ -70,7 +70,7 @@ def check_inputs(inputs, fps):
         if seconds:  # the file says it
             check_length(path, round(rate * seconds), rate)
         if poses_file:
-            read_lines(poses_file, "--poses")
+            check_seen(poses_file)
 
 
 def check_length(path, frames, fps):

@@ -10,7 +10,7 @@ from cli.progress import Progress
 from media.ffmpeg import length_and_rate, read_video
 
 from .estimator import pose_estimator
-from .keypoints import follow, nobody, present, read_lines, read_people
+from .keypoints import MIN_CONFIDENCE, follow, nobody, present, read_lines, read_people
 from .tracks import bridged_frames, steady
 
 MIN_INSIDE = 0.5  # part of the joints that lie in the picture
@@ -38,6 +38,7 @@ def find_person(path, fps, poses_file, flag, fps_flag=None):
     with nullcontext() if poses_file else pose_estimator() as estimate:
         seconds, native = length_and_rate(path, flag)
         if poses_file:
+            check_seen(poses_file)
             fps = own_rate(fps, native)
         total = round(fps * seconds) or None
         with closing(read_video(path, fps, flag)) as video:
@@ -53,15 +54,22 @@ def find_person(path, fps, poses_file, flag, fps_flag=None):
         who = (f"more than one person in {several}; the tallest in the first frame with anybody was followed" if several
                else "never more than one person")
     else:
-        poses = np.stack([nobody(1)[0] if pose is None else pose for pose in found])
         who = "of several people, mediapipe's Pose reports one: the same as long as it keeps track of it"
-    if not present(poses).any():
-        raise UsageError(f"{flag} {path}: nobody was found in its {len(found)} frames; give a video that shows a whole "
-                         "person, or --poses")
+        poses = np.stack([nobody(1)[0] if pose is None else pose for pose in found])
+        if not present(poses).any():
+            raise UsageError(f"{flag} {path}: nobody was found in its {len(found)} frames; give a video that shows a "
+                             "whole person, or --poses")
     steadied = steady(poses, fps)
     lost = int((~present(poses)).sum())
     report = f"nobody in {lost} of {len(found)} frames ({bridged_frames(poses, steadied)} bridged); {who}"
     return Person(steadied, size, fps, report)
+
+
+def check_seen(poses_file):
+    """Raise UsageError if no joint in a file of poses is seen."""
+    if not any(present(pose) for *_, pose in read_lines(poses_file, "--poses")):
+        raise UsageError(f"--poses {poses_file}: no joint in it has a confidence of {MIN_CONFIDENCE} or more; give "
+                         "confidences from 0 to 1, or 1 where they are not known")
 
 
 def own_rate(fps, native):
@@ -95,10 +103,11 @@ def check_rate(poses_file, video, frames, fps, native, fps_flag):
 
 
 def check_scale(poses, size, path):
-    """Raise UsageError if poses [T, 17, 3] are not in pixels of a video of `size` (H, W); path: their file."""
+    """Raise UsageError if poses [T, 17, 3], one at least, are not in pixels of a video of `size` (H, W).
+
+    path: their file.
+    """
     places = poses[present(poses)][..., :2]  # [n, 17, 2]
-    if not len(places):
-        return
     inside = ((places >= 0) & (places <= size[::-1])).all(axis=2).sum() / np.isfinite(places).all(axis=2).sum()
     tall = np.median(np.nanmax(places[..., 1], axis=1) - np.nanmin(places[..., 1], axis=1))
     if inside < MIN_INSIDE or tall < MIN_HEIGHT * size[0]:

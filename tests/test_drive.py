@@ -177,7 +177,7 @@ def test_what_cannot_drive_is_refused_in_one_line(prepared, refused, tmp_path):
         error = refused(*prepared, "--drive", name, "--poses", "numbers.csv")
         assert "numbers.csv" in error and "at 30 a second" in error and "--fps" not in error
     write_poses(tmp_path / "none.csv", nobody(12))
-    assert "nobody" in refused(*prepared, "--drive", "other.mp4", "--poses", "none.csv")
+    assert "--poses none.csv: no joint" in refused(*prepared, "--drive", "other.mp4", "--poses", "none.csv")
     poses = dance(12, lambda part: (60, 90, 70))
     poses[:, [ANKLE, INDEX["right_ankle"]]] = nobody(1)[0, 0]
     write_poses(tmp_path / "feetless.csv", poses)

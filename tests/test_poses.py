@@ -367,16 +367,18 @@ def test_bad_input_is_refused_in_one_line(video, refused, tmp_path):
     assert "--poses" in refused("--video", "a.mp4", "a.mp4", *poses, "--dataset", "me")
     assert "b.mp4 has 3 frames" in refused(*video("b", walk(3)), "--dataset", "me")
     error = refused(*video("empty", nobody(60)), "--dataset", "me")
-    assert "empty.mp4" in error and "nobody" in error
+    assert "--poses empty.csv: no joint in it has a confidence of 0.1" in error and "or --poses" not in error
     write_poses(tmp_path / "longer.csv", walk(61))
     error = refused("--video", "a.mp4", "--poses", "longer.csv", "--dataset", "me")
     assert "frame 60, but there are 60 frames at 30 a second" in error
 
 
 @pytest.mark.parametrize("second, poses", [("nowhere.mp4", None), ("text.mp4", None), ("short.mp4", None),
-                                           ("a.mp4", "nowhere.csv"), ("a.mp4", "text.csv")])
+                                           ("a.mp4", "nowhere.csv"), ("a.mp4", "text.csv"),
+                                           ("a.mp4", "empty.csv")])
 def test_a_later_mistake_is_told_before_the_first_estimation(second, poses, video, refused, tmp_path, monkeypatch):
     video("a", walk(60)), video("short", walk(20))
+    write_poses(tmp_path / "empty.csv", nobody(60))
     for name in ("text.mp4", "text.csv"):
         (tmp_path / name).write_text("frame\nno numbers")
     monkeypatch.setattr(dataset, "find_take", lambda *_: pytest.fail("estimated already"))
@@ -401,6 +403,12 @@ def test_the_estimator_is_asked_for_each_frame_in_its_order(video, tmp_path, mon
     call_script(tmp_path, "Preparer", "--video", "a.mp4", "--dataset", "me")
     assert len(columns) == 60 and (np.diff(columns) > 0).all()
     assert "nobody in 1 of 60 frames (1 bridged); of several people, mediapipe" in capsys.readouterr().out
+
+
+def test_a_video_in_which_the_estimator_finds_nobody_is_refused(video, refused, monkeypatch):
+    video("a", walk(60))
+    monkeypatch.setattr("poses.person.pose_estimator", lambda: nullcontext(lambda image: None))
+    assert "--video a.mp4: nobody was found in its 60 frames" in refused("--video", "a.mp4", "--dataset", "me")
 
 
 @pytest.mark.parametrize("factor", [1 / 256, 4])

@@ -1,6 +1,5 @@
 """Frames as a CSV of pixels: the course's submission and its ground truth."""
 
-import codecs
 import csv
 
 import numpy as np
@@ -8,8 +7,9 @@ import numpy as np
 from cli.errors import UsageError
 from cli.files import atomic_write
 
+from .csv_files import SEPARATORS, open_text, separator_of
+
 PUBLIC_SEQUENCES = 3  # test sequences that count to the public score; the others are private
-SEPARATORS = ",;\t"  # spreadsheets of some countries write semicolons
 _DIGITS = np.array([str(value) for value in range(256)], dtype=object)
 
 
@@ -33,7 +33,7 @@ def write_pixels_csv(path, sequences, usage=None):
 
 def pixels_of_a_frame(path):
     """Count the pixel columns of a file, from its first line."""
-    with _open_text(path, errors="replace") as file:
+    with open_text(path, errors="replace") as file:
         return sum(name.isdecimal() for name in _read_header(file)[0])
 
 
@@ -59,23 +59,16 @@ def iterate_pixels_csv(path, flag):
     """
     try:
         rows = count_rows(path)
-        with _open_text(path) as file:
+        with open_text(path) as file:
             yield from _parse_rows(file, rows, f"{flag} {path}")
     except (OSError, UnicodeError) as error:
         raise UsageError(f"{flag} {path} cannot be read ({error.__class__.__name__}); give a CSV file") from None
 
 
-def _open_text(path, errors="strict"):
-    """Open a text file in UTF-8, or in UTF-16 if it begins with that byte order mark, as PowerShell writes it."""
-    with open(path, "rb") as file:
-        utf_16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return open(path, encoding="utf-16" if utf_16 else "utf-8-sig", errors=errors)
-
-
 def count_rows(path):
     """Count the lines below the first, up to the last that is not blank; a row of empty cells is blank."""
     last = 0
-    with _open_text(path, errors="replace") as file:
+    with open_text(path, errors="replace") as file:
         for number, line in enumerate(file):
             if line.strip(f'{SEPARATORS}" \n'):
                 last = number
@@ -85,7 +78,7 @@ def count_rows(path):
 def _read_header(file):
     """Read the first line of an open file: the names of the columns in small letters, and the separator of cells."""
     line = file.readline()
-    separator = max(SEPARATORS, key=line.count)
+    separator = separator_of(line)
     try:
         return [name.strip().lower() for name in _split(line, separator)], separator
     except ValueError:

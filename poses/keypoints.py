@@ -1,8 +1,8 @@
 """The joints of a pose, and the CSV files that hold the poses of a video.
 
 Poses of T frames are float [T, 17, 3]: for each of COCO's 17 joints the column and the row in pixels, from the upper
-left corner, and a confidence from 0 to 1. A joint that is not seen is (NaN, NaN, 0); a frame without anybody has no
-other.
+left corner, and a confidence from 0 to 1. An unseen joint is (NaN, NaN, 0). In a frame that shows nobody, all 17 joints
+are unseen.
 
 A file has a line for each person in each frame: the number of the frame, counted from 0, then column, row and
 confidence of each joint, in the order of JOINTS. A frame without a line shows nobody. Empty cells are joints that are
@@ -10,11 +10,13 @@ not seen. The first line may name the columns.
 """
 
 import csv
+import io
 
 import numpy as np
 
 from cli.errors import UsageError
 from cli.files import atomic_write
+from media.csv_files import open_text, separator_of
 
 JOINTS = ("nose", *[f"{side}_{name}" for name in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
                     for side in ("left", "right")])
@@ -59,15 +61,21 @@ def write_poses(path, poses):
 def read_lines(path, flag):
     """Read a file of poses line by line: a list of (number of the line, number of the frame, pose [17, 3]).
 
-    Doubtful joints are not seen. Raises UsageError naming `flag` and the file.
+    Doubtful joints are not seen. Between semicolons or tabs a number may have a decimal comma. Raises UsageError naming
+    `flag` and the file.
     """
     lines = []
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            for number, cells in enumerate(csv.reader(file), start=1):
-                if not "".join(cells).strip() or (number == 1 and not _is_number(cells[0])):
-                    continue
-                lines.append((number, *_parse_line(cells, f"{flag} {path}, line {number}")))
+        with open_text(path) as file:
+            text = file.read()
+        separator = separator_of(text)
+        if separator != ",":
+            text = text.replace(",", ".")
+        cells_of_lines = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
+        for number, cells in enumerate(cells_of_lines, start=1):
+            if not "".join(cells).strip() or (number == 1 and not _is_number(cells[0])):
+                continue
+            lines.append((number, *_parse_line(cells, f"{flag} {path}, line {number}")))
     except (OSError, UnicodeError, csv.Error) as error:
         raise UsageError(f"{flag} {path} cannot be read ({error.__class__.__name__}); give a CSV file") from None
     return lines

@@ -71,6 +71,18 @@ def test_a_file_needs_no_header_and_may_have_several_people_in_any_order(tmp_pat
     assert [len(people) for people in read_people(tmp_path / "a.csv", "--x", 4)] == [1, 0, 2, 0]
 
 
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("separator, decimal, encoding", [
+    (";", ",", "utf-8-sig"), ("\t", ",", "utf-16"), (",", ".", "utf-16"), (";", ".", "utf-8")])
+def test_a_file_is_read_as_a_spreadsheet_or_a_shell_saves_it(separator, decimal, encoding, header, tmp_path):
+    poses = walk(5) + np.array([0.25, 0.25, -0.25])
+    write_poses(tmp_path / "a.csv", poses)
+    text = (tmp_path / "a.csv").read_text().replace(",", separator).replace(".", decimal)
+    lines = text.splitlines()[0 if header else 1:]
+    (tmp_path / "saved.csv").write_bytes("\r\n".join(lines).encode(encoding))
+    assert np.allclose(read_poses(tmp_path / "saved.csv", "--x", 5), poses, atol=0.006)
+
+
 def test_doubtful_joints_are_not_seen(tmp_path):
     pose = standing(50, 90, 70)
     pose[3, 2], pose[5, 2], pose[7, 0] = 0.01, np.nan, np.nan

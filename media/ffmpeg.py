@@ -2,7 +2,7 @@
 
 import logging
 import subprocess
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -106,8 +106,10 @@ def write_mp4(path, frames, fps):
     evened = (0, height % 2), (0, width % 2), (0, 0)
     with atomic_write(path) as file, _encoder(file.name, height + height % 2, width + width % 2, fps) as encoder:
         for frame in chain([first], frames):
-            with suppress(OSError):  # ffmpeg has ended, and says why
+            try:
                 encoder.stdin.write(np.pad(frame, evened, "edge").tobytes())
+            except OSError:  # ffmpeg has ended, and says why
+                break
         _, said = encoder.communicate()
         if encoder.returncode:
             reasons = said.decode(errors="replace").splitlines()

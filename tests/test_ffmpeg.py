@@ -1,6 +1,7 @@
 """Video files, read as a player shows them and written for any player; the film of the stage dancer."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ pytest.importorskip("imageio_ffmpeg", reason="the extra of requirements/video.tx
 
 from imageio_ffmpeg import get_ffmpeg_exe  # noqa: E402
 
-from cli.errors import UsageError  # noqa: E402
+from cli.errors import RunError, UsageError  # noqa: E402
 from conftest import ROOT, call_script  # noqa: E402
 from media.ffmpeg import check_mp4, exact_rate, length_and_rate, read_video, write_mp4  # noqa: E402
 from poses.keypoints import INDEX, nobody, read_poses, seen  # noqa: E402
@@ -139,6 +140,17 @@ def test_a_name_that_cannot_be_an_mp4_is_refused(tmp_path):
             check_mp4(path, "--x")
     check_mp4(tmp_path / "new/a.mp4", "--x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.mp4", "new"]
+
+
+def test_no_more_frames_are_drawn_once_ffmpeg_has_ended(tmp_path, monkeypatch):
+    ending = [sys.executable, "-c", "raise SystemExit('the disk is full')"]
+    monkeypatch.setattr("media.ffmpeg._encoder", lambda *_: subprocess.Popen(
+        ending, stdin=subprocess.PIPE, stderr=subprocess.PIPE))
+    left = iter(range(100))
+    frames = (np.full((256, 256, 3), t, np.uint8) for t in left)  # each fills a pipe
+    with pytest.raises(RunError, match="a.mp4 .*the disk is full"):
+        write_mp4(tmp_path / "a.mp4", frames, 30)
+    assert len(list(left)) > 90 and list(tmp_path.iterdir()) == []
 
 
 def test_dancer_drawn_large_is_the_same_picture():

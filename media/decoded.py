@@ -122,8 +122,7 @@ def _user_cache():
 def _read_cache(path, shape):
     """Read a file of pixels; returns None if it is missing or incomplete.
 
-    A page of a mapped file that a drive cannot deliver ends the process without a word, so only a file that may be too
-    large for the memory is mapped.
+    Map only large files: if a drive fails, reading a mapped page kills the process without a message.
     """
     try:
         pixels = np.load(path, mmap_mode="c" if path.stat().st_size >= MAPPED else None)

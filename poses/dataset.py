@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-import imageio.v3 as iio
 import numpy as np
 
 from cli.errors import UsageError
@@ -17,6 +16,7 @@ from cli.progress import Progress
 from media.ffmpeg import length_and_rate, load_ffmpeg, read_video
 from media.gif import write_gif
 from media.pixel_csv import write_pixels_csv
+from media.png import as_read, write_png
 
 from .keypoints import present, write_poses
 from .labels import draw_label
@@ -93,7 +93,7 @@ def find_take(path, fps, poses_file, frame_size):
 
 
 def split(shows_somebody, fps):
-    """Split the frames of a video into training, validation and test, which are its end, with gaps of a second or less.
+    """Split a video in time order into training, validation and test, with gaps of at most a second between them.
 
     shows_somebody: bool [T]. Validation and test begin with the first frame of their part that shows somebody.
     """
@@ -118,6 +118,7 @@ def write_takes(root, takes, frame_size):
     total = sum(len(take.poses) for take in takes)
     first = {"train": 0, "val": 0}  # number of the next file
     truth, preview = [], []
+    truth_size = [max(side // TRUTH_PART, 1) for side in frame_size]
     with Progress(total=total, desc="writing", unit="frame") as progress:
         for number, take in enumerate(takes):
             folders = make_folders(root, number)
@@ -127,7 +128,7 @@ def write_takes(root, takes, frame_size):
                 if progress.n % -(-total // PREVIEW_FRAMES) == 0:
                     preview.append(overlay(frame, label))
                 if name == "test":
-                    truth[number].append(as_read(frame, frame_size))
+                    truth[number].append(as_read(frame, truth_size))
                 if name:
                     place = index - take.parts[name].start
                     write_pair(folders[name], first.get(name, 0) + place, frame, label,
@@ -164,17 +165,10 @@ def write_pair(folders, number, frame, label, with_frame):
     """Write a label and, if wanted, its frame as the PNGs of this number."""
     for folder, pixels, wanted in zip(folders, (frame, label), (with_frame, True)):
         if wanted:
-            iio.imwrite(folder / f"{number}.png", pixels, extension=".png", compress_level=1)
+            write_png(folder / f"{number}.png", pixels)
 
 
 def overlay(frame, label):
     """Lay a label over its frame, uint8 [H, W, 3] each: the darkened frame shows where the label is white."""
     ink = (255 - label.min(axis=2, keepdims=True).astype(float)).clip(0, 100) / 100
     return (ink * label + (1 - ink) * 0.7 * frame).astype(np.uint8)
-
-
-def as_read(frame, frame_size):
-    """Resize a frame for gt.csv as a reader of the dataset does, uint8 [3, H / TRUTH_PART, W / TRUTH_PART]."""
-    from media.images import resize_picture  # here, because torch takes seconds to load
-
-    return resize_picture(frame, [max(side // TRUTH_PART, 1) for side in frame_size]).numpy()

@@ -15,13 +15,13 @@ from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
-import imageio.v3 as iio
 import numpy as np
 
 from cli.errors import RunError
 from cli.files import read_json_or_none, whole_folder
 from cli.progress import Progress
 from media.pixel_csv import PUBLIC_SEQUENCES, write_pixels_csv
+from media.png import as_read, write_png
 
 from .choreography import choreograph, noise
 from .stage import Stage, draw_frame, draw_label, half_width_seen
@@ -110,7 +110,7 @@ def _write_dataset(root, settings, num_workers):
     with closing(drawn(_draw_job, jobs, num_workers)) as results:
         for job, frames in results:
             if job.test_sequence is not None:
-                truth[job.test_sequence].append(_as_read(frames))
+                truth[job.test_sequence].append(as_read(frames, TRUTH_SIZE))
     usage = ["Public" if sequence < PUBLIC_SEQUENCES else "Private" for sequence in range(tests)]
     write_pixels_csv(root / "test" / "gt.csv", [np.concatenate(parts) for parts in truth], usage)
     (root / MARKER).write_text(json.dumps(settings, indent=2), encoding="utf-8")
@@ -138,7 +138,7 @@ def pool_size(num_workers, jobs):
 
 
 def end_with_parent():
-    """End this process once the one that started it is gone, however that ended: it would wait for jobs for ever."""
+    """End this worker when its parent is gone, even if that was killed; else it waits for jobs for ever."""
     def wait():
         multiprocessing.parent_process().join()
         os._exit(1)
@@ -171,24 +171,11 @@ def drawn(draw, jobs, num_workers, desc="stage dancer"):
 
 
 def _draw_job(job):
-    """Draw and write the frames and labels of a job; returns the frames of a test job, uint8 [n, 3, H, W]."""
+    """Draw and write the frames and labels of a job; returns the frames of a test job, uint8 [n, H, W, 3]."""
     stage = Stage()
     frames = [draw_frame(points, exposure, stage) for points, exposure in zip(job.points, job.exposure)]
     for number, (frame, points) in enumerate(zip(frames, job.points), start=job.number):
-        _write_png(job.labels / f"{number}.png", draw_label(points))
+        write_png(job.labels / f"{number}.png", draw_label(points))
         if job.test_sequence is None or number == 0:
-            _write_png(job.images / f"{number}.png", frame)
-    return None if job.test_sequence is None else np.stack(frames).transpose(0, 3, 1, 2)
-
-
-def _write_png(path, pixels):
-    iio.imwrite(path, pixels, extension=".png", compress_level=1)
-
-
-def _as_read(frames):
-    """Resize test frames as a reader of the dataset does, uint8 [n, 3, *TRUTH_SIZE]."""
-    import torch  # here, because drawing processes do without it and it takes seconds to load
-
-    from media.images import resize_image
-
-    return resize_image(torch.from_numpy(frames), TRUTH_SIZE).numpy()
+            write_png(job.images / f"{number}.png", frame)
+    return None if job.test_sequence is None else np.stack(frames)

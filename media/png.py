@@ -1,0 +1,18 @@
+"""Write the images of a dataset, and resize frames as their reader does; loads torch only for the latter."""
+
+import imageio.v3 as iio
+import numpy as np
+
+
+def write_png(path, pixels):
+    """Write pixels, uint8 [H, W, 3], as a PNG file with the fastest compression."""
+    iio.imwrite(path, pixels, extension=".png", compress_level=1)
+
+
+def as_read(frames, frame_size):
+    """Resize frames, uint8 [..., h, w, 3], to frame_size (H, W) as dataloader.py does: uint8 [..., 3, H, W]."""
+    import torch  # here, because drawing processes do without it and it takes seconds to load
+
+    from .images import resize_image
+
+    return resize_image(torch.from_numpy(np.moveaxis(frames, -1, -3).copy()), frame_size).numpy()

@@ -89,7 +89,8 @@ def generate_and_score(args, root, options, roll_out, metrics, video_format):
         of_samples = write_samples(folder, samples, labels[0], truth, metrics, video_format)
     if truth is not None:
         write_psnr_per_frame(folder, psnr_per_frame(predictions, truth), names)
-        write_scores(folder, predictions, truth, labels, train_set, public, metrics, of_samples)
+        measures = measures_of(args.split, public, metrics)
+        write_scores(folder, predictions, truth, labels, train_set, measures, of_samples)
     print(f"written to {folder}")
 
 
@@ -199,14 +200,25 @@ def write_samples(folder, samples, first_labels, truth, metrics, video_format):
     return summarise_samples(scored)
 
 
-def write_scores(folder, predictions, truth, labels, train_set, public, metrics, of_samples):
-    """Write and print the scores of the model and, with a training set, of the baselines.
+def measures_of(split, public, metrics):
+    """The functions that score the videos of a split: measure(videos, truth) is {name: number}.
 
-    of_samples: further rows of the table, see write_samples.
+    public: see course_score; the course scores its test only. metrics: see engine.testing.samples.mean_scores.
     """
     further = {name: metric for name, metric in metrics.items() if name not in ("psnr", "ssim")}  # summarise has them
-    scores = score_all(predictions, truth, labels, train_set, lambda videos, true: (
-        summarise(videos, true) | mean_scores(videos, true, further) | course_score(videos, true, public)))
+    measures = [summarise, partial(mean_scores, metrics=further)]
+    return [*measures, partial(course_score, public=public)] if split == "test" else measures
+
+
+def write_scores(folder, predictions, truth, labels, train_set, measures, of_samples):
+    """Write and print the scores of the model and, with a training set, of the baselines.
+
+    measures: see measures_of. of_samples: further rows of the table, see write_samples.
+    """
+    def score(videos, true):
+        return {name: number for measure in measures for name, number in measure(videos, true).items()}
+
+    scores = score_all(predictions, truth, labels, train_set, score)
     scores = {"this model": scores.pop("this model"), **of_samples, **scores}
     write_json(folder / "scores.json", scores)
     print(score_table(scores))

@@ -278,6 +278,7 @@ def test_validation_split_is_tested_as_the_trainer_validated_it(prolonged, tmp_p
     scores = json.loads((tmp_path / "val/scores.json").read_text())["this model"]
     assert scores["psnr"] == pytest.approx(load_checkpoint(prolonged / "best.ckpt")["best_psnr"], abs=1e-3)
     assert not (tmp_path / "val/submission.csv").exists()
+    assert not {"score", "public", "private"} & scores.keys()  # the course's, of its test
 
 
 def test_training_split_is_tested_as_if_it_were_validation(prolonged, dancer, tmp_path, call):

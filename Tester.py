@@ -191,8 +191,8 @@ def write_samples(folder, samples, first_labels, truth, metrics, video_format):
         spreads.append(spread(videos))
         if truth is not None:
             scored.append(score_samples(videos, truth[number], metrics))
-    print(f"{len(videos)} samples of each sequence: standard deviation {sum(spreads) / len(spreads):.3f} of 255, mean "
-          "over the pixels")
+    print(f"{len(videos)} samples of each sequence: a pixel has a standard deviation of "
+          f"{sum(spreads) / len(spreads):.3f} of 255")
     if truth is None:
         return {}
     write_columns(folder / "samples_per_frame.csv", {

@@ -219,7 +219,7 @@ def test_it_is_trained_resumed_and_tested_like_the_template(dancer, call, capsys
     assert read_csv("whole/metrics.csv") == read_csv("parts/metrics.csv")
     capsys.readouterr()
     call("Tester", "--ckpt_path", "whole/best.ckpt", "--samples", 2, "--views", 2)
-    assert "2 samples of each sequence: standard deviation" in capsys.readouterr().out
+    assert "2 samples of each sequence: a pixel has a standard deviation" in capsys.readouterr().out
     alike = [iio.imread(tmp_path / f"whole/test/{name}_seq0.gif") for name in ("samples", "compare")]
     assert alike[0].shape[0] == alike[1].shape[0] and alike[0].shape[2] > alike[1].shape[2]  # a column more
 

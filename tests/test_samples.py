@@ -113,7 +113,7 @@ def test_samples_without_a_truth_are_shown_alone(trained, call, capsys, tmp_path
     (tmp_path / "shown/scores.json").write_text("of another model")
     call("Tester", "--ckpt_path", trained / "best.ckpt", "--samples", 2, "--save_root", "shown")
     assert not (tmp_path / "shown/scores.json").exists()
-    assert "2 samples of each sequence: standard deviation" in capsys.readouterr().out
+    assert "2 samples of each sequence: a pixel has a standard deviation" in capsys.readouterr().out
     assert (tmp_path / "shown/samples_seq0.gif").is_file()
     first, samples = (read_videos(tmp_path / f"shown/{name}.npz") for name in ("first", "samples"))
     assert list(first) == ["label", "prediction"] and list(samples) == ["label", "z 1", "z 2"]

@@ -374,11 +374,11 @@ def test_teacher_forcing_is_drawn_as_often_as_asked(dancer, call, watched, per):
     assert varies == {"epoch": [False, False, True], "batch": [False, True, True], "frame": [True] * 3}[per]
 
 
-@pytest.mark.parametrize("tfr", [0.0, 1.0])
-def test_teacher_forcing_is_never_or_always_at_its_bounds(dancer, call, watched, tfr):
-    call("Trainer", "--DR", dancer, *TINY_TRAINING, "--save_root", "run",
-         *flags(num_epoch=1, tfr=tfr, tfr_per="frame"))
-    assert all((mask == bool(tfr)).all() for mask in watched["masks"])
+@pytest.mark.parametrize("per", ["epoch", "batch", "frame"])
+def test_teacher_forcing_falls_from_always_to_never(dancer, call, watched, per):
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, "--save_root", "run", "--tfr_per", per,
+         *flags(num_epoch=3, tfr=1, tfr_sde=1, tfr_d_step=1, partial=0.4, val_every=3))  # an epoch is a batch
+    assert [mask.unique().tolist() for mask in watched["masks"]] == [[True], [False], [False]]
 
 
 def test_checkpoint_answers_size_clamping_network_and_length(dancer, call, tmp_path, capsys):

@@ -235,6 +235,10 @@ def test_run_leaves_the_files_that_it_promises(prolonged):
     for row in rows:
         loss, mse, beta, kl = (float(row[name]) for name in ("loss", "mse", "beta", "kl"))
         assert loss == pytest.approx(mse + beta * kl, rel=1e-5)
+    assert [float(row["lr"]) for row in rows] == pytest.approx([1e-3, 1e-4, 1e-4])
+    for name, row in (("epoch=1", rows[1]), ("last", rows[2])):
+        [group] = load_checkpoint(prolonged / f"{name}.ckpt")["optimizer"]["param_groups"]
+        assert group["lr"] == pytest.approx(float(row["lr"]))
     content = json.loads((prolonged / "args.json").read_text())
     assert content["arguments"].items() >= (TINY_NETWORK | {"num_epoch": 3}).items()
     assert {"versions", "machine", "git_commit", "seed", "command"} <= content.keys()
@@ -244,6 +248,8 @@ def test_run_leaves_the_files_that_it_promises(prolonged):
     assert checkpoint["last_epoch"] == best
     per_frame = read_csv(prolonged / "psnr_per_frame.csv")  # two validation clips of ten frames
     assert len(per_frame) == 9 and per_frame[0].keys() == {"frame", "seq0", "seq1"}
+    psnr = np.mean([[float(row["seq0"]), float(row["seq1"])] for row in per_frame])
+    assert psnr == pytest.approx(float(rows[best]["val_psnr"]), rel=1e-4)
 
 
 def test_preparer_finds_the_dataset_whole(dancer, call, capsys):

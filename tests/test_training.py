@@ -1,20 +1,25 @@
 """Every fast or frugal path gives what the plain one gives: forced frames as one batch, recomputation, recordings."""
 
+import math
 from contextlib import contextmanager
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from cli.errors import RunError, UsageError
+from cli.flags import schedule_settings, trainer_parser
 from conftest import TINY_CLIPS, TINY_NETWORK, flags, read_csv, tiny_model
 from dataloader import Dataset_Dance
 from engine import cuda_graphs, optimization
-from engine.batches import Batch, Clips, place_on, random_stream
+from engine.batches import Batch, Clips, EpochBatches, place_on, random_stream
 from engine.cuda_graphs import PLAIN_CALLS, PlacedNoise
 from engine.devices import autocast, choose_precision
 from engine.evaluation import generate_sequences
 from engine.optimization import ClipTrainer
 from engine.saving.checkpoint import load_checkpoint
+from engine.schedules import Schedules
+from engine.training import RunState, train_one_epoch
 from modules import VAE_Model
 from modules.metrics import psnr
 from modules.noise import Noise
@@ -209,6 +214,19 @@ def test_batches_in_turn_train_every_frame_once_and_continue_from_predictions(ba
         for place, (true, times) in enumerate(mine):
             assert true == (place == 0 or times[0] == 0)
     assert len(begins) == min(batches, len(seen) // batches)  # they are at different frames
+
+
+def test_every_step_has_the_learning_rate_of_its_middle(dancer, monkeypatch):
+    """4 batches of 3 steps: a round of 3 batches in turn, and one of the last batch."""
+    dataset = Dataset_Dance(dancer, None, "train", LENGTH, frame_size=SIZE)
+    trainer = ClipTrainer(tiny_model(), CPU, torch.float32, **settings(bptt=2))
+    batches = EpochBatches(dataset, 1, CPU, tfr=1, tfr_per="epoch", partial=1.0, batch_size=3, accumulate=1,
+                           interleave=3, shuffle=True, random_start=False, seed=0)
+    args = trainer_parser().parse_args(flags(num_epoch=3, lr=0.004, lr_schedule="Cosine"))
+    rates, [group] = [], trainer.optimizer.param_groups
+    monkeypatch.setattr(trainer.optimizer, "step", lambda: rates.append(group["lr"]))
+    train_one_epoch(trainer, batches, 1, Schedules(**schedule_settings(args)), RunState(), Mock())
+    assert rates == pytest.approx([0.002 * (1 + math.cos(math.pi * (12 + step + 0.5) / 36)) for step in range(12)])
 
 
 def test_long_clip_trains_in_segments_with_recomputation(dancer, call):

@@ -19,7 +19,7 @@ from engine.optimization import TERMS
 from engine.saving.checkpoint import load_checkpoint
 from modules.pixels import to_unit
 
-# 14 clips: the last batch of 8 has 6, which two processes share; in the run with bptt one of 12 has 2.
+# 14 clips: the last batch of 8 has 6, which two processes share.
 TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, train_vi_len=5, val_vi_len=8, num_epoch=2, num_workers=1,
                  tfr=0.5, tfr_per="frame", input_noise=0.05, lr=1e-3, kl_weight=1e-3, kl_anneal_type="None",
                  reconstruction="log_mse", save_minutes=1e-4, device="cpu", amp="off")
@@ -119,11 +119,11 @@ def test_processes_that_would_compute_differently_are_refused(monkeypatch):
 
 
 def test_process_without_a_clip_of_the_last_batch_takes_part(dancer, folder):
-    """14 clips in batches of 13: the last one has a clip, and three of the four shares of it none."""
-    words = ["--DR", dancer, *TRAINING, "--bptt", 2, "--num_epoch", 1]
-    finish(start(2, *words, *flags(batch_size=13, save_root=folder / "large"), "--partial", 1))
-    finish(start(1, *words, *flags(batch_size=26, save_root=folder / "whole")))
-    assert_same_training(folder / "large", folder / "whole")
+    """13 clips in batches of 12, 6 for each process: the last batch has a clip, and one of its two shares none."""
+    words = ["--DR", dancer, *TRAINING, *flags(bptt=2, num_epoch=1, partial=0.95)]
+    finish(start(2, *words, *flags(batch_size=6, save_root=folder / "shares")))
+    finish(start(1, *words, *flags(batch_size=12, save_root=folder / "whole")))
+    assert_same_training(folder / "shares", folder / "whole")
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -226,6 +226,18 @@ def test_sequences_in_small_batches_on_a_cpu_equal_those_in_one(monkeypatch):
     assert batches == [2] * (CLIPS // 2) + [1] * (CLIPS % 2)
 
 
+def test_sequences_of_different_lengths_equal_each_alone():
+    """Generated together they are as long as the longest, and cut afterwards."""
+    model, (frames, labels) = tiny_model(), (255 * clips()).byte()
+    settings = {"device": torch.device("cpu"), "dtype": torch.float32, "temperature": 1.0, "clamp": True}
+    labels = [label[:length] for label, length in zip(labels, (6, 3, 5), strict=True)]
+    together = generate_sequences(model, frames[:, 0], labels, seed=3, **settings)
+    for i in range(CLIPS):
+        [alone] = generate_sequences(model, frames[i:i + 1, 0], labels[i:i + 1], seed=3 + i, **settings)
+        assert together[i].shape == labels[i].shape
+        assert (together[i].short() - alone.short()).abs().max() <= 1
+
+
 def test_rollout_that_is_not_finite_is_named(capsys):
     """From its first such frame on; it would be drawn as black without a word."""
     model, (frames, labels) = tiny_model(), (255 * clips()).byte()

@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT, TINY_NETWORK, TINY_TRAINING, call_script, flags, read_csv
 from dataloader import Dataset_Dance
 from engine.evaluation import validate
+from engine.saving import start
 from engine.saving.checkpoint import load_checkpoint
 from engine.saving.logs import read_split
 from engine.saving.recorder import BEST_ROLLOUT
@@ -279,12 +280,18 @@ def test_tester_writes_a_submission_and_the_scores_that_it_has(prolonged, dancer
     assert [row["frame"] for row in rows] == [str(frame) for frame in range(1, 12)]
 
 
-def test_validation_split_is_tested_as_the_trainer_validated_it(prolonged, tmp_path, call):
-    call("Tester", "--ckpt_path", prolonged / "best.ckpt", "--split", "val", "--save_root", "val")
-    scores = json.loads((tmp_path / "val/scores.json").read_text())["this model"]
-    assert scores["psnr"] == pytest.approx(load_checkpoint(prolonged / "best.ckpt")["best_psnr"], abs=1e-3)
-    assert not (tmp_path / "val/submission.csv").exists()
-    assert not {"score", "public", "private"} & scores.keys()  # the course's, of its test
+def test_validation_split_is_tested_as_the_trainer_validated_it(dancer, tmp_path, call):
+    """With its own clamping, temperature and seed; but not where another test is asked for."""
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, "--no-clamp_feedback",
+         *flags(num_epoch=1, save_root="run", temperature=0.5, seed=3))
+    for views in (1, 2):
+        call("Tester", *flags(ckpt_path="run/best.ckpt", split="val", save_root=views, views=views, device="cpu",
+                              amp="off"))
+    one, two = (json.loads((tmp_path / f"{views}/scores.json").read_text())["this model"] for views in (1, 2))
+    validated = pytest.approx(load_checkpoint(tmp_path / "run/best.ckpt")["best_psnr"], rel=1e-6)
+    assert one["psnr"] == validated and two["psnr"] != validated
+    assert not {"score", "public", "private"} & one.keys()  # the course's, of its test
+    assert not (tmp_path / "1/submission.csv").exists()
 
 
 def test_training_split_is_tested_as_if_it_were_validation(prolonged, dancer, tmp_path, call):
@@ -387,10 +394,9 @@ def test_teacher_forcing_falls_from_always_to_never(dancer, call, watched, per):
     assert [mask.unique().tolist() for mask in watched["masks"]] == [[True], [False], [False]]
 
 
-def test_checkpoint_answers_size_clamping_network_and_length(dancer, call, tmp_path, capsys):
-    """As Trainer.py --test, as Tester.py --split val, and as the start of a new run."""
-    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run", network="pyramid"),
-         "--clamp_feedback", "--posterior", "current")
+def test_checkpoint_answers_what_a_test_or_a_new_run_needs(dancer, call, tmp_path, capsys, monkeypatch):
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, "--no-clamp_feedback", "--posterior", "current",
+         *flags(num_epoch=1, save_root="run", network="pyramid", partial=0.9, temperature=0.5, seed=3))
     first = capsys.readouterr().out
     psnr = read_csv(tmp_path / "run/metrics.csv")[0]["val_psnr"]
     call("Trainer", "--test", *flags(ckpt_path="run/best.ckpt", device="cpu", amp="off"))
@@ -401,6 +407,11 @@ def test_checkpoint_answers_size_clamping_network_and_length(dancer, call, tmp_p
     ours, theirs = (json.loads((tmp_path / run / "args.json").read_text())["arguments"] for run in ("new", "run"))
     for name in ("network", "F_dim", "posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len"):
         assert ours[name] == theirs[name], name
+    monkeypatch.setattr(sys, "argv", ["Tester.py", *flags(ckpt_path="run/best.ckpt")])
+    tested, _ = start.tester_flags()
+    for name in (*TINY_NETWORK, "network", "DR", "frame_H", "frame_W", "clamp_feedback", "partial", "train_vi_len",
+                 "val_vi_len", "temperature", "seed"):
+        assert vars(tested)[name] == theirs[name], name
     call("Trainer", "--DR", dancer, *flags(ckpt_path="run/best.ckpt", save_root="larger", num_epoch=1, device="cpu",
                                            frame_H=16))
     assert json.loads((tmp_path / "larger/args.json").read_text())["arguments"]["frame_H"] == 16

@@ -216,12 +216,17 @@ def test_batches_in_turn_train_every_frame_once_and_continue_from_predictions(ba
     assert len(begins) == min(batches, len(seen) // batches)  # they are at different frames
 
 
+def batches_of(dancer, epoch, **changed):
+    dataset = Dataset_Dance(dancer, None, "train", LENGTH, frame_size=SIZE)
+    return EpochBatches(dataset, epoch, CPU, **{
+        "tfr": 1.0, "tfr_per": "epoch", "partial": 1.0, "batch_size": 3, "accumulate": 1, "interleave": 1,
+        "shuffle": True, "random_start": False, "seed": 0, **changed})
+
+
 def test_every_step_has_the_learning_rate_of_its_middle(dancer, monkeypatch):
     """4 batches of 3 steps: a round of 3 batches in turn, and one of the last batch."""
-    dataset = Dataset_Dance(dancer, None, "train", LENGTH, frame_size=SIZE)
     trainer = ClipTrainer(tiny_model(), CPU, torch.float32, **settings(bptt=2))
-    batches = EpochBatches(dataset, 1, CPU, tfr=1, tfr_per="epoch", partial=1.0, batch_size=3, accumulate=1,
-                           interleave=3, shuffle=True, random_start=False, seed=0)
+    batches = batches_of(dancer, epoch=1, interleave=3)
     args = trainer_parser().parse_args(flags(num_epoch=3, lr=0.004, lr_schedule="Cosine"))
     rates, [group] = [], trainer.optimizer.param_groups
     monkeypatch.setattr(trainer.optimizer, "step", lambda: rates.append(group["lr"]))
@@ -474,6 +479,18 @@ def test_every_place_in_training_has_a_random_stream_of_its_own():
     assert len({tuple(values) for values in drawn}) == len(drawn)
     again = torch.rand(4, generator=random_stream(1, *places[-1])).tolist()
     assert again == drawn[-1]
+
+
+def test_every_clip_of_every_batch_and_epoch_has_noise_and_teacher_forcing_of_its_own(dancer):
+    drawn, masks = [], []
+    for epoch in (0, 1):
+        batches = batches_of(dancer, epoch, tfr=0.5, tfr_per="frame", batch_size=2, accumulate=2)
+        for number in (0, 1):
+            parts = batches.batch(number).parts
+            drawn += [tuple(row) for part in parts for row in part.noise.normal(4).tolist()]
+            masks.append(tuple(torch.cat([part.teacher_forced for part in parts]).flatten().tolist()))
+    assert len(drawn) == len(set(drawn)) == 2 * 2 * 4
+    assert len(masks) == len(set(masks)) == 2 * 2
 
 
 def test_fixed_label_norm_is_the_same_map_in_training_and_generation(dancer, call, tmp_path):

@@ -17,9 +17,11 @@ import torch
 
 import faults
 from cli.errors import StopSignals, UsageError, run_script
+from cli.flags import add_feedback_flags, add_network_flags, add_training_flags, flags_of
 from conftest import ROOT, Malicious, flags, read_csv
 from engine.saving.checkpoint import load_checkpoint, save_checkpoint
 from engine.saving.recorder import BEST_ROLLOUT
+from engine.saving.resume import FIXED_IN_A_RUN
 from engine.saving.run_folder import FIGURE_FILES, clear_run
 from figures.curves import FIGURES
 
@@ -312,13 +314,28 @@ def test_run_without_any_good_checkpoint_is_not_resumed(run, ends):
     assert "--resume" in error and str(run) in error
 
 
-@pytest.mark.parametrize("words", [
+REFUSED = [
     "--train_vi_len 6", "--val_vi_len 13", "--partial 0.5", "--fast_train", "--fast_partial 0.5",
-    "--fast_train_epoch 4", "--no-shuffle", "--no-random_start", "--frame_H 16", "--frame_W 32", "--F_dim 24",
-    "--L_dim 16", "--N_dim 8", "--D_out_dim 24", "--posterior current", "--optim AdamW", "--bptt 1", "--seed 1"])
+    "--fast_train_epoch 4", "--no-shuffle", "--no-random_start", "--random_shift", "--frame_H 16", "--frame_W 32",
+    "--network pyramid", "--F_dim 24", "--L_dim 16", "--N_dim 8", "--D_out_dim 24", "--label_norm batch",
+    "--posterior current", "--reconstruction log_mse", "--optim AdamW", "--bptt 1", "--interleave 3", "--seed 1"]
+
+
+@pytest.mark.parametrize("words", REFUSED)
 def test_flags_that_would_break_a_resumed_run_are_refused(words, whole, ends):
+    flag, _, value = words.partition(" ")
     error, _ = ends(2, "Trainer", "--resume", "--save_root", whole, *words.split())
-    assert f"--{words.split()[0].removeprefix('--').removeprefix('no-')} " in error and "last.ckpt" in error
+    said = f"{flag.replace('--no-', '--')} {value or not flag.startswith('--no-')}"
+    assert f"{said} contradicts {whole / 'last.ckpt'}" in error
+
+
+def test_every_flag_of_training_is_fixed_in_a_run_or_free_on_purpose():
+    """Free are those that change what a step costs, how a batch is shared out, or how the next frames are trained."""
+    fixed = {words.split()[0].removeprefix("--").removeprefix("no-") for words in REFUSED}
+    assert fixed == {*FIXED_IN_A_RUN}
+    of_training = flags_of(add_training_flags, add_network_flags, add_feedback_flags)
+    assert of_training.keys() - fixed == {"batch_size", "accumulate", "checkpoint_frames", "clamp_feedback",
+                                          "input_noise"}
 
 
 def test_flags_that_bend_a_resumed_run_are_told(run, call, capsys):

@@ -167,18 +167,19 @@ def test_figures_show_every_recipe_as_a_curve_over_its_seeds(done, tmp_path, mon
     assert len(sheet) == 4 * 8 and sheet[0].get_title() == "frame 1" and sheet[7].get_title() == "frame 11"
 
 
-def test_run_older_than_a_flag_has_its_default(dancer, study, tmp_path, capsys):
+def test_run_older_than_a_flag_has_what_was_done_then(dancer, study, tmp_path, capsys):
+    """Not the default of today."""
     words = flags(epochs=1, DR=dancer)
     study("tiny.txt", *words)
     path = tmp_path / "study/tiny/seed=0/args.json"
     content = json.loads(path.read_text())
-    del content["arguments"]["reconstruction"]
+    assert content["arguments"].pop("label_norm") == "fixed"
     path.write_text(json.dumps(content))
-    assert study("tiny.txt", *words) == []
-    (tmp_path / "tiny.txt").write_text(f"{RECIPE} --reconstruction log_mse")
     with pytest.raises(SystemExit) as ended:
         study("tiny.txt", *words)
-    assert ended.value.code == 2 and "is a run with --reconstruction mse, not log_mse" in capsys.readouterr().err
+    assert ended.value.code == 2 and "is a run with --label_norm batch, not fixed" in capsys.readouterr().err
+    (tmp_path / "tiny.txt").write_text(f"{RECIPE} --label_norm batch")
+    assert study("tiny.txt", *words) == []
 
 
 def test_other_flags_in_the_folder_of_a_run_are_an_error(done, capsys):

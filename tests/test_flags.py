@@ -1,18 +1,67 @@
-"""What the flags become: the trainer and the batches that they ask for."""
+"""What the flags become, in recipes, in README.md and in the trainer and the batches that they ask for."""
+
+import re
 
 import pytest
 import torch
 
 import Trainer
-from cli.flags import trainer_parser
-from conftest import tiny_model
+import cli.flags
+from cli.flags import network_settings, schedule_settings, trainer_parser
+from conftest import ROOT, flags, tiny_model
+from modules import VAE_Model
 from pretend_device import pretend
 
 CPU = torch.device("cpu")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.txt"))
+# Every flag of the course's template, with values that are nowhere the defaults.
+COURSE = {
+    "DR": "LAB4_Dataset", "save_root": "out", "ckpt_path": "epoch=69.ckpt", "device": "cpu", "gpu": 1, "num_workers": 2,
+    "test": True, "store_visualization": True, "batch_size": 3, "lr": 0.002, "optim": "AdamW", "num_epoch": 30,
+    "per_save": 2, "partial": 0.5, "train_vi_len": 8, "val_vi_len": 100, "frame_H": 64, "frame_W": 128, "F_dim": 64,
+    "L_dim": 16, "N_dim": 8, "D_out_dim": 96, "tfr": 0.5, "tfr_sde": 5, "tfr_d_step": 0.2, "fast_train": True,
+    "fast_partial": 0.3, "fast_train_epoch": 4, "kl_anneal_type": "Monotonic", "kl_anneal_cycle": 5,
+    "kl_anneal_ratio": 0.5}
 
 
 def parsed(words):
     return trainer_parser().parse_args(words.split())
+
+
+def of_recipe(name):
+    return trainer_parser().parse_args([f"@{ROOT / 'recipes' / name}"])
+
+
+def test_table_of_recipes_names_all_of_them():
+    assert sorted(re.findall(r"^\| `(\w+\.txt)` \|", README, re.MULTILINE)) == RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_is_right_and_its_network_is_that_of_the_table(name):
+    args = of_recipe(name)
+    schedule_settings(args)
+    with torch.device("meta"):
+        parameters = sum(weights.numel() for weights in VAE_Model(**network_settings(args)).parameters())
+    assert f"| `{name}` | {args.network}, {parameters:,} |" in README
+
+
+def test_table_of_defaults_is_where_the_recipe_of_the_course_differs_from_them():
+    """But for its number of epochs."""
+    rows = re.findall(r"^\| `--(\w+)` \| `?([\w.-]+)`? \| `?([\w.-]+)`? \|", README, re.MULTILINE)
+    assert len(rows) == 7
+    defaults, course = vars(parsed("")), vars(of_recipe("course.txt"))
+    assert {name for name in defaults if defaults[name] != course[name]} == {name for name, *_ in rows} | {"num_epoch"}
+    for name, default, of_course in rows:
+        for shown, value in ((default, defaults[name]), (of_course, course[name])):
+            words = {"on": f"--{name}", "off": f"--no-{name}"}.get(shown, f"--{name} {shown}")
+            assert vars(parsed(words))[name] == value
+
+
+@pytest.mark.parametrize("script, more", [("trainer", {}), ("tester", {"make_gif": True, "no_sanity": True})])
+def test_command_line_of_the_course_is_understood(script, more):
+    parser = getattr(cli.flags, f"{script}_parser")()
+    assert parser.typed_flags(flags(**COURSE, **more)) == COURSE | more
 
 
 @pytest.mark.parametrize("words, optimizer, of_trainer, of_loss", [

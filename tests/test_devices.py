@@ -14,7 +14,7 @@ from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
 from engine import devices
 from engine.devices import choose_device, choose_precision, memory_format
 from engine.optimization import ClipTrainer
-from engine.saving.checkpoint import load_checkpoint
+from engine.saving.checkpoint import load_checkpoint, save_checkpoint
 from engine.training import READ_EVERY
 from media.pixel_csv import read_pixels_csv
 from pretend_device import pretend
@@ -109,6 +109,18 @@ def test_each_gpu_computes_in_what_it_is_fast_at(capability, dtype, dancer, tmp_
     assert f"on cuda:0, computing in {dtype}" in capsys.readouterr().out
     assert bool(load_checkpoint(tmp_path / "run/last.ckpt")["scaler"]) == (dtype == "float16")
     assert all(math.isfinite(row["loss"]) for row in metrics_of(tmp_path / "run"))
+
+
+def test_resumed_run_in_half_precision_goes_on_with_its_scale(dancer, tmp_path):
+    """Here one that a new run does not come to: 65536 divided by powers of two."""
+    with pretend("cuda", capability=(7, 5)):
+        call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING)
+        checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
+        checkpoint["scaler"]["scale"] = 1000.0
+        save_checkpoint([tmp_path / "run/last.ckpt"], checkpoint)
+        call_script(tmp_path, "Trainer", "--resume", *flags(save_root="run", num_epoch=2))
+    after = load_checkpoint(tmp_path / "run/last.ckpt")
+    assert after["last_epoch"] == 1 and after["scaler"]["scale"] == 1000
 
 
 @pytest.mark.parametrize("fault, more", [(lambda terms: terms, 0), (lambda terms: terms + terms[0].item() * 0, 12)])

@@ -226,6 +226,18 @@ def test_closed_terminal_stops_a_run_unless_it_is_to_be_ignored(before, noted):
             signal.signal(number, handler)
 
 
+def has_an_epoch(run):
+    return (run / "metrics.csv").is_file() and len(read_csv(run / "metrics.csv")) > 0
+
+
+def assert_goes_on(run):
+    """It has all its epochs, and no process is left in its folder."""
+    epochs = load_checkpoint(run / "last.ckpt")["last_epoch"] + 1
+    assert epochs >= 1
+    call_script(run.parent, "Trainer", "--resume", *flags(save_root=run, num_epoch=epochs + 1))
+    assert [row["epoch"] for row in read_csv(run / "metrics.csv")] == list(map(str, range(epochs + 1)))
+
+
 def test_run_whose_terminal_is_closed_is_saved(train, tmp_path):
     """Both the shell and the kernel send SIGHUP then, and all that it prints from then on fails."""
     command = [sys.executable, str(ROOT / "Trainer.py"), *train(save_root=tmp_path / "run", num_epoch=10_000)]
@@ -233,15 +245,15 @@ def test_run_whose_terminal_is_closed_is_saved(train, tmp_path):
     if child == 0:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
         os.execv(sys.executable, command)
-    while not (tmp_path / "run/last.ckpt").exists():
+    while not has_an_epoch(tmp_path / "run"):
         os.read(terminal, 1024)
     os.kill(child, signal.SIGHUP)
     time.sleep(0.05)  # two at the same moment would be one
     os.close(terminal)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
-    assert load_checkpoint(tmp_path / "run/last.ckpt")["last_epoch"] >= -1
-    assert not list((tmp_path / "run").glob(".*.tmp")) and (tmp_path / "run/metrics.csv").exists()
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+    assert_goes_on(tmp_path / "run")
 
 
 @pytest.mark.parametrize("script", ["Trainer", "Study"])
@@ -256,7 +268,7 @@ def test_run_whose_reader_ends_with_it_is_saved(script, train, tmp_path):
                                stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 60
-        while not (run / "last.ckpt").exists():
+        while not has_an_epoch(run):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         process.stdout.close()
@@ -267,9 +279,7 @@ def test_run_whose_reader_ends_with_it_is_saved(script, train, tmp_path):
         if script == "Study" and (run / ".lock_holder").exists():  # its training is in a session of its own
             with suppress(ProcessLookupError):
                 os.kill(int((run / ".lock_holder").read_text().split()[1]), signal.SIGKILL)
-    assert load_checkpoint(run / "last.ckpt")["last_epoch"] >= -1
-    with locked("--save_root", run):  # nothing goes on in it
-        pass
+    assert_goes_on(run)
 
 
 def test_signal_while_something_is_printed_is_noted(monkeypatch):

@@ -466,6 +466,17 @@ def test_dataset_stays_where_it_is_without_cuda(dancer):
     assert place_on(dataset, CPU) is dataset
 
 
+@pytest.mark.parametrize("where, more, on_gpu", [
+    ("auto", 0, True), ("auto", -4, False), ("gpu", -4, True), ("cpu", 0, False)])
+def test_dataset_is_on_the_gpu_where_it_fills_at_most_a_quarter_of_it_or_as_asked(where, more, on_gpu, dancer, capsys):
+    dataset = Dataset_Dance(dancer, None, "train", LENGTH, frame_size=SIZE)
+    with pretend("cuda", free=4 * (dataset.frames.nbytes + dataset.labels.nbytes) + more):
+        placed = place_on(dataset, torch.device("cuda", 0), where)
+        assert placed.frames.is_cuda == placed.labels.is_cuda == on_gpu
+        assert not dataset.frames.is_cuda and not dataset.labels.is_cuda
+    assert ("more than a quarter" in capsys.readouterr().out) == (where == "auto" and not on_gpu)
+
+
 def test_autocast_is_off_for_float32():
     with autocast(CPU, torch.float32):
         assert not torch.is_autocast_enabled("cpu")

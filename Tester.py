@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
 import torch
 
-from dataloader import Dataset_Dance, dataset_or_dancer, noted_fps
+from dataloader import Dataset_Dance, dataset_or_dancer, noted_fps, shorter_sequences
 from engine.devices import choose_device, choose_precision, report_full_memory, tune_cpu
 from engine.evaluation import generate_sequences, score_all, score_table
 from engine.saving.checkpoint import build_model
@@ -135,6 +135,9 @@ def open_sequences(root, split, val_vi_len, train_partial, options):
     """
     sequences = Dataset_Dance(root, None, split, val_vi_len, train_partial if split == "train" else 1.0, **options)
     if split == "test":
+        if shorter := shorter_sequences(sequences.names, sequences.labels):
+            print(f"note: the longest test sequence has {max(map(len, sequences.labels))} labels, but {shorter}; look "
+                  "whether some are missing")
         return sequences.names, sequences.frames, sequences.labels
     clips = [slice(start, start + val_vi_len) for start in sequences.clip_starts().tolist()]
     names = list(map(str, range(len(clips))))

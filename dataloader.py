@@ -208,7 +208,7 @@ def list_test_sequences(root):
                          "row of the submission would move up")
     first_frames, labels = [], []
     for name in names:
-        frames, numbered_labels = list_images(images / name), list_images(folder / name)
+        frames, numbered_labels = list_images(images / name), list_images(folder / name, may_skip=False)
         if len(numbered_labels) < 2:
             raise UsageError(f"{folder / name} has one label; a test sequence needs two or more: that of the first "
                              "frame, and one for each frame to generate")
@@ -219,6 +219,12 @@ def list_test_sequences(root):
         first_frames.append(frames[first])
         labels.append(list(numbered_labels.values()))
     return names, first_frames, labels
+
+
+def shorter_sequences(names, labels):
+    """Name the test sequences that have fewer labels than the longest, and how many they have; "" if none has."""
+    most = max(map(len, labels))
+    return first_few([f"sequence {name} has {len(paths)}" for name, paths in zip(names, labels) if len(paths) < most])
 
 
 def read_sequence_lengths(path, frames):
@@ -237,8 +243,8 @@ def read_sequence_lengths(path, frames):
     return lengths
 
 
-def list_images(folder):
-    """List the images of a folder in order, {number: path}; raises UsageError."""
+def list_images(folder, may_skip=True):
+    """List the images of a folder in order, {number: path}; raises UsageError. may_skip: allow gaps, with a note."""
     if not _is_folder(folder):
         raise UsageError(f"{folder} is missing; --DR wants the LAB4 layout (README, Your own data)")
     images, others = {}, {}
@@ -270,8 +276,10 @@ def list_images(folder):
     missing = max(images) - min(images) + 1 - len(images)
     if missing:
         first = next(number + 1 for number in sorted(images) if number + 1 not in images)
-        print(f"note: {folder} skips {missing} number{'s' * (missing > 1)}, the first of them {first}; the frames "
-              "around a gap count as neighbours")
+        skipped = f"{folder} skips {missing} number{'s' * (missing > 1)}, the first of them {first}"
+        if not may_skip:
+            raise UsageError(f"{skipped}; add what is missing: every later row of the submission would move up")
+        print(f"note: {skipped}; the frames around a gap count as neighbours")
     return dict(sorted(images.items()))
 
 
@@ -336,7 +344,8 @@ def describe_dataset(root):
                 names, first_frames, labels = list_test_sequences(root)
                 folders = [[path] for path in first_frames] + labels
                 lengths = sorted({len(paths) for paths in labels})
-                fact = f"{len(names)} sequences of {' or '.join(map(str, lengths))} labels"
+                shorter = f" ({shorter_sequences(names, labels)})" if len(lengths) > 1 else ""
+                fact = f"{len(names)} sequences of {' or '.join(map(str, lengths))} labels{shorter}"
             else:
                 frames, labels = list_frames_and_labels(root, mode)
                 lengths = read_sequence_lengths(root / mode / "sequences.txt", len(frames))

@@ -17,6 +17,7 @@ from engine.testing.perceptual import import_transforms
 from media import decoded
 from media.images import read_image, resize_image
 from modules.pixels import to_unit
+from Tester import open_sequences
 
 SIZE = (8, 16)
 transforms = import_transforms()
@@ -148,6 +149,29 @@ def test_a_test_sequence_of_one_frame_is_named(tmp_path):
     write_folder(tmp_path / "data/test/test_label/7", images(1))
     with pytest.raises(UsageError, match="test_label/7 has one label"):
         open_set(tmp_path / "data", "test")
+
+
+def test_a_gap_in_the_labels_of_a_test_sequence_is_refused(tmp_path):
+    """As after a download that broke off: the frames after it would be written a row too early."""
+    for number in (0, 1):
+        write_folder(tmp_path / f"test/test_img/{number}", images(1))
+        write_folder(tmp_path / f"test/test_label/{number}", images(9))
+    for missing in (7, 6):
+        (tmp_path / f"test/test_label/1/{missing}.png").unlink()
+        with pytest.raises(UsageError, match=f"test_label/1 skips .*, the first of them {missing};"):
+            open_set(tmp_path, "test")
+        problem, = [problem for problem in describe_dataset(tmp_path)[0] if "test_label" in problem]
+        assert f"the first of them {missing};" in problem and "\n" not in problem
+
+
+def test_shorter_test_sequences_are_named(tmp_path, capsys):
+    for number, length in ((0, 8), (1, 9), (12, 7)):
+        write_folder(tmp_path / f"test/test_img/{number}", images(1))
+        write_folder(tmp_path / f"test/test_label/{number}", images(length))
+    fact, = describe_dataset(tmp_path)[1]
+    assert "3 sequences of 7 or 8 or 9 labels (sequence 0 has 8; sequence 12 has 7)" in fact
+    open_sequences(tmp_path, "test", 4, 1.0, {"frame_size": SIZE, "num_workers": 1})
+    assert "note: the longest test sequence has 9 labels, but sequence 0 has 8; sequence 12" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("target, kind", [("nowhere", "a broken"), ("itself", "an endless")])
@@ -466,7 +490,7 @@ def test_a_whole_dataset_is_described_without_complaint(dancer):
     problems, facts = describe_dataset(dancer)
     assert problems == []
     train, val, test = facts
-    assert "70 frames" in train and "20 frames" in val and "2 sequences of 12 labels" in test
+    assert "70 frames" in train and "20 frames" in val and "2 sequences of 12 labels, " in test
     assert all("256 x 128" in fact for fact in facts)
 
 

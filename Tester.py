@@ -21,7 +21,7 @@ from engine.saving.checkpoint import build_model
 from engine.saving.logs import (
     clear_test, clear_test_videos, save_videos, write_columns, write_psnr_per_frame, write_split)
 from engine.saving.start import tester_flags
-from engine.testing.course import course_score, read_truth, write_submission
+from engine.testing.course import course_score, note_other_first_frames, read_truth, write_submission
 from engine.testing.driving import nearest_start, open_drive
 from engine.testing.onnx_export import write_onnx
 from engine.testing.perceptual import load_lpips
@@ -67,7 +67,7 @@ def test(args, checkpoint, device):
 def generate_and_score(args, root, options, roll_out, metrics, video_format):
     """Generate the sequences of a split, write them, and score them where the truth is known."""
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, args.partial, options)
-    truth, public = open_truth(args.split, args.gt, labels, frames)
+    truth, public = open_truth(args.split, args.gt, labels, frames, names)
     train_set = None  # of the baselines
     if truth is not None and args.split != "train" and (root / "train").is_dir():
         train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
@@ -144,10 +144,12 @@ def open_sequences(root, split, val_vi_len, train_partial, options):
     return names, [sequences.frames[clip] for clip in clips], [sequences.labels[clip] for clip in clips]
 
 
-def open_truth(split, gt, labels, frames):
+def open_truth(split, gt, labels, frames, names):
     """The true frames of the sequences, and which sequences are public; None each if unknown. gt: the file of --gt."""
     if gt:
-        return read_truth(gt, labels, frames)
+        truth, public = read_truth(gt, labels, frames)
+        note_other_first_frames(gt, truth, frames, names)
+        return truth, public
     return (None if split == "test" else frames), None
 
 

@@ -20,6 +20,7 @@ from engine.testing.course import read_truth, write_submission
 from media.gif import write_gif
 from media.pixel_csv import pixels_of_a_frame, read_pixels_csv, write_pixels_csv
 from media.video import VideoFormat, write_comparison, write_video
+from Tester import open_truth
 
 FRAME_MILLISECONDS = 20
 
@@ -117,6 +118,23 @@ def test_csv_saved_anew_by_another_program_is_the_same(tmp_path, change, encodin
     frames = [torch.zeros(1, 1, 1, 2, dtype=torch.uint8)] * 2
     truth, public = read_truth(tmp_path / "a.csv", frames, frames)
     assert torch.cat(truth).flatten(1).tolist() == [[1, 2], [3, 4]] and public == [True, False]
+
+
+@pytest.mark.parametrize("change, noted", [
+    (lambda videos: videos, ""), (lambda videos: [video ^ 3 for video in videos], ""),
+    (lambda videos: [(video > 127).byte() for video in videos], "sequence 4 (by"),
+    (lambda videos: [videos[0], videos[1].permute(0, 2, 3, 1).reshape(videos[1].shape)], "sequence 7 (by"),
+    (lambda videos: [video.flip(1) for video in videos], "sequence 4 (by 49 of 255), 7 (by 49"),
+    (lambda videos: videos[::-1], "sequence 4 (by")],
+    ids=["as it is", "resized otherwise", "0 to 1", "H, W, C", "B, G, R", "other order"])
+def test_a_ground_truth_that_begins_with_another_frame_than_the_given_one_is_told(change, noted, tmp_path, capsys):
+    ramp = torch.linspace(0, 110, 16).expand(8, 16)
+    frame = torch.stack([ramp, ramp + 30, ramp + 73]).byte()
+    videos = [torch.stack([frame, 255 - frame]), torch.stack([frame.flip(1, 2), frame, frame])]
+    write_pixels_csv(tmp_path / "gt.csv", [video.numpy() for video in change(videos)])
+    open_truth("test", tmp_path / "gt.csv", videos, [video[:1] for video in videos], ["4", "7"])
+    said = capsys.readouterr().out
+    assert said.startswith(f"note: --gt {tmp_path / 'gt.csv'} differs") and noted in said if noted else said == ""
 
 
 def test_a_large_csv_is_read_and_checked_a_line_at_a_time(tmp_path):

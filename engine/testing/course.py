@@ -10,6 +10,7 @@ from media.pixel_csv import PUBLIC_SEQUENCES, iterate_pixels_csv, read_pixels_cs
 from modules.metrics import in_chunks, psnr
 
 SCORED_FRAMES = 600
+OTHER_FRAME = 10  # of 255: a mean difference that no way of resizing makes
 
 
 def course_score(prediction, target, public=None):
@@ -43,6 +44,21 @@ def read_truth(path, labels, frames):
     starts = np.cumsum([0, *lengths])
     usage = [word.lower() for word in usage]
     return truth, ["public" in usage[start:stop] for start, stop in zip(starts, starts[1:])]
+
+
+def note_other_first_frames(path, truth, frames, names):
+    """Print a note if the file `path` of --gt begins a sequence with another frame than the given one.
+
+    truth, frames: lists of uint8 [T, 3, H, W]; of `frames` only the first of each sequence is looked at.
+    """
+    differences = {name: (true[0].float() - given[0].float()).abs().mean().item()
+                   for name, true, given in zip(names, truth, frames)}
+    other = [f"{name} (by {difference:.0f} of 255)" for name, difference in differences.items()
+             if difference > OTHER_FRAME]
+    if other:
+        print(f"note: --gt {path} differs from the given frame in the first row of sequence {', '.join(other)}; look "
+              "whether its pixels are from 0 to 255, its columns in the order C, H, W with C of R, G, B, and its "
+              "sequences in the order of their numbers")
 
 
 def write_submission(path, predictions, check=True):

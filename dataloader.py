@@ -12,6 +12,7 @@ folder joins several sequences, a sequences.txt in it holds their lengths, one p
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -22,7 +23,8 @@ import torch
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from cli.errors import RunError, UsageError, is_away, is_out_of_reach
+from cli.errors import (
+    RunError, Stopped, UsageError, ending_signals, is_away, is_out_of_reach, raise_stopped)
 from cli.files import patiently, read_json_or_none
 from media.decoded import decode_cached, decode_with, first_few, read_images
 from media.gif import DEFAULT_FPS
@@ -168,11 +170,30 @@ def dataset_or_dancer(root):
                          "give --DR")
     else:
         print(f"no --DR given: making the stage dancer in {root}, and using it")
-        # by another script: its drawing processes load that one anew, and this one would have each load torch
-        preparer = Path(__file__).resolve().parent / "Preparer.py"
-        if subprocess.run([sys.executable, str(preparer), "--dancer", str(root)]).returncode:
+        if _run_preparer(root):
             raise RunError(f"no --DR given, and no stage dancer could be made in {root}; give --DR")
     return root
+
+
+def _run_preparer(root):
+    """Make the stage dancer in `root`; returns the exit status. A signal ends the making as well, and is then raised.
+
+    Another script does it: its drawing processes load that one anew, and this one would have each load torch.
+    """
+    preparer = Path(__file__).resolve().parent / "Preparer.py"
+    handlers = {number: signal.getsignal(number) for number in ending_signals()}
+    raise_stopped(f"stopped; no stage dancer was made in {root}")
+    process = subprocess.Popen([sys.executable, str(preparer), "--dancer", str(root)])
+    try:
+        return process.wait()
+    except (Stopped, KeyboardInterrupt) as ended:
+        if isinstance(ended, Stopped):  # of Ctrl-C the terminal tells both
+            process.send_signal(ended.signal_number)
+        process.wait()  # until it has removed what is unfinished
+        raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def noted_fps(root):

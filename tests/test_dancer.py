@@ -268,25 +268,42 @@ def unignore_signals():
         signal.signal(number, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"])
-def test_a_signal_leaves_no_process_and_nothing_unfinished(name, tmp_path):
-    command = [sys.executable, str(ROOT / "Preparer.py"), "--dancer", str(tmp_path / "made"), "--num_workers", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                               preexec_fn=unignore_signals)
+def signal_while_drawing(command, folder, send):
+    """Start a command in `folder`, and call send(its process) once an image is drawn; returns the process and stderr."""
+    process = subprocess.Popen([sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True, cwd=folder,
+                               start_new_session=True, preexec_fn=unignore_signals)
     try:
         deadline = time.monotonic() + 300
-        while not list(tmp_path.rglob("*.png")):
+        while not list(folder.rglob("*.png")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(getattr(signal, name))
-        _, said = process.communicate(timeout=300)  # its drawing processes have ended too: they hold stderr
+        send(process)
+        return process, process.communicate(timeout=300)[1]  # its drawing processes have ended too: they hold stderr
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"])
+def test_a_signal_leaves_no_process_and_nothing_unfinished(name, tmp_path):
+    number = getattr(signal, name)
+    process, said = signal_while_drawing([ROOT / "Preparer.py", "--dancer", "made", "--num_workers", 2], tmp_path,
+                                         lambda process: process.send_signal(number))
     if name == "SIGKILL":
         return
-    assert process.returncode == 128 + getattr(signal, name) and "Traceback" not in said
+    assert process.returncode == 128 + number and "Traceback" not in said
     assert "Preparer.py: " in said and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name, send", [
+    ("SIGINT", lambda process: os.killpg(process.pid, signal.SIGINT)),  # as a terminal does
+    ("SIGTERM", lambda process: process.terminate())], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_to_a_script_that_lets_the_dancer_be_made_leaves_nothing_unfinished(name, send, tmp_path):
+    code = "import cli.errors, dataloader; cli.errors.run_script(lambda: dataloader.dataset_or_dancer(None))"
+    (tmp_path / "script.py").write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}")
+    process, said = signal_while_drawing(["script.py"], tmp_path, send)
+    assert process.returncode == 128 + getattr(signal, name) and "script.py: " in said
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_what_a_killed_process_of_the_same_number_left_is_not_in_the_way(tmp_path):

@@ -16,6 +16,8 @@ from .errors import RunError, UsageError, is_away
 
 OPEN_ELSEWHERE = {5, 32}  # Windows: a file cannot be replaced while another program has it open
 WAITS = (0.1, 0.3, 1, 3, 6, 10, 10)  # seconds between the tries
+NAMED_WAIT = 1  # of these
+CLOSE_IT = "close the program that may have it open"
 NOT_IN_UTF_8 = "backslashreplace"  # what becomes of a folder's name that is not, as from an archive in Big5
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
 
@@ -25,14 +27,19 @@ def is_open_elsewhere(error):
     return getattr(error, "winerror", None) in OPEN_ELSEWHERE
 
 
-def patiently(action, may_pass=is_open_elsewhere):
-    """Call `action()`, and again for half a minute while it fails with an OSError that may pass."""
+def patiently(action, may_pass=is_open_elsewhere, path=None):
+    """Call `action()`, and again for half a minute while it fails with an OSError that may pass.
+
+    path: the file or folder that another program may have open, to be named once it takes longer than a virus scanner.
+    """
     for seconds in WAITS:
         try:
             return action()
         except OSError as error:
             if not may_pass(error):
                 raise
+            if path and seconds == NAMED_WAIT:
+                print(f"waiting for {path}, which another program has open")
             time.sleep(seconds)
     return action()
 
@@ -43,7 +50,8 @@ def writing(path):
     try:
         yield
     except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror or error}); "
+        remedy = f"{CLOSE_IT}; " if is_open_elsewhere(error) else ""
+        raise RunError(f"{path} cannot be written ({error.strerror or error}); {remedy}"
                        "what was saved before is intact") from None
 
 
@@ -98,7 +106,7 @@ def _moved_when_complete(path, mode, **arguments):
             yield file
             file.flush()
             _force_to_disk(file)
-        patiently(partial(os.replace, temporary, path))
+        patiently(partial(os.replace, temporary, path), path=path)
     finally:
         with suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
@@ -118,7 +126,9 @@ def usable(flag, path):
     try:
         yield
     except OSError as error:
-        raise UsageError(f"{flag} {path} cannot be written ({error.strerror or error}); give another one") from None
+        remedy = f"{CLOSE_IT}, or " if is_open_elsewhere(error) else ""
+        raise UsageError(f"{flag} {path} cannot be written ({error.strerror or error}); {remedy}give another "
+                         "one") from None
 
 
 def make_folder(flag, folder):

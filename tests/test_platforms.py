@@ -23,12 +23,13 @@ import cli.files
 import cli.progress
 import faults
 from cli.errors import RunError, StopSignals, UsageError
-from cli.files import atomic_write, locked, why_no_locks, write_bytes
+from cli.files import atomic_write, locked, usable, why_no_locks, write_bytes
 from cli.parser import Parser, typed_command, words_of
 from cli.progress import Progress
 from conftest import ROOT, call_script, flags, read_csv
 from dataloader import Dataset_Dance
 from engine.saving.checkpoint import load_checkpoint
+from engine.saving.logs import clear_test
 from engine.saving.resume import newest_checkpoint
 from media.images import read_image
 
@@ -70,8 +71,9 @@ def open_elsewhere():
 
 # Files
 
-@pytest.mark.parametrize("times, works", [(1, True), (3, True), (99, False)])
-def test_file_open_elsewhere_on_windows_is_replaced_when_it_is_closed(times, works, tmp_path, at_once, monkeypatch):
+@pytest.mark.parametrize("times, works, told", [(1, True, 0), (3, True, 1), (99, False, 1)])
+def test_file_open_elsewhere_on_windows_is_replaced_when_it_is_closed(times, works, told, tmp_path, at_once, monkeypatch,
+                                                                      capsys):
     path = tmp_path / "a.txt"
     path.write_text("old")
     monkeypatch.setattr(os, "replace", failing(os.replace, open_elsewhere(), times))
@@ -79,10 +81,19 @@ def test_file_open_elsewhere_on_windows_is_replaced_when_it_is_closed(times, wor
         with atomic_write(path, "w") as file:
             file.write("new")
     else:
-        with pytest.raises(RunError, match="a.txt cannot be written"), atomic_write(path, "w") as file:
-            file.write("new")
+        with pytest.raises(RunError, match="a.txt cannot be written .*; close the program"), atomic_write(path) as file:
+            file.write(b"new")
     assert path.read_text() == ("new" if works else "old") and list(tmp_path.iterdir()) == [path]
     assert len(at_once) == min(times, len(cli.files.WAITS))
+    assert capsys.readouterr().out == told * f"waiting for {path}, which another program has open\n"
+
+
+def test_old_scores_open_in_another_program_are_named_with_the_remedy(tmp_path, at_once, monkeypatch, capsys):
+    monkeypatch.setattr(os, "unlink", failing(os.unlink, open_elsewhere(), 99))
+    with pytest.raises(UsageError, match="--save_root .*; close the program .*, or give another one"), \
+            usable("--save_root", tmp_path):
+        clear_test(tmp_path)
+    assert f"waiting for {tmp_path / 'split.json'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOTCONN, errno.ESTALE])
@@ -94,7 +105,7 @@ def test_file_on_a_drive_that_is_away_is_written_when_it_is_back(number, times, 
     if works:
         write_bytes(path, b"new")
     else:
-        with pytest.raises(RunError, match="a.txt cannot be written"):
+        with pytest.raises(RunError, match="a.txt cannot be written [(]away[)]; what was"):
             write_bytes(path, b"new")
     assert path.read_bytes() == (b"new" if works else b"old") and list(tmp_path.iterdir()) == [path]
 

@@ -139,8 +139,8 @@ def without_own_checkpoint(arguments):
 
 def clear_test(folder):
     """Remove the scores and arrays of an earlier test from a folder, if there are any; its videos stay."""
-    for name in TEST_FILES:
-        patiently(partial((folder / name).unlink, missing_ok=True))
+    for path in (folder / name for name in TEST_FILES):
+        patiently(partial(path.unlink, missing_ok=True), path=path)
 
 
 def clear_test_videos(folder):
@@ -148,7 +148,7 @@ def clear_test_videos(folder):
     for kind in ("pred", "compare", "samples"):
         for path in folder.glob(f"{kind}_seq*"):
             if path.suffix in (".gif", ".mp4"):
-                patiently(path.unlink)
+                patiently(path.unlink, path=path)
 
 
 def write_split(folder, split):

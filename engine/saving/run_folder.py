@@ -90,7 +90,7 @@ def clear_run(folder):
     with usable("--save_root", folder):
         for pattern in (*LEFT_BY_A_RUN, BEST_ROLLOUT, EVENT_FILES):
             for path in folder.glob(pattern):
-                patiently(path.unlink)
+                patiently(path.unlink, path=path)
         for split in SPLITS:
             clear_test(folder / split)
 

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from cli.errors import (
     RunError, Stopped, UsageError, ending_signals, is_away, is_out_of_reach, raise_stopped)
-from cli.files import patiently, read_json_or_none
+from cli.files import own_entries, patiently, read_json_or_none
 from media.decoded import decode_cached, decode_with, first_few, read_images
 from media.gif import DEFAULT_FPS
 from media.images import IMAGE_SUFFIXES
@@ -165,7 +165,7 @@ def dataset_or_dancer(root):
     elif read_json_or_none(root / DANCER_MARKER):
         print(f"no --DR given: using the stage dancer in {root}, which an older version of this program drew; remove "
               "it for today's")
-    elif root.is_dir() and any(root.iterdir()):
+    elif root.is_dir() and own_entries(root):
         raise UsageError(f"no --DR given, and {root}, where the stage dancer would be made, holds something else; "
                          "give --DR")
     else:

@@ -17,6 +17,7 @@ from .errors import RunError, UsageError, is_away
 OPEN_ELSEWHERE = {5, 32}  # Windows: a file cannot be replaced while another program has it open
 WAITS = (0.1, 0.3, 1, 3, 6, 10, 10)  # seconds between the tries
 NAMED_WAIT = 1  # of these
+OF_FILE_MANAGERS = {"thumbs.db", "desktop.ini", ".ds_store", ".localized", ".directory"}
 CLOSE_IT = "close the program that may have it open"
 NOT_IN_UTF_8 = "backslashreplace"  # what becomes of a folder's name that is not, as from an archive in Big5
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
@@ -151,37 +152,59 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
 
     kind: what such a folder holds, for the messages. marker: a JSON file in every folder of this kind. ours: names of
     all entries that it may have. Raises UsageError if `folder` holds anything that must stay, or cannot be
-    written; an error of what fills it stays what it is.
+    written; an error of what fills it stays what it is. Raises RunError, and leaves the complete folder under its
+    first name, if `folder` can no longer be replaced.
     """
     folder = Path(folder).resolve()
     process = f"{socket.gethostname()}.{os.getpid()}"
     unfinished, replaced = (folder.with_name(f".{folder.name}.{process}.{end}") for end in ("tmp", "old"))
+    kept = False
     try:
         with usable(flag, folder):
             check_replaceable(flag, folder, kind, marker, ours, overwrite)
             # What a killed process of this number has left: in a container every one has the number 1
             for leftover in (unfinished, replaced) if folder.exists() else (unfinished,):
                 shutil.rmtree(leftover, ignore_errors=True)
+            if folder.exists():  # a mounted one, or one in use on Windows, is told before the work
+                _rename(folder, replaced)
+                _rename(replaced, folder)
             unfinished.mkdir(parents=True)
         yield unfinished
-        with usable(flag, folder):
+        try:
             if folder.exists():
-                patiently(partial(folder.rename, replaced))
-            patiently(partial(unfinished.rename, folder))
+                _rename(folder, replaced)
+            _rename(unfinished, folder)
+        except OSError as error:
+            kept = True
+            raise RunError(f"{flag} {folder} cannot be replaced ({error.strerror or error}); the {kind} is complete in "
+                           f"{unfinished}: close what uses {folder}, remove it, and give the new one its name") from None
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         if replaced.exists() and not folder.exists():
-            patiently(partial(replaced.rename, folder))
-        shutil.rmtree(unfinished, ignore_errors=True)
+            _rename(replaced, folder)
+        if not kept:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _rename(folder, target):
+    patiently(partial(folder.rename, target), path=folder)
+
+
+def own_entries(folder):
+    """Return the names of a folder's entries, without the files that file managers and cloud drives put into any."""
+    return {entry.name for entry in folder.iterdir() if entry.name.lower() not in OF_FILE_MANAGERS}
 
 
 def check_replaceable(flag, folder, kind, marker, ours, overwrite):
     """Raise UsageError if a folder holds anything that must stay; see `whole_folder`."""
     folder = Path(folder)
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists():
         return
-    names = {entry.name for entry in folder.iterdir() if entry.name != "Thumbs.db" and entry.name[0] != "."}
-    if read_json_or_none(folder / marker) is None or names - {marker, *ours}:
+    names = own_entries(folder)
+    if not names:
+        return
+    others = {name for name in names - {marker, *ours} if name[0] != "."}
+    if read_json_or_none(folder / marker) is None or others:
         raise UsageError(f"{flag} {folder} exists and is not a {kind} made here; name a new folder")
     if not overwrite:
         raise UsageError(f"{flag} {folder} holds a {kind} already; name a new folder or add --overwrite")

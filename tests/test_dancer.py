@@ -211,21 +211,61 @@ def test_preparer_makes_a_dancer_once_and_checks_it(tmp_path):
     assert checked.returncode == 2 and "train_label" in checked.stderr and "Traceback" not in checked.stderr
 
 
-def test_a_dataset_that_cannot_be_moved_to_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+@pytest.fixture
+def refuse_renaming(monkeypatch):
+    """refuse_renaming(end) makes it fail for folders whose names end so, as on Windows while they are in use."""
+    def refuse(end):
+        def fail(path, target, rename=Path.rename):
+            if path.name.endswith(end):
+                raise PermissionError(13, "in use")
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", fail)
+
+    return refuse
+
+
+def test_a_dataset_that_cannot_be_moved_to_its_place_leaves_the_old_one_and_is_kept(tmp_path, refuse_renaming):
     root = tmp_path / "made"
     dancer.make_dancer(root, **TINY, num_workers=1)
     (root / ".DS_Store").write_bytes(b"")  # a file manager's
-    before, rename = contents(root), Path.rename
+    before = contents(root)
+    refuse_renaming(".tmp")
+    with pytest.raises(RunError, match="in use.*complete in") as error:
+        dancer.make_dancer(root, **TINY, num_workers=1, overwrite=True)
+    assert contents(root) == before
+    kept, = set(tmp_path.iterdir()) - {root}
+    assert str(kept) in str(error.value) and contents(kept) | {".DS_Store": b""} == before
 
-    def fail(path, target):
-        if path.name.endswith(".tmp"):
-            raise PermissionError(13, "in use")
-        return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(UsageError, match="in use"):
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_folder_that_cannot_be_replaced_is_told_before_the_work(empty, tmp_path, refuse_renaming, monkeypatch):
+    root = tmp_path / "made"
+    root.mkdir() if empty else dancer.make_dancer(root, **TINY, num_workers=1)
+    before = contents(root)
+    refuse_renaming("made")
+    monkeypatch.setattr(dancer, "_write_dataset", None)
+    with pytest.raises(UsageError, match="--dancer .*in use"):
         dancer.make_dancer(root, **TINY, num_workers=1, overwrite=True)
     assert contents(root) == before and [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_file_managers_and_cloud_drives_put_into_a_folder_is_not_in_the_way(overwrite, tmp_path):
+    root = tmp_path / "made"
+    root.mkdir()
+    if overwrite:
+        dancer.make_dancer(root, **TINY, num_workers=1)
+    for name in ("desktop.ini", "Thumbs.db", ".DS_Store"):
+        (root / name).write_bytes(b"")
+    dancer.make_dancer(root, **TINY, num_workers=1, overwrite=overwrite)
+    assert dancer.is_dancer(root, **TINY) and not (root / "desktop.ini").exists()
+
+
+def test_a_hidden_folder_of_the_users_is_never_touched(tmp_path):
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(UsageError, match="--dancer .* name a new folder"):
+        dancer.make_dancer(tmp_path, **TINY, num_workers=1)
 
 
 def test_a_folder_of_somebody_else_is_never_touched(tmp_path):

@@ -75,7 +75,7 @@ class Dataset_Dance(Dataset):
         if not len(self):
             longest = max(self.sequence_lengths, default=0)
             raise UsageError(f"{frames[0].parent} has {longest} frames in a row to use, too few for a clip of "
-                             f"{video_len}; lower {LENGTH_FLAGS[mode]} or raise --partial")
+                             f"{video_len}; lower {LENGTH_FLAGS[mode]}{' or raise --partial' if partial < 1 else ''}")
         used = sum(self.sequence_lengths)
         self.frames, self.labels = decode(frames[:used]), decode(labels[:used])
 

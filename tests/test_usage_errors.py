@@ -108,7 +108,12 @@ def test_first_frame_of_a_test_sequence_is_missing(refusal, broken, checkpoint):
 
 @pytest.mark.parametrize("flag, frames", [("--train_vi_len", 71), ("--val_vi_len", 21)])
 def test_too_few_frames_for_the_clips(train, flag, frames):
-    assert flag in train(flag, frames)
+    error = train(flag, frames)
+    assert flag in error and "--partial" not in error  # all are used
+
+
+def test_too_few_frames_for_the_clips_because_of_partial(train):
+    assert "or raise --partial" in train(*flags(train_vi_len=36, partial=0.5))
 
 
 @pytest.mark.parametrize("words", [
@@ -350,8 +355,13 @@ def test_run_that_another_process_continues_meanwhile_is_not_continued_from_an_o
 
 def test_run_from_the_weights_of_another_trains_on_its_dataset(call, dancer, tmp_path, capsys):
     call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
+    capsys.readouterr()
     call("Trainer", *TINY_TRAINING, *flags(ckpt_path="run/last.ckpt", num_epoch=1, save_root="more"))
+    told = f"no --DR given: using that of run/last.ckpt, {dancer}"
+    assert told in capsys.readouterr().out
     assert json.loads((tmp_path / "more/args.json").read_text())["arguments"]["DR"] == str(dancer)
+    call("Tester", *flags(ckpt_path="run/last.ckpt", device="cpu"), "--no-make_gif")
+    assert told in capsys.readouterr().out
 
 
 def test_run_of_a_version_that_kept_no_thumbnails_and_had_fewer_flags_is_resumed(call, dancer, tmp_path):

@@ -38,8 +38,6 @@ def starting_checkpoint(parser, args, typed):
     saved = saved_flags(parser, checkpoint, path)
     require_flags(args, typed, network_dimensions(checkpoint, path), path)
     adopt_flags(args, typed, saved, FROM_A_CHECKPOINT)
-    if args.DR and "DR" not in typed:
-        print(f"no --DR given: using that of {path}, {args.DR}")
     return checkpoint
 
 
@@ -106,8 +104,8 @@ def tested_checkpoint(parser, args, typed):
     answers = network_dimensions(checkpoint, path)
     answers |= {name: saved[name] for name in ("frame_H", "frame_W", "clamp_feedback") if name in saved}
     require_flags(args, typed, answers, path)
-    adopt_flags(args, typed, saved, ("DR", "partial", "train_vi_len", "val_vi_len", "temperature",
-                                     "seed"))
+    if not getattr(args, "onnx", None):  # a single step, of no dataset
+        adopt_flags(args, typed, saved, ("DR", "partial", "train_vi_len", "val_vi_len", "temperature", "seed"))
     return checkpoint
 
 
@@ -121,10 +119,12 @@ def saved_flags(parser, checkpoint, path):
 
 
 def adopt_flags(args, typed, saved, names):
-    """Set the flags of these names to their values in a checkpoint, unless they are typed."""
+    """Set the flags of these names to their values in a checkpoint, unless they are typed; say so of --DR."""
     for name in names:
         if name not in typed and name in saved:
             setattr(args, name, saved[name])
+    if args.DR and "DR" not in typed:
+        print(f"no --DR given: using that of {args.ckpt_path}, {args.DR}")
 
 
 def require_flags(args, typed, answers, path):

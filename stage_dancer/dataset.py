@@ -7,10 +7,11 @@ in dancer.json.
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
@@ -138,12 +139,30 @@ def pool_size(num_workers, jobs):
 
 
 def end_with_parent():
-    """End this worker when its parent is gone, even if that was killed; else it waits for jobs for ever."""
+    """End this worker when its parent is gone, even if that was killed; else it waits for jobs for ever.
+
+    Ctrl-C, which a terminal sends to both, is for the parent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows; elsewhere it was started with that signal blocked
+
     def wait():
         multiprocessing.parent_process().join()
         os._exit(1)
 
     Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def ctrl_c_held_back():
+    """Hold Ctrl-C back until the end of the block; on Linux and macOS processes started within never get it."""
+    if hasattr(signal, "pthread_sigmask"):  # Windows has none
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        yield
 
 
 def drawn(draw, jobs, num_workers, desc="stage dancer"):
@@ -163,7 +182,9 @@ def drawn(draw, jobs, num_workers, desc="stage dancer"):
             run = pool.map
         progress = stack.enter_context(Progress(total=total, desc=desc, unit="frame"))
         try:
-            for job, result in zip(jobs, run(draw, jobs)):
+            with ctrl_c_held_back():
+                results = run(draw, jobs)  # starts the processes
+            for job, result in zip(jobs, results):
                 yield job, result
                 progress.update(len(job.points))
         except BrokenProcessPool:

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -335,6 +336,35 @@ def test_a_signal_leaves_no_process_and_nothing_unfinished(name, tmp_path):
     assert "Preparer.py: " in said and list(tmp_path.iterdir()) == []
 
 
+def test_a_drawing_process_ignores_ctrl_c(monkeypatch):
+    """On Windows, whose console sends it to all and where no process is started with it blocked."""
+    monkeypatch.setattr(dancer, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        dancer.end_with_parent()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1])
+def test_ctrl_c_while_the_drawing_processes_start_is_told_once(seconds, tmp_path):
+    """A terminal sends it to all of them."""
+    command = [sys.executable, str(ROOT / "Preparer.py"), "--dancer", "made", "--num_workers", "2", "--frames", "200"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True,
+                               preexec_fn=unignore_signals)
+    try:
+        assert "drawing" in process.stderr.readline()
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=300)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + signal.SIGINT and said == "Preparer.py: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name, send", [
     ("SIGINT", lambda process: os.killpg(process.pid, signal.SIGINT)),  # as a terminal does
     ("SIGTERM", lambda process: process.terminate())], ids=["SIGINT", "SIGTERM"])
@@ -342,7 +372,7 @@ def test_a_signal_to_a_script_that_lets_the_dancer_be_made_leaves_nothing_unfini
     code = "import cli.errors, dataloader; cli.errors.run_script(lambda: dataloader.dataset_or_dancer(None))"
     (tmp_path / "script.py").write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}")
     process, said = signal_while_drawing(["script.py"], tmp_path, send)
-    assert process.returncode == 128 + getattr(signal, name) and "script.py: " in said
+    assert process.returncode == 128 + getattr(signal, name) and "script.py: " in said and "Traceback" not in said
     assert list((tmp_path / "data").iterdir()) == []
 
 

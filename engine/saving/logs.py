@@ -20,7 +20,8 @@ METRICS_COLUMNS = (*OLDEST_COLUMNS, "val_kl", "val_active_units", "val_psnr_post
                    "val_psnr_zero", "val_spread")  # the latter from modules.latent.z_usage; older runs lack them
 CHECKPOINTS = ("last.ckpt", "best.ckpt", "epoch=*.ckpt")  # of a run
 TIMES_COLUMNS = ("epoch", "seconds")
-TEST_FILES = ("split.json", "scores.json", "psnr_per_frame.csv", "samples_per_frame.csv", "first.npz", "samples.npz")
+TEST_FILES = ("split.json", "submission.csv", "scores.json", "psnr_per_frame.csv", "samples_per_frame.csv", "first.npz",
+              "samples.npz")
 
 
 def checkpoints_in(folder):
@@ -138,7 +139,7 @@ def without_own_checkpoint(arguments):
 
 
 def clear_test(folder):
-    """Remove the scores and arrays of an earlier test from a folder, if there are any; its videos stay."""
+    """Remove the submission, scores and arrays of an earlier test from a folder, if there are any; its videos stay."""
     for path in (folder / name for name in TEST_FILES):
         patiently(partial(path.unlink, missing_ok=True), path=path)
 

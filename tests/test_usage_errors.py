@@ -94,6 +94,15 @@ def test_image_cannot_be_read(refusal, broken, content):
     assert str(path) in refusal("Trainer", "--DR", broken, *TINY_TRAINING)
 
 
+def test_training_image_that_cannot_be_read_is_told_before_poses_are_looked_for(refusal, broken, checkpoint, monkeypatch):
+    """To find them in a video takes minutes."""
+    path = broken / "train/train_img/5.png"
+    path.write_bytes(b"")
+    monkeypatch.setattr("Tester.open_drive", None)
+    assert str(path) in refusal("Tester", "--DR", broken, "--ckpt_path", checkpoint, "--device", "cpu",
+                                "--save_root", ".", "--drive", broken / "test/test_label/0")
+
+
 def test_image_is_cut_short(refusal, broken):
     path = broken / "train/train_img/5.png"
     path.write_bytes(path.read_bytes()[:2000])

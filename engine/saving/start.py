@@ -84,6 +84,8 @@ def check_test_flags(args, typed):
     other = [flag for flag in ("gt", "samples", "lpips", "onnx", "split", "make_gif") if flag in typed]
     if args.drive and other:
         raise UsageError(f"--{other[0]} goes with the test sequences, whose place --drive takes; leave one of them out")
+    if args.drive and not Path(args.drive).exists():
+        raise UsageError(f"--drive {args.drive}: there is no such file or folder")
     if args.poses and not args.drive:
         raise UsageError("--poses goes with --drive, the video that they are of")
     if args.poses and Path(args.drive).is_dir():

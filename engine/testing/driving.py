@@ -52,8 +52,6 @@ def drive_by_video(path, poses_file, root, frame_size, fps):
 
     It begins with the first frame that shows somebody.
     """
-    if not path.is_file():
-        raise UsageError(f"--drive {path}: there is no such file or folder")
     trained, size = training_poses(root)
     person = find_person(path, fps, poses_file, "--drive")
     poses = retarget(person.poses, trained, person.fps)

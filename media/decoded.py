@@ -87,8 +87,9 @@ def decode_cached(root, paths, frame_size, num_workers):
     folder = paths[0].parent
     height, width = frame_size
     prefix = f"{'-'.join(folder.relative_to(root).parts)}-{height}x{width}-{len(paths)}"
-    beside = root / ".decoded" / f"{prefix}-{_fingerprint(paths)}.npy"  # whatever this machine calls that folder
-    of_user = [cache / f"{prefix}-{_fingerprint(paths, folder)}.npy" for cache in _user_cache()]
+    files = _list_files(paths)
+    beside = root / ".decoded" / f"{prefix}-{_fingerprint(files)}.npy"  # whatever this machine calls that folder
+    of_user = [cache / f"{prefix}-{_fingerprint(files, folder)}.npy" for cache in _user_cache()]
     shape = (len(paths), 3, height, width)
     for path in (beside, *of_user):
         pixels = _read_cache(path, shape)
@@ -103,12 +104,18 @@ def decode_cached(root, paths, frame_size, num_workers):
         except (OSError, RunError):
             continue
         if path == beside:
-            with suppress(OSError):  # on Windows another run may have one mapped
-                for outdated in set(path.parent.glob(f"{prefix}-*.npy")) - {path}:
-                    outdated.unlink()
+            _remove_others(path, f"{prefix}-*.npy")
         mapped = _read_cache(path, shape) if pixels.nbytes >= MAPPED else None
         return pixels if mapped is None else mapped  # not every drive can map a file
     return pixels
+
+
+def _remove_others(path, pattern):
+    """Remove the files beside `path` of this pattern, as far as that can be done; it is of no consequence."""
+    with suppress(OSError):
+        for outdated in set(path.parent.glob(pattern)) - {path}:
+            with suppress(OSError):  # on Windows another run may have one mapped
+                outdated.unlink()
 
 
 def _user_cache():
@@ -131,14 +138,21 @@ def _read_cache(path, shape):
     return torch.from_numpy(pixels) if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
-def _fingerprint(paths, folder=None):
-    """Hash the names, sizes and times of the images, how they are read and, if it is given, the place of their folder.
+def _list_files(paths):
+    """List the names, sizes and times of files as bytes: each is asked for once, as a mounted drive answers slowly."""
+    files = []
+    for path in paths:
+        status = patiently(path.stat, is_away)
+        files.append(f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape"))
+    return b"".join(files)
+
+
+def _fingerprint(files, folder=None):
+    """Hash a list of images, see `_list_files`, how they are read and, if it is given, the place of their folder.
 
     The user's cache holds several datasets, which only their places may tell apart.
     """
     place = folder.resolve() if folder else ""
     digest = hashlib.sha256(f"{READER_VERSION} {place}".encode(errors="surrogateescape"))
-    for path in paths:
-        status = patiently(path.stat, is_away)
-        digest.update(f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape"))
+    digest.update(files)
     return digest.hexdigest()[:16]

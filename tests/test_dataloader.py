@@ -1,8 +1,11 @@
 """The dataset: items are what lies in the files, paired and in order, and clips stay in their sequences."""
 
+import os
 import shutil
 import struct
 import zlib
+from collections import Counter
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -290,6 +293,34 @@ def test_second_opening_decodes_nothing_and_another_size_does(tmp_path, monkeypa
     assert torch.equal(first.frames, again.frames) and torch.equal(first.labels, again.labels)
     with pytest.raises(AssertionError):
         Dataset_Dance(tmp_path, None, "train", 4, frame_size=(4, 8), num_workers=1)
+
+
+def test_a_drive_is_asked_about_each_image_once(tmp_path, monkeypatch):
+    """A mounted one takes milliseconds for each answer."""
+    write_split(tmp_path, "train", 9)
+    open_set(tmp_path)
+    asked, stat = Counter(), os.stat
+    monkeypatch.setattr(os, "stat", lambda path, *more, **others: (
+        asked.update([str(path)]) or stat(path, *more, **others)))
+    open_set(tmp_path)
+    assert {asked[str(path)] for path in tmp_path.rglob("*.png")} == {1}
+
+
+def test_an_outdated_cache_that_cannot_be_removed_is_not_in_the_way_of_the_others(tmp_path, monkeypatch):
+    write_split(tmp_path, "train", 9)
+    (tmp_path / ".decoded").mkdir()
+    outdated = {f"train-train_img-8x16-9-{number}.npy" for number in range(3)}
+    for name in outdated:
+        (tmp_path / ".decoded" / name).write_bytes(b"")
+    tried = []
+
+    def refuse(path, missing_ok=False):
+        tried.append(path.name)
+        raise PermissionError(13, "in use")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    open_set(tmp_path)
+    assert outdated <= {*tried}
 
 
 def test_a_dataset_that_was_moved_is_not_decoded_again(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import sys
 from .errors import UsageError
 
 COMMENT = re.compile(r"""(?P<quoted>"[^"]*"|'[^']*')|(?<!\S)#.*""")
+OF_WINDOWS_SHELLS = set("@&$;%,(){}<>|^'`")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -142,8 +143,18 @@ probability = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 
 
 def as_typed(*words):
     """Join words to a command line, as one would type it: quoted where need be."""
-    join = subprocess.list2cmdline if os.name == "nt" else shlex.join
-    return join(map(str, words))
+    if os.name == "nt":
+        return " ".join(_quoted_on_windows(str(word)) for word in words)
+    return shlex.join(map(str, words))
+
+
+def _quoted_on_windows(word):
+    """Quote a word as programs expect it, and also where it means something to PowerShell or to cmd."""
+    quoted = subprocess.list2cmdline([word])
+    if OF_WINDOWS_SHELLS.isdisjoint(quoted) or quoted.startswith('"'):
+        return quoted
+    backslashes = quoted[len(quoted.rstrip("\\")):]  # before a quote they count double
+    return f'"{quoted}{backslashes}"'
 
 
 def typed_command():

@@ -109,7 +109,9 @@ class Scripts(StopSignals):
     def call(self, script, words, log):
         """The exit status of a script."""
         command = [sys.executable, str(ROOT / f"{script}.py"), *words]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        environment = os.environ | {"PYTHONIOENCODING": "utf-8"}  # as the log is read; Windows has others
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                                   start_new_session=True)
         self.untold.add(process)
         if self.signal_number:  # it came before the process was known
             self.tell(process)

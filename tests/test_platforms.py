@@ -24,7 +24,7 @@ import cli.progress
 import faults
 from cli.errors import RunError, StopSignals, UsageError
 from cli.files import atomic_write, locked, usable, why_no_locks, write_bytes
-from cli.parser import Parser, typed_command, words_of
+from cli.parser import Parser, as_typed, typed_command, words_of
 from cli.progress import Progress
 from conftest import ROOT, call_script, flags, read_csv
 from dataloader import Dataset_Dance
@@ -396,6 +396,16 @@ def test_command_is_told_as_the_system_types_it(monkeypatch):
     assert typed_command() == "python Trainer.py --DR 'my data'"
     monkeypatch.setattr(os, "name", "nt")
     assert typed_command() == 'python Trainer.py --DR "my data"'
+
+
+@pytest.mark.parametrize("word, typed", [
+    ("@recipes/demo.txt", '"@recipes/demo.txt"'), ("C:\\a b\\", '"C:\\a b\\\\"'), ("C:\\a(1)\\", '"C:\\a(1)\\\\"'),
+    ("C:\\a&b\\c", '"C:\\a&b\\c"'), ("C:\\a\\", "C:\\a\\"), ("runs/a=1-b_c.2", "runs/a=1-b_c.2"), ("", '""')])
+def test_word_that_means_something_to_powershell_is_quoted(word, typed, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        told = as_typed("x", word, "y")
+    assert told == f"x {typed} y"
 
 
 # Text and logs

@@ -228,6 +228,15 @@ def test_only_a_training_that_diverges_is_not_tried_again(tmp_path, monkeypatch,
     assert (tmp_path / "failed.txt").is_file() == kept
 
 
+def test_log_of_a_script_is_in_utf_8_whatever_the_system_writes_in(tmp_path, monkeypatch):
+    """Windows in Taiwan writes in cp950."""
+    monkeypatch.setattr(engine_study, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONIOENCODING", "cp950")
+    (tmp_path / "Script.py").write_text("import sys; sys.exit('\u821e\u8005 is not a folder')", encoding="utf-8")
+    with pytest.raises(RunError, match="^\u821e\u8005 is not a folder$"):
+        engine_study.Scripts().run(tmp_path / "run", "Script")
+
+
 @pytest.mark.parametrize("allotted, jobs, threads", [(4, 2, "2"), (5, 2, "2"), (1, 3, "1"), (4, 1, None)])
 def test_jobs_share_the_cores_that_the_process_may_use(allotted, jobs, threads, monkeypatch):
     """Which Slurm or taskset may have made fewer than the machine has."""

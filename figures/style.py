@@ -1,7 +1,11 @@
 """How every figure looks: colours, axes, legends, and how it is saved."""
 
 import os
+import re
 import textwrap
+import warnings
+from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 
@@ -9,6 +13,7 @@ from cli.files import atomic_write, make_folder
 
 backend = os.environ.pop("MPLBACKEND", None)  # a notebook's: matplotlib refuses it where its package is missing
 import matplotlib  # noqa: E402
+from matplotlib import font_manager  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
@@ -19,7 +24,19 @@ if backend:
 # so dashes tell runs apart and nothing else.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 STYLES = [{"color": colour, "linestyle": dashes} for dashes in ("-", "--", ":") for colour in COLOURS]
+# Of Windows, macOS and Linux. Of a file with several fonts matplotlib knows the first, like that of Hong Kong or Japan.
+CHINESE_FONTS = ["Microsoft JhengHei", "PingFang TC", "PingFang HK", "Heiti TC", "Noto Sans CJK TC", "Noto Sans CJK JP",
+                 "Noto Sans TC"]
+MISSING_LETTER = "Glyph .* missing from"  # a warning of matplotlib's
+
+
+def font_families(installed):
+    """List the fonts to look for a letter in, also one in a folder's Chinese name; matplotlib warns of missing ones."""
+    return ["DejaVu Sans", *(name for name in CHINESE_FONTS if name in installed)]
+
+
 matplotlib.rcParams.update({
+    "font.family": font_families(font_manager.get_font_names()),
     "font.size": 11, "figure.titlesize": 13, "axes.titlesize": 10, "legend.fontsize": 10,
     "xtick.labelsize": 10, "ytick.labelsize": 10, "lines.linewidth": 1.6, "lines.markersize": 3.5,
     "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.7, "axes.axisbelow": True,
@@ -91,9 +108,28 @@ def log_scale(axes):
         axes[0].set_ylim(max(values.min(), 1e-7 * np.quantile(values, 0.9)) / 1.4, values.max() * 1.4)
 
 
+@cache
+def note_missing_letters():
+    """Print a note, once in a process."""
+    print(f"note: no font here has every letter of the figures, which show boxes instead; install {CHINESE_FONTS[-1]}")
+
+
+@contextmanager
+def missing_letters_noted():
+    """Print one note in place of a warning for each letter that no font has."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", MISSING_LETTER)
+        yield
+    for warning in caught:
+        if re.match(MISSING_LETTER, str(warning.message)):
+            note_missing_letters()
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
 def save(figure, folder, name, file_format="png"):
     """Write a figure into a folder, which is made if it is not there. Returns its path."""
     path = make_folder("--out", folder) / f"{name}.{file_format}"
-    with atomic_write(path) as file:
+    with atomic_write(path) as file, missing_letters_noted():
         figure.savefig(file, format=file_format)
     return path

@@ -4,10 +4,13 @@ import csv
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib import font_manager
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -19,7 +22,7 @@ from engine import schedules  # noqa: E402
 from engine.optimization import TERMS  # noqa: E402
 from engine.saving.logs import METRICS_COLUMNS, TIMES_COLUMNS  # noqa: E402
 from engine.training import RunState, metrics_row  # noqa: E402
-from figures import curves  # noqa: E402
+from figures import curves, style  # noqa: E402
 from figures.runs import Run, read_runs  # noqa: E402
 
 FILES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png", "validation_psnr.png",
@@ -107,6 +110,25 @@ def test_format_and_out(tmp_path):
     run = write_run(tmp_path / "run")
     Plotting.main([run, "--figures", "beta", "--format", "pdf", "--out", str(tmp_path / "o")])
     assert (tmp_path / "o" / "beta.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("installed, families", [
+    ({"DejaVu Sans"}, ["DejaVu Sans"]),
+    ({"Noto Sans CJK JP", "Arial", "Microsoft JhengHei"}, ["DejaVu Sans", "Microsoft JhengHei", "Noto Sans CJK JP"])])
+def test_chinese_letters_are_looked_for_in_the_fonts_that_are_installed(installed, families):
+    assert style.font_families(installed) == families
+    assert matplotlib.rcParams["font.family"] == style.font_families(font_manager.get_font_names())
+
+
+def test_letters_that_no_font_has_are_noted_once(tmp_path, capsys):
+    style.note_missing_letters.cache_clear()
+    runs = [write_run(tmp_path / name) for name in ("\u821e\u8005", "dance")]
+    with warnings.catch_warnings(), matplotlib.rc_context({"font.family": "DejaVu Sans"}):
+        warnings.simplefilter("error")
+        Plotting.main([*runs, "--out", str(tmp_path), "--figures", "loss", "beta"])
+    assert capsys.readouterr().out.count("no font here has every letter") == 1
+    with pytest.warns(UserWarning, match="another"), style.missing_letters_noted():
+        warnings.warn("another")
 
 
 def test_curves_equal_the_csv(tmp_path, drawn):

@@ -177,7 +177,8 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
         except OSError as error:
             kept = True
             raise RunError(f"{flag} {folder} cannot be replaced ({error.strerror or error}); the {kind} is complete in "
-                           f"{unfinished}: close what uses {folder}, remove it, and give the new one its name") from None
+                           f"{unfinished}: close what uses {folder}, remove it, and give the new one its "
+                           "name") from None
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         if replaced.exists() and not folder.exists():

@@ -310,7 +310,7 @@ def unignore_signals():
 
 
 def signal_while_drawing(command, folder, send):
-    """Start a command in `folder`, and call send(its process) once an image is drawn; returns the process and stderr."""
+    """Start a command in `folder`, call send(its process) once an image is drawn; returns the process and stderr."""
     process = subprocess.Popen([sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True, cwd=folder,
                                start_new_session=True, preexec_fn=unignore_signals)
     try:

@@ -72,8 +72,8 @@ def open_elsewhere():
 # Files
 
 @pytest.mark.parametrize("times, works, told", [(1, True, 0), (3, True, 1), (99, False, 1)])
-def test_file_open_elsewhere_on_windows_is_replaced_when_it_is_closed(times, works, told, tmp_path, at_once, monkeypatch,
-                                                                      capsys):
+def test_file_open_elsewhere_on_windows_is_replaced_when_it_is_closed(times, works, told, tmp_path, at_once,
+                                                                      monkeypatch, capsys):
     path = tmp_path / "a.txt"
     path.write_text("old")
     monkeypatch.setattr(os, "replace", failing(os.replace, open_elsewhere(), times))

@@ -94,7 +94,7 @@ def test_image_cannot_be_read(refusal, broken, content):
     assert str(path) in refusal("Trainer", "--DR", broken, *TINY_TRAINING)
 
 
-def test_training_image_that_cannot_be_read_is_told_before_poses_are_looked_for(refusal, broken, checkpoint, monkeypatch):
+def test_training_image_that_cannot_be_read_is_told_before_poses_are_sought(refusal, broken, checkpoint, monkeypatch):
     """To find them in a video takes minutes."""
     path = broken / "train/train_img/5.png"
     path.write_bytes(b"")

@@ -190,8 +190,10 @@ def test_film_shows_the_training_frames_with_their_poses(tmp_path, monkeypatch):
             with pytest.raises(SystemExit):  # nothing is overwritten unasked
                 call_script(tmp_path, "Preparer", "--dancer", "dancer", "--film", "a.mp4", *words)
     points, exposure = compose(0, 0, 0, 5)
-    for frame, point, level in zip(frames, points, exposure):
-        assert np.abs(frame.astype(int) - draw_frame(point, level, Stage())).mean() < 4
+    true = np.array([draw_frame(point, level, Stage()) for point, level in zip(points, exposure)], float)
+    for number, frame in enumerate(frames):
+        assert ((frame - true) ** 2).mean(axis=(1, 2, 3)).argmin() == number
+        assert np.abs(frame - true[number]).mean() < 4
     poses = read_poses(tmp_path / "a.csv", "--x", 5)
     assert np.allclose(poses, film.true_poses(points, zoom=1), atol=0.01, equal_nan=True)
     assert poses.shape == nobody(5).shape

@@ -49,8 +49,8 @@ def picture(pose, height=100, width=200):
     """A frame with a bright rectangle where the person is, uint8 [H, W, 3]."""
     frame = np.full((height, width, 3), 40, np.uint8)
     if present(pose):
-        left, top = np.nanmin(pose[:, :2], axis=0).astype(int).clip(0)
-        right, bottom = np.nanmax(pose[:, :2], axis=0).astype(int)
+        left, top = np.nanmin(pose[:, :2], axis=0).round().astype(int).clip(0)
+        right, bottom = np.nanmax(pose[:, :2], axis=0).round().astype(int)
         frame[top:bottom, left:right] = (250, 120, 20)
     return frame
 
@@ -270,6 +270,29 @@ def test_dataset_of_a_video(video, tmp_path, capsys):
     assert json.loads((root / "video.json").read_text())["fps"] == 30
 
 
+def middle(shown):
+    """The column halfway between the first and the last that show anything; shown: bool [H, W]."""
+    columns = np.flatnonzero(shown.any(axis=0))
+    return (columns[0] + columns[-1]) / 2
+
+
+def assert_frames_have_their_labels(root):
+    """In a dataset of one walk. The first five poses are smoothed towards the others."""
+    for name, first in (("train", 5), ("val", 0)):
+        numbers = range(first, len(list((root / name / f"{name}_img").iterdir())))
+        frames, labels = ([read_image(root / name / f"{name}_{kind}/{number}.png").numpy() for number in numbers]
+                          for kind in ("img", "label"))
+        shown = np.array([middle(frame[0] > 145) for frame in frames])
+        drawn = np.array([middle(label.min(axis=0) < 200) for label in labels])
+        step = np.diff(drawn).mean()
+        assert step > 2 and np.abs(shown - drawn).max() < step / 2
+
+
+def test_each_frame_has_its_own_label(video, tmp_path):
+    call_script(tmp_path, "Preparer", *video("a", walk(60)), "--dataset", "me")
+    assert_frames_have_their_labels(tmp_path / "me")
+
+
 def test_dataset_of_several_videos(video, tmp_path, dancer):
     first, second = video("a", walk(60)), video("b", walk(100))
     call_script(tmp_path, "Preparer", *first[:2], second[1], *first[2:], second[3], "--dataset", "me")
@@ -280,12 +303,13 @@ def test_dataset_of_several_videos(video, tmp_path, dancer):
 
 
 def test_frames_are_sampled_and_cut_as_asked(video, tmp_path):
-    poses = walk(240)[::2]
-    words = video("a", walk(240), fps=60)[:2]
+    poses = walk(120)[::2]
+    words = video("a", walk(120), fps=60)[:2]
     write_poses(tmp_path / "half.csv", poses)
-    call_script(tmp_path, "Preparer", *words, "--poses", "half.csv", "--dataset", "me", *flags(frame_H=64, frame_W=48))
-    assert (tmp_path / "me/train/sequences.txt").read_text() == f"{120 - 24 - 12}\n"
-    assert read_image(tmp_path / "me/train/train_img/0.png").shape == (3, 64, 48)
+    call_script(tmp_path, "Preparer", *words, "--poses", "half.csv", "--dataset", "me", *flags(frame_H=160, frame_W=240))
+    assert (tmp_path / "me/train/sequences.txt").read_text() == f"{60 - 12 - 6}\n"
+    assert read_image(tmp_path / "me/train/train_img/0.png").shape == (3, 160, 240)
+    assert_frames_have_their_labels(tmp_path / "me")
 
 
 @pytest.mark.parametrize("side, remedy", [(180, "176 or 184"), (17, "16 or 24"), (8, "16 or more"), ("x", "16")])

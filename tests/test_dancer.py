@@ -14,17 +14,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from cli.errors import RunError, UsageError
 from cli.files import whole_folder
-from conftest import call_script
+from conftest import ROOT, call_script
 from media.images import read_image, resize_image
 from stage_dancer import choreography
 from stage_dancer import dataset as dancer
 from stage_dancer.choreography import ANKLE_HEIGHT, INDEX, SHIN, THIGH
 from stage_dancer.stage import HEIGHT, WIDTH, Stage, draw_frame, draw_label, draw_person, project
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = {"frames": 5, "val_frames": 3, "test_sequences": 4, "test_frames": 3}
 WHITE = 255
 
@@ -106,15 +106,28 @@ def test_another_seed_split_or_sequence_is_another_dance():
     assert np.array_equal(dances[0], dancer.compose(0, 0, 0, 20)[0])
 
 
+@pytest.mark.parametrize("folder, key, frames", [
+    ("train/train_{}", (0, 0), 5), ("val/val_{}", (1, 0), 3), *[(f"test/test_{{}}/{n}", (2, n), 3) for n in range(4)]])
+def test_each_file_shows_the_frame_of_its_number(folder, key, frames, tiny):
+    stage = Stage()
+    for number, (points, exposure) in enumerate(zip(*dancer.compose(0, *key, frames))):
+        expected = {"label": draw_label(points), "img": draw_frame(points, exposure, stage)}
+        if folder.startswith("test") and number > 0:  # the others are in gt.csv alone
+            del expected["img"]
+        for kind, pixels in expected.items():
+            shown = read_image(tiny / folder.format(kind) / f"{number}.png").permute(1, 2, 0)
+            assert np.array_equal(shown, pixels), (kind, number)
+
+
 def test_ground_truth_has_the_frames_as_a_reader_sees_them(tiny):
     with open(tiny / "test/gt.csv", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["id", *map(str, range(32 * 64 * 3)), "Usage"]
     assert [row[0] for row in rows] == [str(number) for number in range(4 * 3)]
     assert [row[-1] for row in rows] == ["Public"] * 9 + ["Private"] * 3
-    for sequence in range(4):
-        seen = resize_image(read_image(tiny / f"test/test_img/{sequence}/0.png"), (32, 64))
-        assert [int(value) for value in rows[3 * sequence][1:-1]] == seen.flatten().tolist()
+    frames = [draw_frame(*frame, Stage()) for n in range(4) for frame in zip(*dancer.compose(0, 2, n, 3))]
+    seen = resize_image(torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2), (32, 64))
+    assert [[int(value) for value in row[1:-1]] for row in rows] == seen.flatten(1).tolist()
 
 
 def test_settings_tell_whether_a_folder_is_the_wanted_dancer(tiny, tmp_path):

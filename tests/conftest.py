@@ -3,7 +3,10 @@
 import csv
 import os
 import signal
+import struct
 import sys
+import zlib
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -42,22 +45,47 @@ def model():
     return tiny_model()
 
 
+def plain_loop(model, frames, labels, noise, mask):
+    """The protocol of a training clip, spelt out: predictions, mu and logvar, [B, T - 1, ...] each.
+
+    frames, labels: [B, T, 3, H, W]. noise: [B, T - 1, N_dim, H, W]. mask: bool [B, T], where the true frame is given.
+    """
+    label_features = model.label_transformation(labels[:, 1:].flatten(0, 1)).unflatten(0, labels[:, 1:].shape[:2])
+    given, steps = frames[:, 0], []
+    for t in range(1, frames.shape[1]):
+        pose = label_features[:, t - 1]
+        seen = frames[:, t] if model.posterior == "current" else given
+        _, mu, logvar = model.Gaussian_Predictor(model.frame_transformation(seen), pose)
+        z = mu + torch.exp(0.5 * logvar) * noise[:, t - 1]
+        predicted = model.Generator(model.Decoder_Fusion(model.frame_transformation(given), pose, z))
+        given = torch.stack([frames[b, t] if mask[b, t] else predicted[b] for b in range(len(frames))])
+        steps.append((predicted, mu, logvar))
+    return [torch.stack(part, dim=1) for part in zip(*steps)]
+
+
+@contextmanager
+def signals_restored():
+    """Let the block change what the signals that stop a run do, until its end."""
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    handlers = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(getattr(signal, name), handler)
+
+
 def call_script(folder, script, *words, draw=False):
     """Do what the command line would, in this process; raises SystemExit unless all goes well.
 
     A run draws its figures only if `draw`: it takes two seconds.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, signals_restored():
         patch.chdir(folder)
         if script == "Trainer" and not draw:
             patch.setattr("Trainer.draw_runs", lambda folders: None)
         patch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
-        try:
-            run_script(import_module(script).main)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        run_script(import_module(script).main)
 
 
 @pytest.fixture
@@ -84,6 +112,13 @@ def read_csv(path):
     """Rows of a CSV file as dicts of text."""
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+def join_png(chunks):
+    """The bytes of a PNG of these chunks, pairs of kind and content, with right lengths and checksums."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks)
 
 
 class Malicious:

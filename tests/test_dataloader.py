@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from cli.errors import UsageError
+from conftest import join_png
 from dataloader import Dataset_Dance, describe_dataset
 from engine.batches import epoch_starts
 from engine.testing.perceptual import import_transforms
@@ -434,14 +435,10 @@ def test_a_transform_may_give_float_or_uint8(tmp_path, convert):
 
 def write_png_16(path, pixels):
     """A PNG with 16 bits a channel, grey [H, W] or RGB [H, W, 3]."""
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     height, width = pixels.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, 16, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
-                     + chunk(b"IEND", b""))
+    path.write_bytes(join_png([(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]))
 
 
 def over_white(colour, alpha):

@@ -18,7 +18,7 @@ import torch
 import faults
 from cli.errors import StopSignals, UsageError, run_script
 from cli.flags import add_feedback_flags, add_network_flags, add_training_flags, flags_of
-from conftest import ROOT, Malicious, flags, read_csv
+from conftest import ROOT, Malicious, flags, read_csv, signals_restored
 from engine.saving.checkpoint import load_checkpoint, save_checkpoint
 from engine.saving.recorder import BEST_ROLLOUT
 from engine.saving.resume import FIXED_IN_A_RUN
@@ -98,8 +98,7 @@ def test_run_killed_between_the_last_batch_and_the_validation_goes_on(train, who
 
 def test_first_signal_is_noted_and_a_later_one_quits_at_once(capsys, monkeypatch):
     later = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals_restored():
         stop = StopSignals()
         assert stop.signal_number is None
         signal.raise_signal(signal.SIGTERM)
@@ -112,9 +111,6 @@ def test_first_signal_is_noted_and_a_later_one_quits_at_once(capsys, monkeypatch
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0)  # a bytecode later the handler has run
         assert later == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def test_full_disk_while_saving_ends_the_run_and_keeps_the_old_checkpoint(run):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cli import flags
 from cli.errors import run_script
-from conftest import ROOT
+from conftest import ROOT, join_png
 from dataloader import Dataset_Dance
 from engine.saving.checkpoint import load_checkpoint, load_weights, network_dimensions
 from engine.testing.course import read_truth
@@ -115,12 +115,6 @@ def split_png(data):
         chunks.append([data[place + 4:place + 8], data[place + 8:place + 8 + length]])
         place += length + 12
     return chunks
-
-
-def join_png(chunks):
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        for kind, content in chunks)
 
 
 def mutate_png(data, rng):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cli.errors import UsageError
+from conftest import join_png
 from dataloader import Dataset_Dance
 from media import images
 from media.decoded import read_images
@@ -136,13 +137,10 @@ def test_16_bits_in_which_0_is_white(tmp_path):
 
 def write_png(path, depth, colour, row, key):
     """A PNG of one row with a transparent colour: its bits a sample, its colour type, its packed samples."""
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     width = 8 * len(row) // depth // (3 if colour == 2 else 1)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0))
-                     + chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)) + chunk(b"IDAT", zlib.compress(b"\0" + row))
-                     + chunk(b"IEND", b""))
+    path.write_bytes(join_png([
+        (b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)),
+        (b"tRNS", struct.pack(f">{len(key)}H", *key)), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]))
 
 
 @pytest.mark.parametrize("depth, colour, row, key, shown", [

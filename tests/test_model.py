@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as kl_of_distributions
 
-from conftest import tiny_model
+from conftest import plain_loop, tiny_model
 from modules.losses import RECONSTRUCTIONS, kl_divergence
 from modules.noise import GivenNoise
 from modules.rollout import rollout
@@ -36,17 +36,14 @@ def noise(seed=0):
 
 def plain_loss(model, frames, labels, forced, beta):
     """The loss as the protocol has it, prediction by prediction and clip by clip."""
-    label_features = model.label_transformation(labels[:, 1:].flatten(0, 1)).unflatten(0, (CLIPS, LENGTH - 1))
+    no_noise = torch.zeros(CLIPS, LENGTH - 1, 4, *SIZE)
+    predicted, mus, logvars = plain_loop(model, frames, labels, no_noise, forced)
     mse = kl = 0
-    given = frames[:, 0]
-    for t in range(1, LENGTH):
-        frame_features, pose = model.frame_transformation(given), label_features[:, t - 1]
-        seen = model.frame_transformation(frames[:, t]) if model.posterior == "current" else frame_features
-        _, mu, logvar = model.Gaussian_Predictor(seen, pose)
-        predicted = model.Generator(model.Decoder_Fusion(frame_features, pose, mu))
-        mse += sum((predicted[b] - frames[b, t]).square().mean() for b in range(CLIPS)) / CLIPS
-        kl += sum(-0.5 * (1 + logvar[b] - mu[b] ** 2 - logvar[b].exp()).sum() for b in range(CLIPS)) / CLIPS
-        given = torch.where(forced[:, t, None, None, None], frames[:, t], predicted)
+    for b in range(CLIPS):
+        for t in range(1, LENGTH):
+            mu, logvar = mus[b, t - 1], logvars[b, t - 1]
+            mse += (predicted[b, t - 1] - frames[b, t]).square().mean() / CLIPS
+            kl += -0.5 * (1 + logvar - mu ** 2 - logvar.exp()).sum() / CLIPS
     return {"loss": mse + beta * kl, "mse": mse, "kl": kl}
 
 

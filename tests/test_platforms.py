@@ -26,7 +26,7 @@ from cli.errors import RunError, StopSignals, UsageError
 from cli.files import atomic_write, locked, usable, why_no_locks, write_bytes
 from cli.parser import Parser, as_typed, typed_command, words_of
 from cli.progress import Progress
-from conftest import ROOT, call_script, flags, read_csv
+from conftest import ROOT, call_script, flags, read_csv, signals_restored
 from dataloader import Dataset_Dance
 from engine.saving.checkpoint import load_checkpoint
 from engine.saving.logs import clear_test
@@ -226,15 +226,11 @@ def test_folder_of_any_name_holds_a_run_and_its_figures(name, train, tmp_path, c
 @pytest.mark.parametrize("before, noted", [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
 def test_closed_terminal_stops_a_run_unless_it_is_to_be_ignored(before, noted):
     """nohup has it ignored."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
+    with signals_restored():
         signal.signal(signal.SIGHUP, before)
         stop = StopSignals()
         signal.raise_signal(signal.SIGHUP)
         assert (stop.signal_number == signal.SIGHUP) == noted
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def has_an_epoch(run):
@@ -298,15 +294,11 @@ def test_signal_while_something_is_printed_is_noted(monkeypatch):
         def write(self, text):
             raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
+    with signals_restored():
         stop = StopSignals()
         monkeypatch.setattr(sys, "stderr", Busy())
         signal.raise_signal(signal.SIGINT)
         assert stop.signal_number == signal.SIGINT
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number, times, works", [(errno.EIO, 3, True), (errno.EIO, 99, False),

@@ -12,18 +12,16 @@ import numpy as np
 import pytest
 from matplotlib import font_manager
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-import Plotting  # noqa: E402
-from cli.errors import UsageError  # noqa: E402
-from cli.flags import schedule_settings, trainer_parser  # noqa: E402
-from engine import schedules  # noqa: E402
-from engine.optimization import TERMS  # noqa: E402
-from engine.saving.logs import METRICS_COLUMNS, TIMES_COLUMNS  # noqa: E402
-from engine.training import RunState, metrics_row  # noqa: E402
-from figures import curves, style  # noqa: E402
-from figures.runs import Run, read_runs  # noqa: E402
+import Plotting
+from cli.errors import UsageError
+from cli.flags import schedule_settings, trainer_parser
+from conftest import ROOT
+from engine import schedules
+from engine.optimization import TERMS
+from engine.saving.logs import METRICS_COLUMNS, TIMES_COLUMNS
+from engine.training import RunState, metrics_row
+from figures import curves, style
+from figures.runs import Run, read_runs
 
 FILES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png", "validation_psnr.png",
          "psnr_over_seconds.png", "psnr_per_frame.png", "z.png"}
@@ -80,11 +78,6 @@ def assert_curve(line, x, y):
 def run_plotting(*words, cwd):
     command = [sys.executable, str(ROOT / "Plotting.py"), *words]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-
-
-def test_imports_no_torch():
-    code = "import sys, Plotting; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_one_run_is_drawn_into_its_own_folder(tmp_path, capsys):

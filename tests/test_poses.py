@@ -306,7 +306,8 @@ def test_frames_are_sampled_and_cut_as_asked(video, tmp_path):
     poses = walk(120)[::2]
     words = video("a", walk(120), fps=60)[:2]
     write_poses(tmp_path / "half.csv", poses)
-    call_script(tmp_path, "Preparer", *words, "--poses", "half.csv", "--dataset", "me", *flags(frame_H=160, frame_W=240))
+    call_script(tmp_path, "Preparer", *words, "--poses", "half.csv", "--dataset", "me",
+                *flags(frame_H=160, frame_W=240))
     assert (tmp_path / "me/train/sequences.txt").read_text() == f"{60 - 12 - 6}\n"
     assert read_image(tmp_path / "me/train/train_img/0.png").shape == (3, 160, 240)
     assert_frames_have_their_labels(tmp_path / "me")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from conftest import tiny_model
+from conftest import plain_loop, tiny_model
 from engine import evaluation
 from engine.evaluation import generate_sequences
 from modules.noise import GivenNoise, Noise
@@ -44,22 +44,6 @@ def generated(model, first_frames, labels, seed, temperature=1.0, clamp=False):
     return video
 
 
-def plain_loop(model, frames, labels, mask):
-    """The protocol of a training clip, spelt out: predictions, mu and logvar."""
-    in_a_row = labels[:, 1:].reshape(-1, 3, *SIZE)
-    label_features = model.label_transformation(in_a_row).reshape(len(labels), LENGTH - 1, -1, *SIZE)
-    given, steps = frames[:, 0], []
-    for t in range(1, LENGTH):
-        pose = label_features[:, t - 1]
-        seen = frames[:, t] if model.posterior == "current" else given
-        _, mu, logvar = model.Gaussian_Predictor(model.frame_transformation(seen), pose)
-        z = mu + torch.exp(0.5 * logvar) * NOISE[:, t - 1]
-        predicted = model.Generator(model.Decoder_Fusion(model.frame_transformation(given), pose, z))
-        given = torch.stack([frames[b, t] if mask[b, t] else predicted[b] for b in range(CLIPS)])
-        steps.append((predicted, mu, logvar))
-    return [torch.stack(part, dim=1) for part in zip(*steps)]
-
-
 def assert_same(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
@@ -75,7 +59,7 @@ def differing(ours, theirs):
 def test_training_rollout_equals_the_protocol_spelt_out(posterior, mask):
     model = tiny_model(posterior).double().train()
     frames, labels = clips()
-    expected = plain_loop(model, frames, labels, MASKS[mask])
+    expected = plain_loop(model, frames, labels, NOISE, MASKS[mask])
     for ours, theirs in zip(run(model, frames, labels, MASKS[mask]), expected):
         assert_same(ours, theirs)
 

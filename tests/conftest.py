@@ -4,9 +4,11 @@ import csv
 import os
 import signal
 import struct
+import subprocess
 import sys
+import time
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +26,7 @@ from stage_dancer.dataset import make_dancer  # noqa: E402
 
 torch.set_num_threads(1)
 
+PATIENCE = 300  # seconds that a test waits for a process; only one that hangs takes so long
 TINY_NETWORK = {"F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
 
 
@@ -86,6 +89,32 @@ def call_script(folder, script, *words, draw=False):
             patch.setattr("Trainer.draw_runs", lambda folders: None)
         patch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
         run_script(import_module(script).main)
+
+
+@contextmanager
+def started(command, **settings):
+    """Start a process, a subprocess.Popen with these settings, that has ended when the block has, and its group too.
+
+    One that still runs is asked to end first: torchrun and Study.py end what they started in groups of its own.
+    """
+    with subprocess.Popen([*map(str, command)], start_new_session=True, **settings) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=40)  # torchrun gives its processes 30 seconds
+            with suppress(ProcessLookupError, AttributeError):  # Windows has no groups
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until(condition, process=None, seconds=PATIENCE):
+    """Wait until condition() holds; fail if the process ends before, or after these seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, f"ended with status {process.returncode}"
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from threading import Timer
 
 import torch
 
-from conftest import ROOT, TINY_NETWORK, flags
+from conftest import ROOT, TINY_NETWORK, flags, started
 from engine.saving.checkpoint import load_checkpoint
 from stage_dancer.dataset import make_dancer
 
@@ -34,22 +34,22 @@ START_SECONDS = 3  # within which a signal comes that is to hit a start
 
 
 def start_training(*words):
-    """A training in a process of its own, with all that it says, errors too, in its `stdout`."""
-    return subprocess.Popen([sys.executable, str(ROOT / "Trainer.py"), *map(str, words)], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # OMP_NUM_THREADS: conftest
+    """A training for a with statement, see `started`; all that it says, errors too, is in its `stdout`."""
+    return started([sys.executable, ROOT / "Trainer.py", *words], text=True, stdout=subprocess.PIPE,
+                   stderr=subprocess.STDOUT)
 
 
 def train_undisturbed(data, folder):
     """Train to the end in `folder`; returns the seconds that it took after its start."""
-    process = start_training("--DR", data, *TRAINING, "--save_root", folder)
     said = ""
-    for line in process.stdout:
-        said += line
-        if STARTED in line:
-            started = time.monotonic()
-    if process.wait() != 0:
-        raise SystemExit(f"the undisturbed training failed:\n{said}")
-    return time.monotonic() - started
+    with start_training("--DR", data, *TRAINING, "--save_root", folder) as process:
+        for line in process.stdout:
+            said += line
+            if STARTED in line:
+                start = time.monotonic()
+        if process.wait() != 0:
+            raise SystemExit(f"the undisturbed training failed:\n{said}")
+        return time.monotonic() - start
 
 
 def differences(ours, theirs, place=""):
@@ -111,27 +111,32 @@ class Harness:
             pass
         process.send_signal(self.number)
 
+    def run(self, words, folder, disturbed):
+        """Train, with a signal at a random moment if `disturbed`; returns the status and all that was said."""
+        at_start, in_save, part = self.random.random() < 0.15, self.random.random() < 0.3, self.random.random()
+        delay = part * (START_SECONDS if at_start else 0.6 * self.seconds)
+        with start_training(*words) as process:
+            timer = Timer(delay, self.strike, [process, folder, in_save])
+            if disturbed and at_start:
+                timer.start()
+            said = ""
+            for line in process.stdout:
+                said += line
+                if STARTED in line and disturbed and not at_start:
+                    timer.start()
+            status = process.wait()
+            timer.cancel()
+        return status, said
+
     def train(self, folder, disturbed):
         """Start the training or go on with it; returns whether it came to its end."""
         last = folder / "last.ckpt"
         resumed = last.exists()
         before = last.stat().st_mtime_ns if resumed else None
         words = ["--resume"] if resumed else ["--DR", self.data, *TRAINING, "--overwrite"]
-        process = start_training(*words, "--save_root", folder, "--num_workers", self.random.choice([0, 1, 3]))
+        words += ["--save_root", folder, "--num_workers", self.random.choice([0, 1, 3])]
         self.counts["resumes"] += resumed
-        at_start, in_save, part = self.random.random() < 0.15, self.random.random() < 0.3, self.random.random()
-        delay = part * (START_SECONDS if at_start else 0.6 * self.seconds)
-        timer = Timer(delay, self.strike, [process, folder, in_save])
-        if disturbed and at_start:
-            timer.start()
-        said = ""
-        for line in process.stdout:
-            said += line
-            if STARTED in line and disturbed and not at_start:
-                timer.start()
-        status = process.wait()
-        timer.cancel()
-
+        status, said = self.run(words, folder, disturbed)
         saved = last.exists() and last.stat().st_mtime_ns != before
         if status == 0 and DONE in said:
             return True
@@ -155,14 +160,14 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the moments at which they come")
     parser.add_argument("--signal", choices=["KILL", "TERM", "INT"], default="KILL")
     args = parser.parse_args()
-    started = time.monotonic()
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         data, whole = Path(folder) / "dancer", Path(folder) / "undisturbed"
         make_dancer(data, frames=70, val_frames=20, test_sequences=1, test_frames=2, num_workers=1)
         seconds = train_undisturbed(data, whole)
         harness = Harness(data, whole, seconds, getattr(signal, f"SIG{args.signal}"), args.seed)
         harness.torment(args.kills)
-    print(f"SIG{args.signal}, seed {args.seed}, {time.monotonic() - started:.0f} s")
+    print(f"SIG{args.signal}, seed {args.seed}, {time.monotonic() - start:.0f} s")
     for name, count in sorted(harness.counts.items()):
         print(f"{count:5d} {name}")
     print("\n".join(harness.wrong) or "all equal, bit for bit")

@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +16,7 @@ import torch
 
 from cli.errors import RunError, UsageError
 from cli.files import whole_folder
-from conftest import ROOT, call_script
+from conftest import PATIENCE, ROOT, call_script, started, wait_until
 from media.images import read_image, resize_image
 from stage_dancer import choreography
 from stage_dancer import dataset as dancer
@@ -323,19 +321,12 @@ def unignore_signals():
 
 
 def signal_while_drawing(command, folder, send):
-    """Start a command in `folder`, call send(its process) once an image is drawn; returns the process and stderr."""
-    process = subprocess.Popen([sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True, cwd=folder,
-                               start_new_session=True, preexec_fn=unignore_signals)
-    try:
-        deadline = time.monotonic() + 300
-        while not list(folder.rglob("*.png")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+    """Start a script in `folder`, call send(its process) once an image is drawn; returns the process and stderr."""
+    with started([sys.executable, *command], stderr=subprocess.PIPE, text=True, cwd=folder,
+                 preexec_fn=unignore_signals) as process:
+        wait_until(lambda: list(folder.rglob("*.png")), process)
         send(process)
-        return process, process.communicate(timeout=300)[1]  # its drawing processes have ended too: they hold stderr
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        return process, process.communicate(timeout=PATIENCE)[1]  # drawing processes have ended too: they hold stderr
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"])

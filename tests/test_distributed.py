@@ -4,14 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 
 import pytest
 import torch
 
 from cli.errors import UsageError
-from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
+from conftest import PATIENCE, ROOT, TINY_NETWORK, call_script, flags, read_csv, started, wait_until
 from dataloader import Dataset_Dance
 from engine import batches, processes
 from engine.batches import EpochBatches
@@ -25,21 +24,21 @@ TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, train_vi_len=5, val_vi_l
                  reconstruction="log_mse", save_minutes=1e-4, device="cpu", amp="off")
 
 
-def start(number, *words, processes=None, cwd=None):
-    """Start the training in `number` processes, with all that they say in its `stdout`."""
+def started_training(number, *words, processes=None, cwd=None):
+    """A training in `number` processes for a with statement, see `started`; all that they say is in its `stdout`."""
     command = [sys.executable]
     if number > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
-    command += [str(ROOT / "tests/frozen_trainer.py"), *map(str, words)]
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", number]
+    command += [ROOT / "tests/frozen_trainer.py", *words]
     environment = {**os.environ, **({"PROCESSES": str(processes)} if processes else {})}
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
-                            cwd=cwd)
+    return started(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, cwd=cwd)
 
 
-def finish(process):
-    said, _ = process.communicate(timeout=60)
+def train(number, *words, **settings):
+    """Train to the end in `number` processes."""
+    with started_training(number, *words, **settings) as process:
+        said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
-    return said
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def by_two(dancer, folder):
     """The folder of a run by two processes with a batch of 4 each."""
-    finish(start(2, "--DR", dancer, *TRAINING, *flags(batch_size=4, save_root=folder / "two")))
+    train(2, "--DR", dancer, *TRAINING, *flags(batch_size=4, save_root=folder / "two"))
     return folder / "two"
 
 
@@ -90,20 +89,20 @@ def test_every_process_takes_part_as_often_as_the_others(processes, batch_size, 
 
 
 def test_two_processes_train_as_one_with_the_same_batches(by_two, dancer, folder):
-    finish(start(1, "--DR", dancer, *TRAINING, *flags(batch_size=8, save_root=folder / "one")))
+    train(1, "--DR", dancer, *TRAINING, *flags(batch_size=8, save_root=folder / "one"))
     assert_same_training(by_two, folder / "one")
     assert load_checkpoint(by_two / "last.ckpt")["world_size"] == 2
 
 
 def test_processes_without_save_root_agree_on_a_folder(dancer, tmp_path):
-    finish(start(2, "--DR", dancer, *TRAINING, "--num_epoch", 1, processes=tmp_path, cwd=tmp_path))
+    train(2, "--DR", dancer, *TRAINING, "--num_epoch", 1, processes=tmp_path, cwd=tmp_path)
     [run] = (tmp_path / "runs").iterdir()
     assert (run / "last.ckpt").is_file()
     assert [(tmp_path / f"{rank}.folder").read_text() for rank in (0, 1)] == [f"runs/{run.name}"] * 2
 
 
 def test_accumulated_batches_train_as_one(by_two, dancer, folder):
-    finish(start(1, "--DR", dancer, *TRAINING, *flags(batch_size=2, accumulate=4, save_root=folder / "parts")))
+    train(1, "--DR", dancer, *TRAINING, *flags(batch_size=2, accumulate=4, save_root=folder / "parts"))
     assert_same_training(by_two, folder / "parts")
 
 
@@ -121,8 +120,8 @@ def test_processes_that_would_compute_differently_are_refused(monkeypatch):
 def test_process_without_a_clip_of_the_last_batch_takes_part(dancer, folder):
     """13 clips in batches of 12, 6 for each process: the last batch has a clip, and one of its two shares none."""
     words = ["--DR", dancer, *TRAINING, *flags(bptt=2, num_epoch=1, partial=0.95)]
-    finish(start(2, *words, *flags(batch_size=6, save_root=folder / "shares")))
-    finish(start(1, *words, *flags(batch_size=12, save_root=folder / "whole")))
+    train(2, *words, *flags(batch_size=6, save_root=folder / "shares"))
+    train(1, *words, *flags(batch_size=12, save_root=folder / "whole"))
     assert_same_training(folder / "shares", folder / "whole")
 
 
@@ -131,16 +130,14 @@ def test_lost_process_ends_the_run_with_a_line_and_a_checkpoint_to_go_on_from(vi
     run, processes = folder / f"lost{victim}", folder / f"processes{victim}"
     processes.mkdir()
     words = ["--DR", dancer, *TRAINING, *flags(batch_size=4, save_root=run)]
-    training = start(2, *words, processes=processes)
-    while not (run / "last.ckpt").exists():
-        assert training.poll() is None, training.stdout.read()
-        time.sleep(0.02)
-    os.kill(int((processes / str(victim)).read_text()), signal.SIGKILL)
-    said, _ = training.communicate(timeout=60)
+    with started_training(2, *words, processes=processes) as training:
+        wait_until((run / "last.ckpt").exists, training)
+        os.kill(int((processes / str(victim)).read_text()), signal.SIGKILL)
+        said, _ = training.communicate(timeout=PATIENCE)
     assert training.returncode == 1
     assert f"another process (this is rank {1 - victim}) has ended" in said and "--resume" in said
     assert load_checkpoint(run / "last.ckpt")["last_epoch"] < 1
-    finish(start(2, "--resume", "--save_root", run))
+    train(2, "--resume", "--save_root", run)
     assert (run / "metrics.csv").read_bytes() == (by_two / "metrics.csv").read_bytes()
     ours, theirs = (load_checkpoint(place / "last.ckpt")["state_dict"] for place in (run, by_two))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -344,15 +344,12 @@ def test_flags_that_bend_a_resumed_run_are_told(run, call, capsys):
 
 
 def test_second_run_in_a_folder_is_refused_until_the_first_is_dead(train, ends, call, tmp_path):
-    process = faults.start_training(*train(save_root=tmp_path / "run", num_epoch=10000))
-    try:
+    with faults.start_training(*train(save_root=tmp_path / "run", num_epoch=10000)) as process:
         assert any(faults.STARTED in line for line in process.stdout)
         for words in (train(), [*train(), "--overwrite"]):
             error, _ = ends(2, "Trainer", *words, "--save_root", "run")
             assert "--save_root run" in error and f"process {process.pid} " in error
-    finally:
         process.kill()
-        process.wait()
     call("Trainer", *train(save_root="run", num_epoch=1), "--overwrite")
     assert load_checkpoint(tmp_path / "run/last.ckpt")["last_epoch"] == 0
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ from cli.errors import RunError, StopSignals, UsageError
 from cli.files import atomic_write, locked, usable, why_no_locks, write_bytes
 from cli.parser import Parser, as_typed, typed_command, words_of
 from cli.progress import Progress
-from conftest import ROOT, call_script, flags, read_csv, signals_restored
+from conftest import PATIENCE, ROOT, call_script, flags, read_csv, signals_restored, started, wait_until
 from dataloader import Dataset_Dance
 from engine.saving.checkpoint import load_checkpoint
 from engine.saving.logs import clear_test
@@ -248,17 +249,25 @@ def assert_goes_on(run):
 def test_run_whose_terminal_is_closed_is_saved(train, tmp_path):
     """Both the shell and the kernel send SIGHUP then, and all that it prints from then on fails."""
     command = [sys.executable, str(ROOT / "Trainer.py"), *train(save_root=tmp_path / "run", num_epoch=10_000)]
-    child, terminal = pty.fork()
-    if child == 0:
+    terminal, inside = pty.openpty()
+    os.set_blocking(terminal, False)
+
+    def enter_terminal():
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
-        os.execv(sys.executable, command)
-    while not has_an_epoch(tmp_path / "run"):
-        os.read(terminal, 1024)
-    os.kill(child, signal.SIGHUP)
-    time.sleep(0.05)  # two at the same moment would be one
-    os.close(terminal)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    def is_saved():
+        with suppress(BlockingIOError):  # nothing to read
+            os.read(terminal, 10_000)
+        return has_an_epoch(tmp_path / "run")
+
+    with started(command, stdin=inside, stdout=inside, stderr=inside, preexec_fn=enter_terminal) as process:
+        os.close(inside)
+        wait_until(is_saved, process)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.05)  # two at the same moment would be one
+        os.close(terminal)
+        assert process.wait(PATIENCE) == 128 + signal.SIGHUP
     assert not list((tmp_path / "run").glob(".*.tmp"))
     assert_goes_on(tmp_path / "run")
 
@@ -271,18 +280,14 @@ def test_run_whose_reader_ends_with_it_is_saved(script, train, tmp_path):
         run = tmp_path / "run/tiny/seed=0"
         (tmp_path / "tiny.txt").write_text(shlex.join(words[2:words.index("--save_root")]))
         words = [tmp_path / "tiny.txt", *words[:2], *flags(epochs=10_000, out=tmp_path / "run")]
-    process = subprocess.Popen([sys.executable, ROOT / f"{script}.py", *map(str, words)], stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
+    command = [sys.executable, ROOT / f"{script}.py", *words]
     try:
-        deadline = time.monotonic() + 60
-        while not has_an_epoch(run):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        process.stdout.close()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 128 + signal.SIGINT
+        with started(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            wait_until(lambda: has_an_epoch(run), process)
+            process.stdout.close()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 128 + signal.SIGINT
     finally:
-        process.kill()
         if script == "Study" and (run / ".lock_holder").exists():  # its training is in a session of its own
             with suppress(ProcessLookupError):
                 os.kill(int((run / ".lock_holder").read_text().split()[1]), signal.SIGKILL)
@@ -423,15 +428,8 @@ def test_log_file_has_each_epoch_at_once(train, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open(tmp_path / "log.txt", "w") as log:
         command = [sys.executable, str(ROOT / "Trainer.py"), *train(save_root=tmp_path / "run", num_epoch=10_000)]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        try:
-            deadline = time.monotonic() + 60
-            while "epoch   1/" not in (tmp_path / "log.txt").read_text():
-                assert process.poll() is None and time.monotonic() < deadline
-                time.sleep(0.1)
-        finally:
-            process.kill()
-            process.wait()
+        with started(command, stdout=log, stderr=subprocess.STDOUT, env=environment) as process:
+            wait_until(lambda: "epoch   1/" in (tmp_path / "log.txt").read_text(), process)
     assert "loss" in (tmp_path / "log.txt").read_text()
 
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 
@@ -15,7 +14,7 @@ from PIL import Image, ImageOps
 
 from cli.errors import RunError
 from cli.files import locked
-from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
+from conftest import PATIENCE, ROOT, TINY_NETWORK, call_script, flags, read_csv, started, wait_until
 from engine import study as engine_study
 from engine.saving.logs import TIMES_COLUMNS
 from figures.study import write_tables
@@ -194,13 +193,12 @@ def test_other_flags_in_the_folder_of_a_run_are_an_error(done, capsys):
 
 def test_interrupted_study_goes_on(study, dancer, tmp_path):
     words = ["tiny.txt", *map(str, flags(epochs=12, DR=dancer)), "--seeds", "0", "1", "--jobs", "2"]
-    process = subprocess.Popen([sys.executable, str(ROOT / "Study.py"), *words, "--out", "study"], cwd=tmp_path,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     runs = [tmp_path / "study/tiny" / f"seed={seed}" for seed in (0, 1)]
-    while process.poll() is None and not all((run / "last.ckpt").is_file() for run in runs):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate()
+    with started([sys.executable, ROOT / "Study.py", *words, "--out", "study"], cwd=tmp_path,
+                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: all((run / "last.ckpt").is_file() for run in runs), process)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGINT and "Traceback" not in error
     assert error.splitlines()[-1].startswith("Study.py: continue with: python ")
     assert read_csv(tmp_path / "study/study.csv")[0]["seeds"] == "0"

@@ -359,10 +359,12 @@ def test_a_changed_added_or_removed_file_is_seen(tmp_path):
 
 
 def test_another_set_of_the_same_names_and_sizes_is_not_taken_for_this_one(tmp_path, monkeypatch):
-    """Which a cache that both share, the user's, might do."""
+    """Which a cache that both share, the user's, might do; files from an archive may be equally old and large."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name, seed in (("one", 0), ("two", 1)):
-        frames, labels = write_split(tmp_path / name, "train", 4, seed=seed)
+        frames, labels = write_split(tmp_path / name, "train", 4, seed=seed, name="{}.bmp")
+        for path in (tmp_path / name).rglob("*.bmp"):
+            os.utime(path, ns=(0, 0))
         (tmp_path / name / ".decoded").write_text("in the way of the folder")
         assert_clip(open_set(tmp_path / name)[0], frames, labels)
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4
@@ -393,7 +395,8 @@ def test_a_cache_cut_short_is_decoded_anew(tmp_path, part):
     assert_clip(open_set(tmp_path)[0], frames, labels)
 
 
-def test_writing_into_an_item_changes_no_file(tmp_path):
+def test_writing_into_an_item_changes_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoded, "MAPPED", 1)  # or the items would be copies anyhow
     frames, labels = write_split(tmp_path, "train", 4)
     dataset = open_set(tmp_path)
     dataset.frames[:] = 0
@@ -492,25 +495,15 @@ def test_a_colour_that_is_see_through_is_white(tmp_path, mode, ground, see_throu
     np.testing.assert_array_equal(read_image(tmp_path / "0.png").numpy(), channels_first(expected))
 
 
-def test_a_small_file_of_a_vast_image_is_refused(tmp_path):
-    write_png_16(tmp_path / "0.png", DEEP)
-    content = bytearray((tmp_path / "0.png").read_bytes())
-    content[16:24] = struct.pack(">II", 60000, 60000)
-    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-    (tmp_path / "0.png").write_bytes(content)
-    with pytest.raises(UsageError, match="0.png") as error:
-        read_image(tmp_path / "0.png")
-    assert "\n" not in str(error.value)
-
-
 def test_jpeg_is_read_too(tmp_path):
     smooth = np.linspace(0, 255, 8 * 16 * 3).reshape(*SIZE, 3).astype(np.uint8)
-    for suffix in ("jpg", "jpeg", "JPG"):
+    for number, suffix in enumerate(("jpg", "jpeg", "JPG")):
+        root = tmp_path / str(number)  # jpg and JPG may be the same folder
         for kind in ("img", "label"):
-            folder = tmp_path / suffix / "train" / f"train_{kind}"
+            folder = root / "train" / f"train_{kind}"
             folder.mkdir(parents=True)
             Image.fromarray(smooth).save(folder / f"0.{suffix}", format="JPEG", quality=95)
-        frame = open_set(tmp_path / suffix, video_len=1)[0][0][0]
+        frame = open_set(root, video_len=1)[0][0][0]
         assert (frame - torch.from_numpy(channels_first(smooth)) / 255).abs().mean() < 0.03
 
 

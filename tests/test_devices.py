@@ -3,6 +3,7 @@
 import ast
 import math
 import os
+import shutil
 import warnings
 
 import pytest
@@ -201,38 +202,42 @@ FULL = {"cuda": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to all
         "python": MemoryError}
 
 
-@pytest.mark.parametrize("kind", FULL)
-@pytest.mark.parametrize("script", ["Trainer", "Trainer --test", "Tester", "training"])
-def test_full_memory_is_told_with_a_remedy(kind, script, dancer, tmp_path, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def trained(dancer, tmp_path_factory):
+    """The folder of a run that has been trained for an epoch."""
+    folder = tmp_path_factory.mktemp("trained")
+    call_script(folder, "Trainer", "--DR", dancer, *TRAINING, *flags(device="cpu", amp="off", num_epoch=1))
+    return folder / "run"
+
+
+REDUCING = ("--batch_size", "--train_vi_len", "--checkpoint_frames", "--accumulate", "--interleave")
+TRAIN, TEST = ["Trainer", *TRAINING], ["Tester", "--ckpt_path", "run/best.ckpt"]
+FULL_AT = [  # the words, what does not fit, and the remedies
+    (TRAIN, "engine.optimization.ClipTrainer.steps_on", REDUCING),
+    *[(words, "engine.evaluation.generate", ["close other programs"])
+      for words in (TRAIN, ["Trainer", "--test", *TEST[1:]], TEST)]]
+FULL_ELSEWHERE = [
+    ([*TEST, *flags(split="val", samples=2, lpips=True)], target, ["fewer --samples"])
+    for target in ("dataloader.decode_cached", "Tester.build_model", "Tester.load_lpips", "Tester.draw_samples")]
+
+
+@pytest.mark.parametrize("kind, words, target, remedies", [
+    *[(kind, *case) for kind in FULL for case in FULL_AT], *[("cuda", *case) for case in FULL_ELSEWHERE]])
+def test_full_memory_is_told_with_a_remedy(
+        kind, words, target, remedies, trained, dancer, tmp_path, monkeypatch, capsys):
     def full(*_, **__):
         raise FULL[kind]()
 
-    call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *flags(device="cpu", amp="off", num_epoch=1))
-    target = "engine.optimization.ClipTrainer.steps_on" if script == "training" else "engine.evaluation.generate"
-    monkeypatch.setattr(target, full)
-    words = {"Trainer": TRAINING, "training": TRAINING, "Trainer --test": ["--test", "--ckpt_path", "run/best.ckpt"],
-             "Tester": ["--ckpt_path", "run/best.ckpt"]}[script]
-    with pytest.raises(SystemExit) as ended:
-        call_script(tmp_path, "Tester" if script == "Tester" else "Trainer", "--DR", dancer, *words, "--device", "cpu",
-                    *(["--overwrite"] if "--num_epoch" in words else []))
-    assert ended.value.code == 1
-    error = capsys.readouterr().err
-    assert "memory" in error and ("--batch_size" if script == "training" else "close other programs") in error
-
-
-@pytest.mark.parametrize("target", ["dataloader.decode_cached", "Tester.build_model", "Tester.load_lpips",
-                                    "Tester.draw_samples"])
-def test_memory_that_is_full_outside_a_rollout_is_told_too(target, dancer, tmp_path, monkeypatch, capsys):
-    def full(*_, **__):
-        raise FULL["cuda"]()
-
-    call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *flags(device="cpu", num_epoch=1))
+    if words != TRAIN:
+        shutil.copytree(trained, tmp_path / "run")
     monkeypatch.setattr("engine.saving.start.LPIPS_MIN_SIDE", 1)
     monkeypatch.setattr("Tester.load_lpips", lambda device: None)
     monkeypatch.setattr(target, full)
     with pytest.raises(SystemExit) as ended:
-        call_script(tmp_path, "Tester", *flags(ckpt_path="run/best.ckpt", split="val", samples=2), "--lpips")
-    assert ended.value.code == 1 and "fewer --samples" in capsys.readouterr().err
+        call_script(tmp_path, *words, *flags(DR=dancer, device="cpu", amp="off"))
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert "memory" in error and all(remedy in error for remedy in remedies)
 
 
 def no_kernel(*_, **__):
@@ -278,6 +283,7 @@ def test_a_driver_that_is_too_old_is_named(monkeypatch, capsys):
         return False
 
     monkeypatch.setattr(torch.cuda, "is_available", not_available)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert choose_device("auto").type == "cpu"
     assert "driver on your system is too old (found version 11040)" in capsys.readouterr().out
     with pytest.raises(devices.UsageError, match="too old"):

@@ -16,11 +16,16 @@ LAYERS = [["cli", "modules"], ["media"], ["poses"], ["stage_dancer"], ["dataload
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
 
 
+def product():
+    """The files of the product: the scripts, dataloader.py and the packages."""
+    return [*[ROOT / f"{name}.py" for name in [*SCRIPTS, "dataloader"]],
+            *[path for name in LAYER for path in sorted((ROOT / name).rglob("*.py"))]]
+
+
 def sources():
-    """{dotted name: parsed file} of the product: the scripts, dataloader.py and the packages."""
-    paths = [ROOT / f"{name}.py" for name in [*SCRIPTS, "dataloader"]]
-    paths += [path for name in LAYER for path in (ROOT / name).rglob("*.py")]
-    return {".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text()) for path in paths}
+    """{dotted name: parsed file} of the product."""
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"))
+            for path in product()}
 
 
 def imports(name, tree):

@@ -14,6 +14,7 @@ from PIL import Image, ImageChops, ImageOps
 
 from cli.files import locked
 from conftest import ROOT, TINY_CLIPS, TINY_TRAINING, flags, tiny_model
+from dataloader import Dataset_Dance
 from engine.saving import resume
 from engine.saving.checkpoint import load_checkpoint, save_checkpoint
 from stage_dancer.dataset import dancer_settings
@@ -333,14 +334,29 @@ CHANGES = {"darker": lambda image: image.point(lambda value: max(value - 9, 0)),
            "shifted": lambda image: ImageChops.offset(image, 3, 0)}
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("split, kind", [("train", "img"), ("train", "label"), ("val", "label")])
-def test_run_is_not_resumed_on_other_images_of_the_same_number(
-        split, kind, change, refusal, call, dancer, broken, tmp_path):
-    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
-    for path in (broken / f"{split}/{split}_{kind}").iterdir():
+def change_images(folder, change):
+    for path in folder.iterdir():
         with Image.open(path) as image:
             CHANGES[change](image).save(path)
+
+
+def identity(root):
+    """What a checkpoint tells of a dataset."""
+    return resume.identity_of(*(Dataset_Dance(root, None, split, 6, frame_size=(8, 16), num_workers=1)
+                                for split in ("train", "val")))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("split, kind", [("train", "img"), ("train", "label"), ("val", "label")])
+def test_other_images_of_the_same_number_are_another_dataset(split, kind, change, dancer, broken):
+    assert resume.same_dataset(identity(dancer), identity(broken))
+    change_images(broken / split / f"{split}_{kind}", change)
+    assert not resume.same_dataset(identity(dancer), identity(broken))
+
+
+def test_run_is_not_resumed_on_another_dataset(refusal, call, dancer, broken, tmp_path):
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
+    change_images(broken / "val/val_label", "shifted")
     error = refusal("Trainer", "--resume", "--save_root", "run", "--num_epoch", 2, "--DR", broken)
     assert f"--DR {broken}" in error and "has changed since" in error and "--ckpt_path" in error
     call("Trainer", "--resume", *flags(save_root="run", num_epoch=2, DR=shutil.copytree(dancer, tmp_path / "moved")))

@@ -1,6 +1,7 @@
 """Training by several processes: what one process makes of the same batches, and what a lost process leaves."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from modules.pixels import to_unit
 # 14 clips: the last batch of 8 has 6, which two processes share.
 TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, train_vi_len=5, val_vi_len=8, num_epoch=2, num_workers=1,
                  tfr=0.5, tfr_per="frame", input_noise=0.05, lr=1e-3, kl_weight=1e-3, kl_anneal_type="None",
-                 reconstruction="log_mse", save_minutes=1e-4, device="cpu", amp="off")
+                 reconstruction="log_mse", save_minutes=1e-4, per_save=1, device="cpu", amp="off")
 
 
 def started_training(number, *words, processes=None, cwd=None):
@@ -63,6 +64,13 @@ def assert_same_training(ours, theirs):
     one, other = (load_checkpoint(run / "last.ckpt")["state_dict"] for run in (ours, theirs))
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-2, atol=1e-4)
+
+
+def assert_equal_training(ours, theirs):
+    """Bit for bit."""
+    assert (ours / "metrics.csv").read_bytes() == (theirs / "metrics.csv").read_bytes()
+    one, other = (load_checkpoint(run / "last.ckpt")["state_dict"] for run in (ours, theirs))
+    assert all(torch.equal(one[name], other[name]) for name in other)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
@@ -138,9 +146,26 @@ def test_lost_process_ends_the_run_with_a_line_and_a_checkpoint_to_go_on_from(vi
     assert f"another process (this is rank {1 - victim}) has ended" in said and "--resume" in said
     assert load_checkpoint(run / "last.ckpt")["last_epoch"] < 1
     train(2, "--resume", "--save_root", run)
-    assert (run / "metrics.csv").read_bytes() == (by_two / "metrics.csv").read_bytes()
-    ours, theirs = (load_checkpoint(place / "last.ckpt")["state_dict"] for place in (run, by_two))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert_equal_training(run, by_two)
+
+
+def test_stopped_run_of_two_processes_goes_on_as_if_nothing_had_been(by_two, dancer, folder):
+    """A cluster sends SIGTERM to torchrun, which hands it on."""
+    run = folder / "stopped"
+    with started_training(2, "--DR", dancer, *TRAINING, *flags(batch_size=4, save_root=run)) as training:
+        wait_until((run / "last.ckpt").exists, training)
+        training.terminate()
+        said, _ = training.communicate(timeout=PATIENCE)
+    assert f"saved; continue with: torchrun --nproc_per_node 2 Trainer.py --resume --save_root {run}" in said
+    assert load_checkpoint(run / "last.ckpt")["last_epoch"] < 1
+    train(2, "--resume", "--save_root", run)
+    assert_equal_training(run, by_two)
+
+
+def test_run_of_two_processes_is_resumed_by_one_with_batches_twice_as_large(by_two, tmp_path):
+    shutil.copy(by_two / "epoch=0.ckpt", tmp_path / "last.ckpt")
+    train(1, "--resume", *flags(save_root=tmp_path, batch_size=8))
+    assert_same_training(tmp_path, by_two)
 
 
 def test_run_of_two_processes_is_not_resumed_by_one(by_two, tmp_path, capsys):

@@ -157,6 +157,7 @@ def test_stopped_run_of_two_processes_goes_on_as_if_nothing_had_been(by_two, dan
         training.terminate()
         said, _ = training.communicate(timeout=PATIENCE)
     assert f"saved; continue with: torchrun --nproc_per_node 2 Trainer.py --resume --save_root {run}" in said
+    assert "another process" not in said  # both stopped after the same step
     assert load_checkpoint(run / "last.ckpt")["last_epoch"] < 1
     train(2, "--resume", "--save_root", run)
     assert_equal_training(run, by_two)

@@ -123,10 +123,10 @@ class ClipTrainer:
     def _clip_and_step(self):
         """Take a step with the gradient's norm clipped to CLIP_AT times its running mean; returns the norm before.
 
-        A limit that follows the norms seen so far is as in AutoClip (Seetharaman et al. 2020, arXiv:2007.14469), which
-        takes a percentile of them. The course clips the norm to 1. With the defaults 0.005 to 0.1 is usual: a few gradients of norm 1, such as those of
+        The course clips it to 1. With the defaults 0.005 to 0.1 is usual: a few gradients of norm 1, such as those of
         the KL after an epoch with beta 0, then move Adam farther than thousands of usual ones, and have ended a
-        training in NaN.
+        training in NaN. AutoClip (Seetharaman et al. 2020, arXiv:2007.14469), too, takes its limit from the norms
+        seen so far: a percentile of them.
         """
         self.scaler.unscale_(self.optimizer)
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]

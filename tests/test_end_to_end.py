@@ -273,7 +273,7 @@ def test_tester_writes_a_submission_and_the_scores_that_it_has(prolonged, dancer
 def test_validation_split_is_tested_as_the_trainer_validated_it(dancer, tmp_path, call):
     """With its own clamping, temperature and seed; but not where another test is asked for."""
     call("Trainer", "--DR", dancer, *TINY_TRAINING, "--no-clamp_feedback",
-         *flags(num_epoch=1, save_root="run", temperature=0.5, seed=3))
+         *flags(num_epoch=1, save_root="run", temperature=0.5, seed=3, device="cpu", amp="off"))
     for views in (1, 2):
         call("Tester", *flags(ckpt_path="run/best.ckpt", split="val", save_root=views, views=views, device="cpu",
                               amp="off"))

@@ -53,18 +53,18 @@ def test(args, checkpoint, device):
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
     model = build_tested_model(args, device, dtype, checkpoint)
     print(f"generating on {device}")
-    roll_out = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
-                       temperature=args.temperature, clamp=args.clamp_feedback)
+    generate_videos = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
+                              temperature=args.temperature, clamp=args.clamp_feedback)
     if args.drive:
         folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / "drive")
         train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)  # an unreadable image is told first:
         drive = open_drive(args.drive, args.poses, root, **options)  # to find poses takes minutes
-        return generate_drive(drive, folder, train_set, roll_out, args.video_format)
+        return generate_drive(drive, folder, train_set, generate_videos, args.video_format)
     video_format = VideoFormat(args.video_format, noted_fps(root)) if args.make_gif else None
-    generate_and_score(args, root, options, roll_out, metrics, video_format)
+    generate_and_score(args, root, options, generate_videos, metrics, video_format)
 
 
-def generate_and_score(args, root, options, roll_out, metrics, video_format):
+def generate_and_score(args, root, options, generate_videos, metrics, video_format):
     """Generate the sequences of a split, write them, and score them where the truth is known."""
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, args.partial, options)
     truth, public = open_truth(args.split, args.gt, labels, frames, names)
@@ -73,7 +73,7 @@ def generate_and_score(args, root, options, roll_out, metrics, video_format):
         train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
     folder = open_test_folder(args.save_root or Path(args.ckpt_path).parent / args.split)
 
-    predictions = roll_out([frame[0] for frame in frames], labels)
+    predictions = generate_videos([frame[0] for frame in frames], labels)
     print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} frames generated")
     with usable("--save_root", folder):
         clear_test(folder)
@@ -85,7 +85,7 @@ def generate_and_score(args, root, options, roll_out, metrics, video_format):
         write_videos(folder, names, labels, predictions, truth, video_format)
     of_samples = {}
     if args.samples:
-        samples = draw_samples(args.samples, names, frames, labels, roll_out)
+        samples = draw_samples(args.samples, names, frames, labels, generate_videos)
         of_samples = write_samples(folder, samples, labels[0], truth, metrics, video_format)
     if truth is not None:
         write_psnr_per_frame(folder, psnr_per_frame(predictions, truth), names)
@@ -106,12 +106,12 @@ def export(args, checkpoint):
     write_onnx(args.onnx, model, (args.frame_H, args.frame_W), clamp=args.clamp_feedback)
 
 
-def generate_drive(drive, folder, train_set, roll_out, video_files):
+def generate_drive(drive, folder, train_set, generate_videos, video_files):
     """Generate the dance of --drive from the training frame nearest to its first label, and write it as `driven`.
 
     A video that drives is shown beside it, and the result is written as GIF and as MP4.
     """
-    [prediction] = roll_out([nearest_start(train_set, drive.labels[0])], [drive.labels])
+    [prediction] = generate_videos([nearest_start(train_set, drive.labels[0])], [drive.labels])
     videos = {"label": drive.labels, "prediction": prediction}
     if drive.video is not None:
         videos, video_files = {"driven by": drive.video, **videos}, "both"
@@ -153,10 +153,10 @@ def open_truth(split, gt, labels, frames, names):
     return (None if split == "test" else frames), None
 
 
-def draw_samples(count, names, frames, labels, roll_out):
+def draw_samples(count, names, frames, labels, generate_videos):
     """Yield the name of each sequence and `count` videos generated from its first frame, [count, T, 3, H, W]."""
     for name, frame, label in zip(names, frames, labels):
-        yield name, torch.stack(roll_out([frame[0]] * count, [label] * count))
+        yield name, torch.stack(generate_videos([frame[0]] * count, [label] * count))
 
 
 def write_videos(folder, names, labels, predictions, truth, video_format):

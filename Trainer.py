@@ -50,9 +50,9 @@ def main():
         model = starting_model(args, train_set, device, dtype, checkpoint, checkpoint_path)
         announce(model, train_set, device, dtype, args)
         settings = {"device": device, "dtype": dtype, "seed": args.seed, "clamp": args.clamp_feedback}
-        roll_out = partial(generate_sequences, model, **settings, temperature=args.temperature)
+        generate_videos = partial(generate_sequences, model, **settings, temperature=args.temperature)
         if args.test:
-            return print_scores(validate(val_set, roll_out), train_set)
+            return print_scores(validate(val_set, generate_videos), train_set)
         trainer = build_trainer(args, model, device, dtype)
         resumed = checkpoint if args.resume else None
         state = restore(trainer, resumed, checkpoint_path, train_set, val_set, batch_size=args.batch_size,
@@ -71,7 +71,7 @@ def main():
                 row = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
                 if rank() == 0 and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
                     recorder.keep_state(row)
-                    videos = validate(val_set, partial(roll_out, after_frame=recorder.stop_if_asked))
+                    videos = validate(val_set, partial(generate_videos, after_frame=recorder.stop_if_asked))
                     row |= validation_metrics(videos) | measure_z(model, val_set, **settings)
                     recorder.after_validation(row, videos, video_format if args.store_visualization else None)
                 recorder.after_epoch(row)

@@ -64,7 +64,7 @@ def _generate_batch(model, first_frames, labels, *, device, dtype, seed, tempera
         row[:len(label)], row[len(label):] = label, label[-1]
     finite = [torch.ones(len(labels), dtype=torch.bool, device=device)]  # a [B] for each frame; frame 0 is given
 
-    def progress(steps):
+    def watched(steps):
         for step in Progress(steps, total=padded.shape[1] - 1, desc="generating", unit="frame"):
             finite.append(step.frame.isfinite().flatten(1).all(dim=1))
             yield step
@@ -73,7 +73,7 @@ def _generate_batch(model, first_frames, labels, *, device, dtype, seed, tempera
 
     with autocast(device, dtype):
         videos = generate(model, torch.stack(list(first_frames)).to(device), padded.to(device), seed, temperature,
-                          clamp, progress)
+                          clamp, watch=watched)
     of_videos = [row[:len(label)].tolist() for row, label in zip(torch.stack(finite, dim=1).cpu(), labels)]
     diverged = [row.index(False) for row in of_videos if not all(row)]
     if diverged:
@@ -82,13 +82,13 @@ def _generate_batch(model, first_frames, labels, *, device, dtype, seed, tempera
     return [video[:len(label)] for video, label in zip(videos, labels)]
 
 
-def validate(val_set, roll_out):
+def validate(val_set, generate_videos):
     """Generate the validation clips: {"label", "prediction", "truth"}, uint8 [B, T, 3, H, W] each.
 
-    roll_out(first_frames, labels): see generate_sequences.
+    generate_videos(first_frames, labels): see generate_sequences.
     """
     frames, labels = val_set.clips(val_set.clip_starts())
-    prediction = torch.stack(roll_out(frames[:, 0], labels))
+    prediction = torch.stack(generate_videos(frames[:, 0], labels))
     return {"label": labels, "prediction": prediction, "truth": frames}
 
 

@@ -120,12 +120,12 @@ def next_input(prediction, frames, teacher_forced, t):
 
 
 @torch.inference_mode()
-def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, progress=iter):
+def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, watch=iter):
     """Generate videos from their first frames and labels, all as one batch.
 
     first_frames: [B, 3, H, W]; labels: [B, T, 3, H, W]; uint8 or in [0, 1], on the model's device.
     temperature, clamp: see `rollout`. Video i draws z from a stream of its own, seeded `seed + i`, which the other
-    videos and the device do not change. progress: wraps the iterator over the Steps, as a progress bar does.
+    videos and the device do not change. watch: wraps the iterator over the Steps, as a progress bar does.
     Returns uint8 [B, T, 3, H, W] on the CPU; frame 0 is the given one.
     """
     was_training = model.training
@@ -136,7 +136,7 @@ def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, pr
     video[:, 0] = to_uint8(frame)
     steps = rollout(model, frame[:, None], labels, noise, temperature=temperature, clamp=clamp)
     try:
-        for t, step in enumerate(progress(steps), start=1):
+        for t, step in enumerate(watch(steps), start=1):
             video[:, t] = to_uint8(step.frame)
     finally:
         model.train(was_training)

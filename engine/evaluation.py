@@ -73,7 +73,7 @@ def _generate_batch(model, first_frames, labels, *, device, dtype, seed, tempera
 
     with autocast(device, dtype):
         videos = generate(model, torch.stack(list(first_frames)).to(device), padded.to(device), seed, temperature,
-                          clamp, watch=watched)
+                          clamp, watched)
     of_videos = [row[:len(label)].tolist() for row, label in zip(torch.stack(finite, dim=1).cpu(), labels)]
     diverged = [row.index(False) for row in of_videos if not all(row)]
     if diverged:

@@ -152,13 +152,14 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
 
     kind: what such a folder holds, for the messages. marker: a JSON file in every folder of this kind. ours: names of
     all entries that it may have. Raises UsageError if `folder` holds anything that must stay, or cannot be
-    written; an error of what fills it stays what it is. Raises RunError, and leaves the complete folder under its
-    first name, if `folder` can no longer be replaced.
+    written; an error of what fills it stays what it is. Raises RunError, and leaves the complete folder beside it,
+    if `folder` can no longer be replaced.
     """
     folder = Path(folder).resolve()
     process = f"{socket.gethostname()}.{os.getpid()}"
-    unfinished, replaced = (folder.with_name(f".{folder.name}.{process}.{end}") for end in ("tmp", "old"))
-    kept = False
+    unfinished, replaced, complete = (folder.with_name(f".{folder.name}.{process}.{end}")
+                                      for end in ("tmp", "old", "new"))
+    kept = None
     try:
         with usable(flag, folder):
             check_replaceable(flag, folder, kind, marker, ours, overwrite)
@@ -175,9 +176,11 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
                 _rename(folder, replaced)
             _rename(unfinished, folder)
         except OSError as error:
-            kept = True
+            kept = unfinished
+            with suppress(OSError):  # under a name that no later process takes for a leftover
+                kept = unfinished.rename(complete)
             raise RunError(f"{flag} {folder} cannot be replaced ({error.strerror or error}); the {kind} is complete in "
-                           f"{unfinished}: close what uses {folder}, remove it, and give the new one its "
+                           f"{kept}: close what uses {folder}, remove it, and give the new one its "
                            "name") from None
         shutil.rmtree(replaced, ignore_errors=True)
     finally:

@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
             self.error("a recipe names itself; remove its @ word")
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (--help lists every flag)\n")
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
     def list_only(self, texts):
         """Let --help list only these flags, {name: its help text, or "" to leave it}; the others are still taken."""
@@ -149,7 +149,10 @@ def as_typed(*words):
 
 
 def _quoted_on_windows(word):
-    """Quote a word as programs expect it, and also where it means something to PowerShell or to cmd."""
+    """Quote a word as programs expect it, and also where it means something to PowerShell or to cmd.
+
+    What they expand within quotes too ($ and ` by PowerShell, %name% by cmd) is left: no quoting suits both.
+    """
     quoted = subprocess.list2cmdline([word])
     if OF_WINDOWS_SHELLS.isdisjoint(quoted) or quoted.startswith('"'):
         return quoted

@@ -21,7 +21,7 @@ IMAGES_AT_ONCE = {"cpu": 8}
 
 
 class ClipTrainer:
-    """A model with its optimizer, which takes `steps_on` batches of clips.
+    """A model and its optimizer; `steps_on` trains it on batches of clips.
 
     dtype: what the networks compute in. The other parameters are the flags of the same names.
     """

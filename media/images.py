@@ -22,7 +22,7 @@ TURNS = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90}
-KEY_TO_8_BITS = {  # Scale a PNG's transparent colour to 8 bits, by raw mode; Pillow scales only the pixels.
+KEY_TO_8_BITS = {  # how to scale a PNG's transparent colour to 8 bits, by raw mode; Pillow scales only the pixels
     "L;2": lambda grey: 85 * grey, "L;4": lambda grey: 17 * grey,
     "RGB;16B": lambda colour: tuple(value >> 8 for value in colour)}
 

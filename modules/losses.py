@@ -14,7 +14,7 @@ def mse_loss(prediction, target):
 
 
 def log_mse_loss(prediction, target):
-    """0.01 log(MSE + 1e-4) of each frame: its negative PSNR in other units.
+    """0.01 log(MSE + 1e-4) of each frame: minus its PSNR, rescaled.
 
     The gradient of a frame's MSE is weighted by 0.01 / (MSE + 1e-4). A frame at 35 dB therefore counts as much as one
     at 20 dB, as it does in a mean PSNR. Up to a constant and a factor of 0.02 / D, with D the numbers in a frame

@@ -73,7 +73,7 @@ class Decoder_Fusion(nn.Module):
     """Fuse frame features, label features and z: -> [B, D, H/2, W/2].
 
     A U-Net (Ronneberger et al. 2015) of three levels, equally wide: detail needs the channels, and with more of them at
-    the lower levels it learns the training poses by heart. Its skips are added.
+    the lower levels it memorises the training poses. Its skips are added.
     """
 
     def __init__(self, in_chans, out_chans):

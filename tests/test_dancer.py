@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -355,16 +356,11 @@ def test_a_drawing_process_ignores_ctrl_c(monkeypatch):
 def test_ctrl_c_while_the_drawing_processes_start_is_told_once(seconds, tmp_path):
     """A terminal sends it to all of them."""
     command = [sys.executable, str(ROOT / "Preparer.py"), "--dancer", "made", "--num_workers", "2", "--frames", "200"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True,
-                               preexec_fn=unignore_signals)
-    try:
+    with started(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, preexec_fn=unignore_signals) as process:
         assert "drawing" in process.stderr.readline()
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=300)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGINT and said == "Preparer.py: interrupted\n"
     assert list(tmp_path.iterdir()) == []
 

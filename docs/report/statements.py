@@ -80,7 +80,7 @@ def compared(by_seed, pairs):
     elif pairs == "annealing":
         candidates = [((name, forcing), ("None", forcing)) for forcing in FORCINGS for name in ANNEALINGS
                       if name != "None"]
-    return [pair for pair in candidates if all(by_seed.get(cell) for cell in pair)]
+    return [(one, other) for one, other in candidates if by_seed.get(one, {}).keys() & by_seed.get(other, {}).keys()]
 
 
 def best_psnr(run):

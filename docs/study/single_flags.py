@@ -19,6 +19,7 @@ from figures.curves import mean_and_range  # noqa: E402
 from paired import sign_flip_test  # noqa: E402
 
 BASE = "course"
+ENOUGH_SEEDS = 5  # for a p-value: with five the least possible is 0.06
 
 
 def main():
@@ -40,11 +41,14 @@ def row(recipe, base):
     """A recipe as cells of the table, by heading; base: the PSNR of the recipe to compare with, {seed: dB}."""
     psnr = val_psnr(recipe)
     mse = [read_metrics(run.parent)["mse"][-1] for run in recipe.glob("seed=*/result.json")]
-    difference, p = sign_flip_test(psnr, base)
-    compared = "" if recipe.name == BASE else f"{difference:+.2f}, p = {p:.3f}"
-    return {"": recipe.name, "seeds": str(len(psnr)), "validation PSNR": mean_and_range([*psnr.values()]),
-            f"over {BASE}": compared, "broke off": str(len([*recipe.glob("seed=*/failed.txt")])),
-            "training MSE, last epoch": f"{np.mean(mse):.4f}"}
+    compared = ""
+    if recipe.name != BASE and psnr.keys() & base.keys():
+        difference, p = sign_flip_test(psnr, base)
+        compared = f"{difference:+.2f}" + (f", p = {p:.3f}" if len(psnr) >= ENOUGH_SEEDS else "")
+    return {"": recipe.name, "seeds": str(len(psnr)),
+            "validation PSNR": mean_and_range([*psnr.values()]) if psnr else "", f"over {BASE}": compared,
+            "broke off": str(len([*recipe.glob("seed=*/failed.txt")])),
+            "training MSE, last epoch": f"{np.mean(mse):.4f}" if mse else ""}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from modules.metrics import channel_psnr, in_chunks, psnr, ssim
 
 METRICS = {"psnr": psnr, "psnr_channels": channel_psnr, "ssim": ssim}
 LOWER_IS_BETTER = ("lpips",)
-BAND = (0.025, 0.975)  # quantiles of a sample, with 95 % of all samples in between
+BAND = (0.025, 0.975)  # probabilities: 95 % of all samples lie between their quantiles
 
 
 def score_samples(samples, truth, metrics):

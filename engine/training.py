@@ -54,7 +54,7 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
                 recorder.stop_if_asked()
                 unread.append(next(steps))
                 progress.update()
-            steps.close()  # it holds the batches, and the next ones are built before it is replaced
+            del steps  # it holds the batches: the next ones are built before it would be replaced
             clips += sum(map(batches.clips_in, numbers))
             may_wait = trainer.device.type != "cpu" and numbers.stop < len(batches)
             if may_wait and numbers.stop - state.step < READ_EVERY:

@@ -163,13 +163,7 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
     try:
         with usable(flag, folder):
             check_replaceable(flag, folder, kind, marker, ours, overwrite)
-            # What a killed process of this number has left: in a container every one has the number 1
-            for leftover in (unfinished, replaced) if folder.exists() else (unfinished,):
-                shutil.rmtree(leftover, ignore_errors=True)
-            if folder.exists():  # a mounted one, or one in use on Windows, is told before the work
-                _rename(folder, replaced)
-                _rename(replaced, folder)
-            unfinished.mkdir(parents=True)
+            _make_unfinished(unfinished, folder, replaced)
         yield unfinished
         try:
             if folder.exists():
@@ -188,6 +182,17 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
             _rename(replaced, folder)
         if not kept:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _make_unfinished(unfinished, folder, replaced):
+    """Make the folder `unfinished`; raises OSError if `folder`, where it exists, cannot be renamed to `replaced`."""
+    # What a killed process of this number has left: in a container every one has the number 1
+    for leftover in (unfinished, replaced) if folder.exists() else (unfinished,):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if folder.exists():  # a mounted one, or one in use on Windows, is told before the work
+        _rename(folder, replaced)
+        _rename(replaced, folder)
+    unfinished.mkdir(parents=True)
 
 
 def _rename(folder, target):

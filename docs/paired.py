@@ -8,8 +8,9 @@ import numpy as np
 def sign_flip_test(ours, theirs):
     """Compare two recipes seed by seed: the mean difference, and its p-value in a sign-flip (permutation) test.
 
-    ours, theirs: {seed: number}, of which the common seeds count, at most 20. The p-value is the part of all ways to
-    give each difference a sign whose mean is as far from 0 as the observed one: 2 of 2^n at the least.
+    ours, theirs: {seed: number}. Only the n seeds that both have count; there may be 20 of them. If the recipes are
+    alike, each difference could as well have the other sign. The p-value is the fraction of all 2^n choices of signs
+    that put the mean at least as far from 0 as it is, so it is never below 2 / 2^n.
     """
     differences = np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
     signs = np.array(list(product((1, -1), repeat=len(differences))), dtype=np.int8)  # [2^n, n]

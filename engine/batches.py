@@ -93,10 +93,6 @@ class EpochBatches:
         for start in range(first, len(self), self.interleave):
             yield range(start, min(start + self.interleave, len(self)))
 
-    def clips_in(self, number):
-        """The number of clips of a batch, over all processes."""
-        return len(self.starts[number])
-
     def batch(self, number):
         """The Batch of this number, for this process: in parts of at most `batch_size` clips.
 

@@ -12,6 +12,8 @@ from .devices import autocast
 from .processes import averaging, data_parallel, report_lost_process, world_size
 
 TERMS = ("loss", "mse", "kl", "grad_norm")
+TOTALS = (*TERMS, "clips", "skipped_steps")  # what a step adds to an epoch's totals
+FP16_SCALE = 2.0**16  # of the loss at the start; the first steps halve it until no gradient overflows
 CLIP_AT = 2  # the gradient's norm is limited to this many times its running mean,
 CLIP_RANGE = 0.001, 1  # and that limit is kept in this range
 NORMS_IN_MEAN = 100  # optimizer steps that the running mean spans, about
@@ -34,8 +36,11 @@ class ClipTrainer:
                               "images_at_once": IMAGES_AT_ONCE.get("cpu" if checkpoint_frames else device.type, 10**9)}
         self.parallel_model = data_parallel(model, device)
         self.optimizer = getattr(torch.optim, optim)(model.parameters(), lr, fused=device.type != "mps")
-        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        # on CUDA, whatever the type: it skips a step whose gradient is not finite without waiting for the GPU
+        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda",
+                                           init_scale=FP16_SCALE if dtype == torch.float16 else 1.0)
         self.usual_norm = torch.ones((), device=device)  # running mean of the gradient's norm, as clipped
+        self.totals_of_skipped = torch.tensor([float(name == "skipped_steps") for name in TOTALS], device=device)
         self.around_step = nullcontext
         if label_norm == "fixed":
             self.around_step = getattr(model.label_transformation, "learning_lines", nullcontext)
@@ -58,8 +63,9 @@ class ClipTrainer:
         A batch has an optimizer step for each of its `segments`. Each batch starts at another segment, goes on to the
         last one, and then does those before its start: consecutive steps are on early and on late frames.
         batches: see engine.batches.Batch.
-        Yields the TERMS of each step, [4], on the device; all together they are means over the predicted frames and
-        sums over the clips of this process. Nothing here waits for the GPU.
+        Yields the TOTALS of each step, [6], on the device. All together, the TERMS are means over the predicted frames
+        and sums over the clips of this process, and `clips` is their number; each step has a part of it. A step whose
+        gradient is not finite is skipped: it adds only to `skipped_steps`. On CUDA nothing here waits for the GPU.
         """
         segments = self.segments(batches[0].parts[0].labels.shape[1])
         of_each = [self._steps_on_batch(batch, beta, segments, begin=len(segments) * place // len(batches))
@@ -73,7 +79,7 @@ class ClipTrainer:
             group["lr"] = lr
 
     def _steps_on_batch(self, batch, beta, segments, begin):
-        """Take the optimizer steps on a batch, one for each of its segments, and yield the TERMS of each.
+        """Take the optimizer steps on a batch, one for each of its segments, and yield the TOTALS of each.
 
         segments: where each begins, in predicted frames; the one with index `begin` is the first. It and segment 0
         start from true frames, the others from what follows the segment before: the last prediction or, where that
@@ -93,19 +99,19 @@ class ClipTrainer:
             if start in (0, segments[begin]):  # the true frame; later `inputs` has what follows the segment before
                 inputs = [part.frames[:, start] for part in parts]
             times = slice(start, start + segments.step + 1)  # the first frame is given, like x_0
-            sums = torch.zeros(len(TERMS), device=self.device)
+            sums = torch.zeros(3, device=self.device)
             self.optimizer.zero_grad(set_to_none=True)
             for i, part in enumerate(parts):
                 with averaging(self.parallel_model, wanted=i == len(parts) - 1), report_lost_process():
                     terms, inputs[i] = add_gradient(
                         inputs[i], part.frames[:, times], part.labels[:, times], forced[i][:, times], beta, shares[i],
                         noise=part.noise, all_forced=bool(part.teacher_forced[:, times].all()))
-                sums[:3] += terms * part.counted
-            sums[:3] /= predicted_frames
+                sums += terms * part.counted
             with self.around_step():
                 norm = self._clip_and_step()
-            sums[3] += norm * sum(part.counted for part in parts) / len(segments)
-            yield sums
+            clips = torch.full((1,), sum(part.counted for part in parts) / len(segments), device=self.device)
+            taken = torch.cat([sums / predicted_frames, norm * clips, clips, 0 * clips])
+            yield torch.where(norm.isfinite(), taken, self.totals_of_skipped)
 
     def _add_gradient(self, first_frame, frames, labels, teacher_forced, beta, share, *, noise, all_forced):
         """Add the gradient of a segment's loss, times `share`, to the weights'.
@@ -121,7 +127,9 @@ class ClipTrainer:
         return torch.stack([terms[name].detach() for name in TERMS[:3]]), following
 
     def _clip_and_step(self):
-        """Take a step with the gradient's norm clipped to CLIP_AT times its running mean; returns the norm before.
+        """Take a step with the gradient's norm clipped to CLIP_AT times its running mean, unless it is not finite.
+
+        Returns the norm before it was clipped.
 
         The course clips it to 1. With the defaults 0.005 to 0.1 is usual: a few gradients of norm 1, such as those of
         the KL after an epoch with beta 0, then move Adam farther than thousands of usual ones, and have ended a
@@ -135,8 +143,9 @@ class ClipTrainer:
         nn.utils.clip_grads_with_norm_(weights, 1.0, norm / limit)  # a limit on the device would be waited for
         seen = torch.where(norm.isfinite(), torch.minimum(norm, limit), self.usual_norm)
         self.usual_norm += (seen - self.usual_norm) / NORMS_IN_MEAN
-        if self.scaler.is_enabled():  # it skips a step whose gradient is not finite
-            norm = norm.nan_to_num(0, 0, 0)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update(None if self.dtype == torch.float16 else 1.0)
+        elif norm.isfinite():
+            self.optimizer.step()
         return norm

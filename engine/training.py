@@ -8,10 +8,11 @@ import torch
 from cli.errors import DIVERGED, RunError
 from cli.progress import Progress
 
-from .optimization import TERMS
-from .processes import all_reduce, rank
+from .optimization import TERMS, TOTALS
+from .processes import all_reduce, rank, world_size
 
 READ_EVERY = 10  # batches, at least, between two looks at the losses on a GPU: each look waits for it
+FEW_STEPS = 50  # before which a run with fp16 does not end because most were skipped: the first ones often are
 
 
 @dataclass
@@ -20,7 +21,7 @@ class RunState:
 
     last_epoch: int = -1  # the last complete one
     step: int = 0  # batches (not optimizer steps) done of the epoch after it
-    totals: dict | None = None  # sums of TERMS over the `clips` of these batches, and the number of `clips`
+    totals: dict | None = None  # sums of TOTALS over the steps on these batches
     best_psnr: float = -math.inf  # of the validations, in dB
     seconds: float = 0.0  # of training and validation
     rows: list = field(default_factory=list)  # of the complete epochs, dicts; metrics.csv and times.csv show them
@@ -38,7 +39,7 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
     """
     trainer.training_mode()
     beta = schedules.beta(epoch)
-    unread, clips = [], 0  # TERMS since the last look at them, on the device, and the clips in these
+    unread = []  # TOTALS since the last look at them, on the device
     steps_per_batch = len(trainer.segments(batches.dataset.video_len))
     with Progress(total=steps_per_batch * len(batches), desc=f"epoch {epoch}", initial=steps_per_batch * state.step,
                   unit="step", disable=rank() > 0) as progress:
@@ -55,47 +56,47 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
                 unread.append(next(steps))
                 progress.update()
             del steps  # it holds the batches: the next ones are built before it would be replaced
-            clips += sum(map(batches.clips_in, numbers))
             may_wait = trainer.device.type != "cpu" and numbers.stop < len(batches)
             if may_wait and numbers.stop - state.step < READ_EVERY:
                 continue
             sums = torch.stack(unread).cpu().double().sum(dim=0).tolist()
-            state.totals = state.totals or dict.fromkeys(("clips", *TERMS), 0.0)  # over all processes
-            add_to_totals(state.totals, clips, all_reduce(sums, "SUM", trainer.device))
-            unread, clips, state.step = [], 0, numbers.stop
+            sums = all_reduce(sums, "SUM", trainer.device)
+            state.totals = {name: (state.totals or {}).get(name, 0.0) + value for name, value in zip(TOTALS, sums)}
+            unread, state.step = [], numbers.stop
             row = metrics_row(epoch, schedules, state, len(batches))
-            check_finite(row, numbers[-1], trainer.dtype)
+            check_most_steps_taken(row, steps_per_batch * state.step, numbers.stop == len(batches), trainer.dtype)
             best = f" best PSNR {state.best_psnr:.2f}" if math.isfinite(state.best_psnr) else ""  # no validation yet
             progress.set_postfix_str(shown_metrics(row) + best, refresh=False)
             recorder.after_steps(row)
     return metrics_row(epoch, schedules, state, len(batches))
 
 
-def check_finite(row, batch, dtype):
-    """Raise RunError unless the losses and the gradient's norm, up to this batch of the epoch, are finite."""
-    if all(math.isfinite(row[name]) for name in TERMS):
+def check_most_steps_taken(row, steps, is_last, dtype):
+    """Raise RunError if most optimizer steps of the epoch so far, `steps` in all, were skipped.
+
+    is_last: whether these are all steps of the epoch.
+    """
+    scale_is_sought = dtype == torch.float16 and row["epoch"] == 0
+    if 2 * row["skipped_steps"] <= steps or (steps < FEW_STEPS and (scale_is_sought or not is_last)):
         return
     remedy = "--amp off, " if dtype == torch.float16 else ""
-    raise RunError(f"{DIVERGED} in epoch {row['epoch']}, up to batch {batch}: loss {row['loss']}, gradient norm "
-                   f"{row['grad_norm']}; what was saved is intact; try {remedy}--clamp_feedback, a lower --lr or a "
-                   "lower --kl_weight")
-
-
-def add_to_totals(totals, clips, sums):
-    """Add the sums of TERMS over some clips to the totals of an epoch."""
-    totals["clips"] += clips
-    for name, value in zip(TERMS, sums):
-        totals[name] += value
+    raise RunError(f"{DIVERGED} in epoch {row['epoch']}: the gradient of {row['skipped_steps']} of {steps} steps was "
+                   f"not finite; what was saved is intact; try {remedy}--clamp_feedback, a lower --lr or a lower "
+                   "--kl_weight")
 
 
 def metrics_row(epoch, schedules, state, batches):
-    """The row of metrics.csv after `state.step` of the `batches` of an epoch."""
-    means = {name: state.totals[name] / state.totals["clips"] for name in TERMS}
+    """The row of metrics.csv after `state.step` of the `batches` of an epoch: means over the steps that were taken."""
+    clips = state.totals["clips"]
+    means = {name: state.totals[name] / clips if clips else math.nan for name in TERMS}
+    skipped = round(state.totals["skipped_steps"] / world_size())  # the same ones in each process
     lr = schedules.lr(epoch + (state.step - 0.5) / batches)
-    return {"epoch": epoch, **means, "beta": schedules.beta(epoch), "tfr": schedules.tfr(epoch), "lr": lr}
+    return {"epoch": epoch, **means, "beta": schedules.beta(epoch), "tfr": schedules.tfr(epoch), "lr": lr,
+            "skipped_steps": skipped}
 
 
 def shown_metrics(row):
     """The metrics of a row in a few words."""
+    skipped = f"  skipped steps {row['skipped_steps']}" if row["skipped_steps"] else ""
     return (f"loss {row['loss']:.5f}  mse {row['mse']:.5f}  kl {row['kl']:.4g}  beta {row['beta']:.3g}  "
-            f"tfr {row['tfr']:.2g}  lr {row['lr']:.2e}")
+            f"tfr {row['tfr']:.2g}  lr {row['lr']:.2e}{skipped}")

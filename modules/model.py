@@ -113,6 +113,7 @@ class VAE_Model(nn.Module):
         kl = kl_divergence(mu, logvar)
         loss = reconstruction_loss + beta * kl
         following = next_input(predicted[:, -1].detach(), frames, teacher_forced, t=-1)
+        following = torch.where(following.isfinite(), following, frames[:, -1])  # this step is skipped, not the next
         if random_shift:
             following = shifted(following, -shift)
         return {"loss": loss, "mse": mse_loss(predicted.detach(), truth), "kl": kl}, following

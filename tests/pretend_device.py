@@ -11,6 +11,7 @@ of another device. The claim is kept with the storage, so that all views, gradie
 
 import contextlib
 import ctypes
+import pkgutil
 import warnings
 from unittest import mock
 
@@ -283,3 +284,5 @@ def pretend(kind, capability=(8, 0), free=8 * GIB):
         stack.enter_context(Claiming(accelerator))
         stack.enter_context(Refusing(accelerator))
         yield accelerator
+        for name, value in changes.items():  # undone after the end, a patch would put the pretended one back
+            assert pkgutil.resolve_name(name) is value, f"undo the patch of {name} before the end of pretend()"

@@ -17,7 +17,7 @@ from cli.errors import UsageError
 from cli.flags import schedule_settings, trainer_parser
 from conftest import ROOT
 from engine import schedules
-from engine.optimization import TERMS
+from engine.optimization import TOTALS
 from engine.saving.logs import METRICS_COLUMNS, TIMES_COLUMNS
 from engine.training import RunState, metrics_row
 from figures import curves, style
@@ -339,7 +339,7 @@ def test_schedule_curves_equal_the_schedules(drawn, schedule):
 def test_schedule_curves_are_what_a_run_logs(words):
     args = trainer_parser().parse_args(["--num_epoch", "6", *words.split()])
     batches, curve = 10**6, curves.scheduled("", args).metrics
-    after_all = RunState(step=batches, totals=dict.fromkeys(("clips", *TERMS), 1.0))
+    after_all = RunState(step=batches, totals=dict.fromkeys(TOTALS, 1.0))
     for epoch in range(6):
         row = metrics_row(epoch, schedules.Schedules(**schedule_settings(args)), after_all, batches)
         for column in ("beta", "tfr", "lr"):
@@ -372,8 +372,8 @@ def test_mistakes_are_named(tmp_path, words, named):
 @pytest.mark.parametrize("file, old, new, named", [
     ("metrics.csv", "grad_norm", "gradient", "metrics.csv has no column 'grad_norm'"),
     ("metrics.csv", "\n1,", "\none,", "metrics.csv, line 3, column 'epoch': 'one'"),
-    ("metrics.csv", "\n1,", "\n", "metrics.csv, line 3: 15 cells"),
-    ("metrics.csv", "\n1,", "\n1,1,", "metrics.csv, line 3: 17 cells"),
+    ("metrics.csv", "\n1,", "\n", "metrics.csv, line 3: 16 cells"),
+    ("metrics.csv", "\n1,", "\n1,1,", "metrics.csv, line 3: 18 cells"),
     ("metrics.csv", "0.001", "", "metrics.csv, line 2, column 'lr': ''"),
     ("psnr_per_frame.csv", "frame", "index", "psnr_per_frame.csv has no column 'frame'"),
     ("psnr_per_frame.csv", "2,20", "2,high", "psnr_per_frame.csv, line 3, column 'seq0': 'high'"),

@@ -1,9 +1,11 @@
 """Every fast or frugal path gives what the plain one gives: forced frames as one batch, recomputation, recordings."""
 
+import copy
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from unittest.mock import Mock
 
+import faults
 import pytest
 import torch
 
@@ -16,10 +18,10 @@ from engine.batches import Batch, Clips, EpochBatches, place_on, random_stream
 from engine.cuda_graphs import PLAIN_CALLS, PlacedNoise
 from engine.devices import autocast, choose_precision
 from engine.evaluation import generate_sequences
-from engine.optimization import ClipTrainer
+from engine.optimization import TERMS, TOTALS, ClipTrainer
 from engine.saving.checkpoint import load_checkpoint
 from engine.schedules import Schedules
-from engine.training import RunState, train_one_epoch
+from engine.training import RunState, check_most_steps_taken, metrics_row, train_one_epoch
 from modules import VAE_Model
 from modules.metrics import psnr
 from modules.noise import Noise
@@ -86,6 +88,56 @@ def test_fast_and_frugal_steps_equal_the_plain_one(changed, images, mask, poster
     fast = trained(mask, posterior, **changed)
     monkeypatch.setitem(optimization.IMAGES_AT_ONCE, "cpu", 1)
     assert_same_training(fast, trained(mask, posterior))
+
+
+@pytest.mark.parametrize("kind, dtype, graphs", [
+    ("cpu", torch.float32, False), ("mps", torch.float32, False), ("cuda", torch.float32, False),
+    ("cuda", torch.bfloat16, True), ("cuda", torch.float16, True)])
+@pytest.mark.parametrize("fault", [math.nan, math.inf])
+def test_step_whose_gradient_is_not_finite_is_skipped(kind, dtype, graphs, fault):
+    """Weights and optimizer stay as they are, and the step after it starts from the true frame."""
+    def state():
+        return copy.deepcopy({"model": model.state_dict(), "optimizer": trainer.optimizer.state_dict()["state"],
+                              "usual_norm": trainer.usual_norm})
+
+    with pretend(kind) if kind != "cpu" else nullcontext():
+        device = torch.device(kind)
+        model = tiny_model().to(device)
+        trainer = ClipTrainer(model, device, dtype, **settings(optim="Adam", lr=1e-3, bptt=1, label_norm="fixed",
+                                                               clamp_feedback=False, cuda_graphs=graphs))
+        trainer.training_mode()
+        for _ in range(2 if graphs else 1):
+            list(trainer.steps_on([Batch([batch("free", device)], CLIPS)], 0.01))
+        broken = batch("free", device)
+        broken.frames[:, 0] = fault
+        before, totals, following = state(), [], []
+        for sums in trainer.steps_on([Batch([broken], CLIPS)], 0.01):
+            totals.append(dict(zip(TOTALS, sums.cpu().tolist())))
+            following.append(state())
+    assert totals[0] == dict.fromkeys(TOTALS, 0.0) | {"skipped_steps": 1}
+    assert faults.differences(following[0], before) == [] != faults.differences(following[1], before)
+    for taken in totals[1:]:
+        assert all(map(math.isfinite, taken.values())) and taken["skipped_steps"] == 0
+        assert taken["clips"] == pytest.approx(CLIPS / (LENGTH - 1))
+
+
+@pytest.mark.parametrize("skipped, steps, is_last, dtype, epoch, ends", [
+    (25, 50, False, "float32", 0, False), (26, 50, False, "float32", 0, True), (49, 49, False, "float32", 0, False),
+    (2, 4, True, "float32", 0, False), (3, 4, True, "float32", 0, True), (3, 4, True, "float16", 0, False),
+    (3, 4, True, "float16", 1, True), (26, 50, False, "float16", 0, True)])
+def test_run_ends_when_most_steps_are_skipped(skipped, steps, is_last, dtype, epoch, ends):
+    """But not a short first epoch with fp16, whose scale is still too large then."""
+    with pytest.raises(RunError, match=f"gradient of {skipped} of {steps} steps") if ends else nullcontext():
+        check_most_steps_taken({"epoch": epoch, "skipped_steps": skipped}, steps, is_last, getattr(torch, dtype))
+
+
+def test_means_of_an_epoch_are_over_the_steps_that_were_taken():
+    totals = dict(zip(TOTALS, (6.0, 4.0, 2.0, 8.0, 2.0, 3.0)))
+    schedules = Schedules(**schedule_settings(trainer_parser().parse_args([])))
+    row = metrics_row(0, schedules, RunState(step=1, totals=totals), 1)
+    assert [row[name] for name in (*TERMS, "skipped_steps")] == [3, 2, 1, 4, 3]
+    none_taken = metrics_row(0, schedules, RunState(step=1, totals=dict.fromkeys(TOTALS, 0.0)), 1)
+    assert all(math.isnan(none_taken[name]) for name in TERMS)
 
 
 def test_forced_clips_are_computed_as_one_batch_and_no_others(monkeypatch):
@@ -297,7 +349,10 @@ def test_recorded_steps_on_cuda_equal_plain_ones(changed, mask, dtype):
     cuda = torch.device("cuda")
     ours, plain = (trained(mask, device=cuda, dtype=dtype, steps=8, cuda_graphs=graphs, **changed)
                    for graphs in (True, False))
-    assert_same_training(ours, plain)
+    if dtype == torch.float32:
+        assert_same_training(ours, plain)
+    else:  # after a step or two sums in another order have become other weights
+        torch.testing.assert_close(ours[0], plain[0], rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("mask", ["forced", "mixed"])  # free ones are recorded as mixed ones are
@@ -414,7 +469,7 @@ def test_plain_call_that_finds_the_memory_full_of_recordings_is_made_again(numbe
     (torch.OutOfMemoryError, torch.OutOfMemoryError, "^CUDA out of memory"),
     (RuntimeError, RunError, "CUDA out of order.*--no-cuda_graphs")])
 @pytest.mark.parametrize("closing_fails", [False, True])
-def test_a_recording_that_fails_is_told(closing_fails, error, told, said, monkeypatch):
+def test_a_recording_that_fails_is_told(closing_fails, error, told, said):
     @contextmanager
     def graph(graph, pool):
         try:
@@ -427,9 +482,9 @@ def test_a_recording_that_fails_is_told(closing_fails, error, told, said, monkey
         def normal(self, *shape):
             raise error("CUDA out of memory" if error is torch.OutOfMemoryError else "CUDA out of order")
 
-    with pretend("cuda"):
-        monkeypatch.setattr(torch.cuda, "graph", graph)
-        monkeypatch.setattr(cuda_graphs, "PlacedNoise", FailingNoise)
+    with pretend("cuda"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "graph", graph)
+        patch.setattr(cuda_graphs, "PlacedNoise", FailingNoise)
         with pytest.raises(told, match=said):
             trained("free", device=torch.device("cuda"), steps=PLAIN_CALLS + 1)
 
@@ -444,11 +499,22 @@ def test_a_pretended_recording_refuses_what_cuda_refuses(fault):
             fault(x)
 
 
-@needs_cuda
-def test_half_precision_steps_scale_the_loss():
-    sums, _ = trained("free", device=torch.device("cuda"), dtype=torch.float16, steps=6)
+@pytest.mark.parametrize("pretended", [True, pytest.param(False, marks=needs_cuda)])
+def test_half_precision_steps_are_close_to_exact_ones(pretended, monkeypatch):
+    """From a scale on at which no gradient overflows."""
+    monkeypatch.setattr(optimization, "FP16_SCALE", 2.0**8)
+    with pretend("cuda") if pretended else nullcontext():
+        sums, _ = trained("free", device=torch.device("cuda"), dtype=torch.float16, steps=6)
     exact, _ = trained("free", steps=6)
     torch.testing.assert_close(sums[:, 1], exact[:, 1], rtol=0.05, atol=0)
+
+
+def test_half_precision_steps_find_a_scale():
+    """The first ones overflow and are skipped."""
+    with pretend("cuda"):
+        sums, _ = trained("free", device=torch.device("cuda"), dtype=torch.float16, steps=20)
+    assert 0 < sums[:, TOTALS.index("skipped_steps")].sum() < 16
+    assert sums[-1].isfinite().all() and sums[-1, TOTALS.index("clips")] == CLIPS
 
 
 @needs_cuda

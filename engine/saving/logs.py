@@ -16,8 +16,8 @@ from cli.files import patiently, read_json, write_bytes, write_json, write_text
 from cli.flags import SPLITS
 
 OLDEST_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim")
-METRICS_COLUMNS = (*OLDEST_COLUMNS, "val_kl", "val_active_units", "val_psnr_posterior", "val_psnr_prior",
-                   "val_psnr_zero", "val_spread")  # the latter from modules.latent.z_usage; older runs lack them
+Z_COLUMNS = ("val_kl", "val_active_units", "val_psnr_posterior", "val_psnr_prior", "val_psnr_zero", "val_spread")
+METRICS_COLUMNS = (*OLDEST_COLUMNS, *Z_COLUMNS, "skipped_steps")  # older runs lack the columns after the oldest
 CHECKPOINTS = ("last.ckpt", "best.ckpt", "epoch=*.ckpt")  # of a run
 TIMES_COLUMNS = ("epoch", "seconds")
 TEST_FILES = ("split.json", "submission.csv", "scores.json", "psnr_per_frame.csv", "samples_per_frame.csv", "first.npz",
@@ -65,9 +65,11 @@ def read_columns(path, required, may_be_empty=lambda column: False):
 def read_metrics(folder):
     """metrics.csv as {column: array over epochs}, with the column `seconds` of times.csv.
 
-    val_* are NaN at epochs without a validation, `seconds` at epochs that times.csv lacks.
+    val_* are NaN at epochs without a validation, `seconds` at epochs that times.csv lacks, `skipped_steps` at those of
+    an older version.
     """
-    metrics = read_columns(folder / "metrics.csv", OLDEST_COLUMNS, lambda column: column.startswith("val_"))
+    metrics = read_columns(folder / "metrics.csv", OLDEST_COLUMNS,
+                           lambda column: column.startswith("val_") or column == "skipped_steps")
     times = read_columns(folder / "times.csv", TIMES_COLUMNS)
     if metrics and times:
         seconds = dict(zip(times["epoch"], times["seconds"]))

@@ -9,7 +9,7 @@ import torch
 from cli.errors import UsageError
 from cli.flags import FLAGS_OF_OLDER_RUNS
 
-from ..optimization import TERMS
+from ..optimization import TOTALS
 from ..processes import launcher, world_size
 from ..training import RunState
 from .checkpoint import load_checkpoint, load_optimizer
@@ -79,8 +79,8 @@ def check_resumable(checkpoint, parser, path):
     if step == 0 or totals is None:
         valid = valid and step == 0 and totals is None
     else:
-        valid = (valid and isinstance(totals, dict) and totals.keys() == {"clips", *TERMS}
-                 and all(isinstance(total, (int, float)) for total in totals.values()) and totals["clips"] > 0)
+        valid = (valid and isinstance(totals, dict) and totals.keys() | {"skipped_steps"} == {*TOTALS}
+                 and all(isinstance(total, (int, float)) for total in totals.values()) and totals["clips"] >= 0)
     if not valid:
         raise UsageError(f"--resume: {path} does not hold how far the run had come; start from its weights with "
                          "--ckpt_path")

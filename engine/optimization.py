@@ -36,11 +36,10 @@ class ClipTrainer:
                               "images_at_once": IMAGES_AT_ONCE.get("cpu" if checkpoint_frames else device.type, 10**9)}
         self.parallel_model = data_parallel(model, device)
         self.optimizer = getattr(torch.optim, optim)(model.parameters(), lr, fused=device.type != "mps")
-        # on CUDA, whatever the type: it skips a step whose gradient is not finite without waiting for the GPU
-        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda",
-                                           init_scale=FP16_SCALE if dtype == torch.float16 else 1.0)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16, init_scale=FP16_SCALE)
         self.usual_norm = torch.ones((), device=device)  # running mean of the gradient's norm, as clipped
-        self.totals_of_skipped = torch.tensor([float(name == "skipped_steps") for name in TOTALS], device=device)
+        share = 1 / world_size()  # the processes skip the same steps
+        self.totals_of_skipped = torch.tensor([share * (name == "skipped_steps") for name in TOTALS], device=device)
         self.around_step = nullcontext
         if label_norm == "fixed":
             self.around_step = getattr(model.label_transformation, "learning_lines", nullcontext)
@@ -143,9 +142,10 @@ class ClipTrainer:
         nn.utils.clip_grads_with_norm_(weights, 1.0, norm / limit)  # a limit on the device would be waited for
         seen = torch.where(norm.isfinite(), torch.minimum(norm, limit), self.usual_norm)
         self.usual_norm += (seen - self.usual_norm) / NORMS_IN_MEAN
-        if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
-            self.scaler.update(None if self.dtype == torch.float16 else 1.0)
+        if self.device.type == "cuda":  # with this a fused optimizer leaves all as it is, and nothing waits for the GPU
+            self.optimizer.found_inf = (~norm.isfinite()).float()
+            self.optimizer.step()
         elif norm.isfinite():
             self.optimizer.step()
+        self.scaler.update()
         return norm

@@ -9,10 +9,10 @@ from cli.errors import DIVERGED, RunError
 from cli.progress import Progress
 
 from .optimization import TERMS, TOTALS
-from .processes import all_reduce, rank, world_size
+from .processes import all_reduce, rank
 
 READ_EVERY = 10  # batches, at least, between two looks at the losses on a GPU: each look waits for it
-FEW_STEPS = 50  # before which a run with fp16 does not end because most were skipped: the first ones often are
+SKIPPED_IN_A_ROW = 50  # optimizer steps, after which a run has diverged; with fp16 the first few are often skipped
 
 
 @dataclass
@@ -22,6 +22,7 @@ class RunState:
     last_epoch: int = -1  # the last complete one
     step: int = 0  # batches (not optimizer steps) done of the epoch after it
     totals: dict | None = None  # sums of TOTALS over the steps on these batches
+    skipped_in_a_row: int = 0  # optimizer steps, up to the last one
     best_psnr: float = -math.inf  # of the validations, in dB
     seconds: float = 0.0  # of training and validation
     rows: list = field(default_factory=list)  # of the complete epochs, dicts; metrics.csv and times.csv show them
@@ -59,37 +60,44 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
             may_wait = trainer.device.type != "cpu" and numbers.stop < len(batches)
             if may_wait and numbers.stop - state.step < READ_EVERY:
                 continue
-            sums = torch.stack(unread).cpu().double().sum(dim=0).tolist()
-            sums = all_reduce(sums, "SUM", trainer.device)
+            of_steps = torch.stack(unread).cpu().double()  # [steps, TOTALS]
+            state.skipped_in_a_row = skipped_in_a_row(of_steps[:, -1] > 0, state.skipped_in_a_row)
+            sums = all_reduce(of_steps.sum(dim=0).tolist(), "SUM", trainer.device)
             state.totals = {name: (state.totals or {}).get(name, 0.0) + value for name, value in zip(TOTALS, sums)}
             unread, state.step = [], numbers.stop
             row = metrics_row(epoch, schedules, state, len(batches))
-            check_most_steps_taken(row, steps_per_batch * state.step, numbers.stop == len(batches), trainer.dtype)
+            check_steps_taken(row, steps_per_batch * len(batches), state, numbers.stop == len(batches), trainer.dtype)
             best = f" best PSNR {state.best_psnr:.2f}" if math.isfinite(state.best_psnr) else ""  # no validation yet
             progress.set_postfix_str(shown_metrics(row) + best, refresh=False)
             recorder.after_steps(row)
     return metrics_row(epoch, schedules, state, len(batches))
 
 
-def check_most_steps_taken(row, steps, is_last, dtype):
-    """Raise RunError if most optimizer steps of the epoch so far, `steps` in all, were skipped.
+def skipped_in_a_row(skipped, before):
+    """How many steps at the end of bool [steps] were skipped; all of them are added to the number `before` them."""
+    taken = (~skipped).nonzero()  # [number of these, 1]
+    return len(skipped) - 1 - taken[-1].item() if len(taken) else before + len(skipped)
 
-    is_last: whether these are all steps of the epoch.
+
+def check_steps_taken(row, steps, state, is_last, dtype):
+    """Raise RunError if SKIPPED_IN_A_ROW optimizer steps were skipped, or most of the `steps` of an epoch that is over.
+
+    is_last: whether it is over. With fp16 most steps of an epoch may be skipped, if it is short.
     """
-    scale_is_sought = dtype == torch.float16 and row["epoch"] == 0
-    if 2 * row["skipped_steps"] <= steps or (steps < FEW_STEPS and (scale_is_sought or not is_last)):
+    most = is_last and 2 * row["skipped_steps"] > steps and dtype != torch.float16
+    if state.skipped_in_a_row < SKIPPED_IN_A_ROW and not most:
         return
+    which = f"{row['skipped_steps']} of {steps} steps" if most else f"the last {state.skipped_in_a_row} steps"
     remedy = "--amp off, " if dtype == torch.float16 else ""
-    raise RunError(f"{DIVERGED} in epoch {row['epoch']}: the gradient of {row['skipped_steps']} of {steps} steps was "
-                   f"not finite; what was saved is intact; try {remedy}--clamp_feedback, a lower --lr or a lower "
-                   "--kl_weight")
+    raise RunError(f"{DIVERGED} in epoch {row['epoch']}: the gradient of {which} was not finite; what was saved is "
+                   f"intact; try {remedy}--clamp_feedback, a lower --lr or a lower --kl_weight")
 
 
 def metrics_row(epoch, schedules, state, batches):
     """The row of metrics.csv after `state.step` of the `batches` of an epoch: means over the steps that were taken."""
     clips = state.totals["clips"]
     means = {name: state.totals[name] / clips if clips else math.nan for name in TERMS}
-    skipped = round(state.totals["skipped_steps"] / world_size())  # the same ones in each process
+    skipped = round(state.totals.get("skipped_steps", 0))  # an older version did not count them
     lr = schedules.lr(epoch + (state.step - 0.5) / batches)
     return {"epoch": epoch, **means, "beta": schedules.beta(epoch), "tfr": schedules.tfr(epoch), "lr": lr,
             "skipped_steps": skipped}

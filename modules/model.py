@@ -113,7 +113,8 @@ class VAE_Model(nn.Module):
         kl = kl_divergence(mu, logvar)
         loss = reconstruction_loss + beta * kl
         following = next_input(predicted[:, -1].detach(), frames, teacher_forced, t=-1)
-        following = torch.where(following.isfinite(), following, frames[:, -1])  # this step is skipped, not the next
+        # where a number is not finite, go on from the true one: only this optimizer step is skipped, not the next as well
+        following = torch.where(following.isfinite(), following, frames[:, -1])
         if random_shift:
             following = shifted(following, -shift)
         return {"loss": loss, "mse": mse_loss(predicted.detach(), truth), "kl": kl}, following

@@ -109,7 +109,7 @@ def test_each_gpu_computes_in_what_it_is_fast_at(capability, dtype, dancer, tmp_
         fast = memory_format(device, choose_precision("auto", device))
         assert (fast == torch.channels_last) == (dtype != "float32")
     assert f"on cuda:0, computing in {dtype}" in capsys.readouterr().out
-    assert (load_checkpoint(tmp_path / "run/last.ckpt")["scaler"]["scale"] > 1) == (dtype == "float16")
+    assert bool(load_checkpoint(tmp_path / "run/last.ckpt")["scaler"]) == (dtype == "float16")
     assert all(math.isfinite(row["loss"]) for row in metrics_of(tmp_path / "run"))
 
 

@@ -113,7 +113,7 @@ class VAE_Model(nn.Module):
         kl = kl_divergence(mu, logvar)
         loss = reconstruction_loss + beta * kl
         following = next_input(predicted[:, -1].detach(), frames, teacher_forced, t=-1)
-        # where a number is not finite, go on from the true one: only this optimizer step is skipped, not the next as well
+        # on from the true number where one is not finite: this optimizer step is skipped, the next need not be
         following = torch.where(following.isfinite(), following, frames[:, -1])
         if random_shift:
             following = shifted(following, -shift)

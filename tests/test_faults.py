@@ -356,7 +356,7 @@ STRANGE_STATES = [
     ("arguments", None), ("arguments", {}), ("lr", "x"), ("frame_H", "x"), ("seed", -1), ("DR", 5),
     ("temperature", "x"), ("clamp_feedback", None), ("milestones", [1, "x"]), ("step", "x"), ("step", -5),
     ("step", 1000), ("totals", {}), ("last_epoch", None), ("best_psnr", None), ("usual_norm", "x"),
-    ("thumbnails", "x"), ("optimizer", None)]
+    ("skipped_in_a_row", "x"), ("thumbnails", "x"), ("optimizer", None)]
 
 
 @pytest.mark.parametrize("key, value", STRANGE_STATES)

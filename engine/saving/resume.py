@@ -74,6 +74,7 @@ def check_resumable(checkpoint, parser, path):
     valid = (type(checkpoint["last_epoch"]) is int and checkpoint["last_epoch"] >= -1
              and type(checkpoint["best_psnr"]) is float and type(step) is int and step >= 0
              and type(checkpoint["world_size"]) is int and isinstance(checkpoint["scaler"], dict)
+             and type(checkpoint.get("skipped_in_a_row", 0)) is int
              and type(checkpoint.get("seconds", 0.0)) is float and is_norm(checkpoint.get("usual_norm", 1.0))
              and are_rows(checkpoint.get("rows", [])) and are_thumbnails(checkpoint.get("thumbnails", {})))
     if step == 0 or totals is None:

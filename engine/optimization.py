@@ -91,6 +91,7 @@ class ClipTrainer:
         beta = torch.full((), float(beta), device=self.device)
         shares = [torch.full((), share, device=self.device) for share in shares]
         forced = [to_device(part.teacher_forced, self.device) for part in parts]
+        clips = torch.full((1,), sum(part.counted for part in parts) / len(segments), device=self.device)  # of a step
         add_gradient = self._add_gradient
         if self.graphed_gradient and len(parts) == 1:  # those of several parts add up
             add_gradient = self.graphed_gradient
@@ -107,10 +108,9 @@ class ClipTrainer:
                         noise=part.noise, all_forced=bool(part.teacher_forced[:, times].all()))
                 sums += terms * part.counted
             with self.around_step():
-                norm = self._clip_and_step()
-            clips = torch.full((1,), sum(part.counted for part in parts) / len(segments), device=self.device)
-            taken = torch.cat([sums / predicted_frames, norm * clips, clips, 0 * clips])
-            yield torch.where(norm.isfinite(), taken, self.totals_of_skipped)
+                norm, is_finite = self._clip_and_step()
+            taken = torch.cat([sums / predicted_frames, norm * clips, clips, torch.zeros_like(clips)])
+            yield torch.where(is_finite, taken, self.totals_of_skipped)
 
     def _add_gradient(self, first_frame, frames, labels, teacher_forced, beta, share, *, noise, all_forced):
         """Add the gradient of a segment's loss, times `share`, to the weights'.
@@ -128,7 +128,7 @@ class ClipTrainer:
     def _clip_and_step(self):
         """Take a step with the gradient's norm clipped to CLIP_AT times its running mean, unless it is not finite.
 
-        Returns the norm before it was clipped.
+        Returns the norm before it was clipped, and whether it is finite.
 
         The course clips it to 1. With the defaults 0.005 to 0.1 is usual: a few gradients of norm 1, such as those of
         the KL after an epoch with beta 0, then move Adam farther than thousands of usual ones, and have ended a
@@ -140,12 +140,13 @@ class ClipTrainer:
         norm = nn.utils.get_total_norm([weight.grad for weight in weights])
         limit = (CLIP_AT * self.usual_norm).clamp(*CLIP_RANGE)
         nn.utils.clip_grads_with_norm_(weights, 1.0, norm / limit)  # a limit on the device would be waited for
-        seen = torch.where(norm.isfinite(), torch.minimum(norm, limit), self.usual_norm)
+        is_finite = norm.isfinite()
+        seen = torch.where(is_finite, torch.minimum(norm, limit), self.usual_norm)
         self.usual_norm += (seen - self.usual_norm) / NORMS_IN_MEAN
         if self.device.type == "cuda":  # with this a fused optimizer leaves all as it is, and nothing waits for the GPU
-            self.optimizer.found_inf = (~norm.isfinite()).float()
+            self.optimizer.found_inf = (~is_finite).float()
             self.optimizer.step()
-        elif norm.isfinite():
+        elif is_finite:
             self.optimizer.step()
         self.scaler.update()
-        return norm
+        return norm, is_finite

@@ -349,7 +349,9 @@ def test_validation_changes_nothing_in_training(train, call, tmp_path):
 def test_run_that_diverges_keeps_the_last_checkpoint(train, ends, tmp_path):
     error, _ = ends(1, "Trainer", *train(save_root="run", lr=1e30, bptt=0, num_epoch=3))
     assert "in epoch 0: the gradient of " in error and "--lr" in error and "intact" in error
-    assert load_checkpoint(tmp_path / "run/last.ckpt")["last_epoch"] == -1
+    checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
+    assert checkpoint["last_epoch"] == -1 and checkpoint["step"] > 0
+    assert all(weights.isfinite().all() for weights in checkpoint["state_dict"].values())
 
 
 STRANGE_STATES = [

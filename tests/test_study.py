@@ -277,7 +277,7 @@ def test_without_a_run_that_ends_the_study_fails(study, dancer, tmp_path, capsys
         study("tiny.txt --partial 1 --lr 1e30", *flags(minutes=0.1, DR=dancer))
     error = capsys.readouterr().err
     assert ended.value.code == 1 and error.count("\n") == 1 and "study.md" in error
-    assert "has diverged" in read_csv(tmp_path / "study/study.csv")[0]["failed"]
+    assert "was not finite" in read_csv(tmp_path / "study/study.csv")[0]["failed"]
     assert not list(tmp_path.glob("study/*/seed=0"))
 
 

@@ -14,8 +14,9 @@ from .processes import averaging, data_parallel, report_lost_process, world_size
 TERMS = ("loss", "mse", "kl", "grad_norm")
 TOTALS = (*TERMS, "clips", "skipped_steps")  # what a step adds to an epoch's totals
 FP16_SCALE = 2.0**16  # of the loss at the start; the first steps halve it until no gradient overflows
-CLIP_AT = 2  # the gradient's norm is limited to this many times its running mean,
-CLIP_RANGE = 0.001, 1  # and that limit is kept in this range
+MAX_NORM = 1  # of the whole gradient, as in the course
+CLIP_AT = 2  # the norm of each network's gradient is limited to this many times its running mean,
+LEAST_LIMIT = 1e-6  # but not to less: from 0 a running mean would not rise again
 NORMS_IN_MEAN = 100  # optimizer steps that the running mean spans, about
 # Teacher-forced images in one batch. On a CPU more overflow its caches, and fewer leave cores idle. Where activations
 # are computed again, a batch is what fills the memory.
@@ -37,7 +38,8 @@ class ClipTrainer:
         self.parallel_model = data_parallel(model, device)
         self.optimizer = getattr(torch.optim, optim)(model.parameters(), lr, fused=device.type != "mps")
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16, init_scale=FP16_SCALE)
-        self.usual_norm = torch.ones((), device=device)  # running mean of the gradient's norm, as clipped
+        self.networks = {name: list(network.parameters()) for name, network in model.named_children()}
+        self.usual_norms = torch.ones(len(self.networks), device=device)  # running means of their gradients' norms
         share = 1 / world_size()  # the processes skip the same steps
         self.totals_of_skipped = torch.tensor([share * (name == "skipped_steps") for name in TOTALS], device=device)
         self.around_step = nullcontext
@@ -126,23 +128,27 @@ class ClipTrainer:
         return torch.stack([terms[name].detach() for name in TERMS[:3]]), following
 
     def _clip_and_step(self):
-        """Take a step with the gradient's norm clipped to CLIP_AT times its running mean, unless it is not finite.
+        """Take a step with the gradient clipped, unless it is not finite.
 
-        Returns the norm before it was clipped, and whether it is finite.
+        Its norm is limited to MAX_NORM, and that of each of the model's networks to CLIP_AT times its running mean.
+        Returns the norm of the whole before it was clipped, and whether it is finite.
 
-        The course clips it to 1. With the defaults 0.005 to 0.1 is usual: a few gradients of norm 1, such as those of
-        the KL after an epoch with beta 0, then move Adam farther than thousands of usual ones, and have ended a
-        training in NaN. AutoClip (Seetharaman et al. 2020, arXiv:2007.14469), too, takes its limit from the norms
-        seen so far: a percentile of them.
+        With the defaults the norm of the whole is 0.005 to 0.1, most of it the generator's. That of the frame encoder
+        is a tenth of it, and can be seventy times its usual value in a step that is not unusual as a whole; Adam then
+        moves all of the encoder's weights by two or three learning rates at once, and a few such steps have ended a
+        training in NaN. AutoClip (Seetharaman et al. 2020, arXiv:2007.14469), too, takes its limit from the norms seen
+        so far: a percentile of them.
         """
         self.scaler.unscale_(self.optimizer)
-        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
-        norm = nn.utils.get_total_norm([weight.grad for weight in weights])
-        limit = (CLIP_AT * self.usual_norm).clamp(*CLIP_RANGE)
-        nn.utils.clip_grads_with_norm_(weights, 1.0, norm / limit)  # a limit on the device would be waited for
+        norms = torch.stack([nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+                             for weights in self.networks.values()])
+        norm = torch.linalg.vector_norm(norms)
+        limits = (CLIP_AT * self.usual_norms).clamp(min=LEAST_LIMIT)
+        for weights, excess in zip(self.networks.values(), torch.maximum(norms / limits, norm / MAX_NORM)):
+            nn.utils.clip_grads_with_norm_(weights, 1.0, excess)  # a limit on the device would be waited for
         is_finite = norm.isfinite()
-        seen = torch.where(is_finite, torch.minimum(norm, limit), self.usual_norm)
-        self.usual_norm += (seen - self.usual_norm) / NORMS_IN_MEAN
+        seen = torch.where(is_finite, torch.minimum(norms, limits), self.usual_norms)
+        self.usual_norms += (seen - self.usual_norms) / NORMS_IN_MEAN
         if self.device.type == "cuda":  # with this a fused optimizer leaves all as it is, and nothing waits for the GPU
             self.optimizer.found_inf = (~is_finite).float()
             self.optimizer.step()

@@ -102,7 +102,7 @@ def test_step_whose_gradient_is_not_finite_is_skipped(kind, dtype, graphs, fault
     """
     def state():
         return copy.deepcopy({"model": model.state_dict(), "optimizer": trainer.optimizer.state_dict()["state"],
-                              "usual_norm": trainer.usual_norm})
+                              "usual_norms": trainer.usual_norms})
 
     with pretend(kind) if kind != "cpu" else nullcontext():
         device = torch.device(kind)
@@ -211,31 +211,41 @@ def test_a_clip_has_the_same_noise_in_any_part_of_a_batch():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_an_unusual_gradient_is_clipped_to_twice_the_usual_norm(monkeypatch):
-    """And not clipped at all where it is usual, however small."""
+def test_each_networks_gradient_is_clipped_to_twice_its_usual_norm(monkeypatch):
+    """And that of the whole to 1; it is not clipped at all where it is usual, however small."""
     monkeypatch.setattr(optimization, "NORMS_IN_MEAN", 5)
-    model = torch.nn.ModuleDict({"label_transformation": torch.nn.Linear(3, 4)})
+    model = torch.nn.ModuleDict({"label_transformation": torch.nn.Linear(3, 4), "Generator": torch.nn.Linear(4, 3)})
     trainer = ClipTrainer(model, CPU, torch.float32, **settings())
-    weights, taken = [*model.parameters()], []
+    networks, taken = [[*network.parameters()] for network in model.children()], []
     monkeypatch.setattr(trainer.optimizer, "step", lambda: taken.append(
-        torch.nn.utils.get_total_norm([weight.grad for weight in weights]).item()))
+        [torch.nn.utils.get_total_norm([weight.grad for weight in weights]).item() for weights in networks]))
 
-    def step(norm):
-        for weight in weights:
-            weight.grad = torch.full_like(weight, norm / sum(map(torch.numel, weights)) ** 0.5)
-        assert trainer._clip_and_step()[0].item() == pytest.approx(norm, rel=1e-3)  # as it was before
-        return taken[-1]
+    def step(*norms):
+        for weights, norm in zip(networks, norms):
+            for weight in weights:
+                weight.grad = torch.full_like(weight, norm / sum(map(torch.numel, weights)) ** 0.5)
+        whole = trainer._clip_and_step()[0].item()
+        assert whole == pytest.approx(math.hypot(*norms), rel=1e-3)  # as it was before
+        return pytest.approx(taken[-1], rel=1e-3)
 
-    assert step(50.0) == pytest.approx(1, rel=1e-3)  # nothing is usual yet
-    for usual in (0.2, 0.02):
-        for _ in range(60):
-            step(usual)
-        assert step(usual) == pytest.approx(usual, rel=1e-3)
-        assert step(1.9 * usual) == pytest.approx(1.9 * usual, rel=1e-3)
-        assert step(100 * usual) == pytest.approx(2 * usual, rel=0.3)
+    assert [0.03, 0.04] == step(0.03, 0.04)
+    assert [0.6, 0.8] == step(30.0, 40.0)  # nothing is usual yet
+    for large, small in [(0.2, 0.002), (0.02, 0.00002)]:
+        for _ in range(100):
+            step(large, small)
+        assert [large, small] == step(large, small)
+        assert [1.9 * large, 1.9 * small] == step(1.9 * large, 1.9 * small)
+        for _ in range(40):
+            step(large, small)
+        assert [large, 2 * small] == step(large, 100 * small)  # which is usual as a whole
+        for _ in range(40):
+            step(large, small)
+        assert [2 * large, 2 * small] == step(100 * large, 100 * small)
     for _ in range(200):
-        step(0.0)
-    assert max(step(0.5) for _ in range(100)) == pytest.approx(0.5, rel=1e-3)  # it finds back from nothing
+        step(0.0, 0.0)
+    for _ in range(100):
+        found_back = step(0.5, 0.5)
+    assert [0.5, 0.5] == found_back
 
 
 def followed(monkeypatch, batches, bptt):

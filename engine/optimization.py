@@ -3,10 +3,10 @@
 from contextlib import nullcontext
 
 import torch
-from torch import nn
 
 from modules.transfer import to_device
 
+from .clipping import GradientClipper
 from .cuda_graphs import GraphedGradient
 from .devices import autocast
 from .processes import averaging, data_parallel, report_lost_process, world_size
@@ -14,10 +14,6 @@ from .processes import averaging, data_parallel, report_lost_process, world_size
 TERMS = ("loss", "mse", "kl", "grad_norm")
 TOTALS = (*TERMS, "clips", "skipped_steps")  # what a step adds to an epoch's totals
 FP16_SCALE = 2.0**16  # of the loss at the start; the first steps halve it until no gradient overflows
-MAX_NORM = 1  # of the whole gradient, as in the course
-CLIP_AT = 2  # the norm of each network's gradient is limited to this many times its running mean,
-LEAST_LIMIT = 1e-6  # but not to less: from 0 a running mean would not rise again
-NORMS_IN_MEAN = 100  # optimizer steps that the running mean spans, about
 # Teacher-forced images in one batch. On a CPU more overflow its caches, and fewer leave cores idle. Where activations
 # are computed again, a batch is what fills the memory.
 IMAGES_AT_ONCE = {"cpu": 8}
@@ -38,8 +34,7 @@ class ClipTrainer:
         self.parallel_model = data_parallel(model, device)
         self.optimizer = getattr(torch.optim, optim)(model.parameters(), lr, fused=device.type != "mps")
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16, init_scale=FP16_SCALE)
-        self.networks = {name: list(network.parameters()) for name, network in model.named_children()}
-        self.usual_norms = torch.ones(len(self.networks), device=device)  # running means of their gradients' norms
+        self.clipper = GradientClipper(model, device)
         share = 1 / world_size()  # the processes skip the same steps
         self.totals_of_skipped = torch.tensor([share * (name == "skipped_steps") for name in TOTALS], device=device)
         self.around_step = nullcontext
@@ -128,27 +123,12 @@ class ClipTrainer:
         return torch.stack([terms[name].detach() for name in TERMS[:3]]), following
 
     def _clip_and_step(self):
-        """Take a step with the gradient clipped, unless it is not finite.
+        """Take a step with the clipped gradient, unless it is not finite.
 
-        Its norm is limited to MAX_NORM, and that of each of the model's networks to CLIP_AT times its running mean.
-        Returns the norm of the whole before it was clipped, and whether it is finite.
-
-        With the defaults the norm of the whole is 0.005 to 0.1, most of it the generator's. That of the frame encoder
-        is a tenth of it, and can be seventy times its usual value in a step that is not unusual as a whole; Adam then
-        moves all of the encoder's weights by two or three learning rates at once, and a few such steps have ended a
-        training in NaN. AutoClip (Seetharaman et al. 2020, arXiv:2007.14469), too, takes its limit from the norms seen
-        so far: a percentile of them.
+        Returns the norm of the gradient before it was clipped, and whether it is finite.
         """
         self.scaler.unscale_(self.optimizer)
-        norms = torch.stack([nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-                             for weights in self.networks.values()])
-        norm = torch.linalg.vector_norm(norms)
-        limits = (CLIP_AT * self.usual_norms).clamp(min=LEAST_LIMIT)
-        for weights, excess in zip(self.networks.values(), torch.maximum(norms / limits, norm / MAX_NORM)):
-            nn.utils.clip_grads_with_norm_(weights, 1.0, excess)  # a limit on the device would be waited for
-        is_finite = norm.isfinite()
-        seen = torch.where(is_finite, torch.minimum(norms, limits), self.usual_norms)
-        self.usual_norms += (seen - self.usual_norms) / NORMS_IN_MEAN
+        norm, is_finite = self.clipper.clip()
         if self.device.type == "cuda":  # with this a fused optimizer leaves all as it is, and nothing waits for the GPU
             self.optimizer.found_inf = (~is_finite).float()
             self.optimizer.step()

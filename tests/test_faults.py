@@ -357,7 +357,7 @@ def test_run_that_diverges_keeps_the_last_checkpoint(train, ends, tmp_path):
 STRANGE_STATES = [
     ("arguments", None), ("arguments", {}), ("lr", "x"), ("frame_H", "x"), ("seed", -1), ("DR", 5),
     ("temperature", "x"), ("clamp_feedback", None), ("milestones", [1, "x"]), ("step", "x"), ("step", -5),
-    ("step", 1000), ("totals", {}), ("last_epoch", None), ("best_psnr", None), ("usual_norms", {"Generator": "x"}),
+    ("step", 1000), ("totals", {}), ("last_epoch", None), ("best_psnr", None), ("clipper", {"Generator": "x"}),
     ("skipped_in_a_row", "x"), ("thumbnails", "x"), ("optimizer", None)]
 
 

@@ -13,7 +13,7 @@ from cli.errors import RunError, UsageError
 from cli.flags import schedule_settings, trainer_parser
 from conftest import TINY_CLIPS, TINY_NETWORK, flags, read_csv, tiny_model
 from dataloader import Dataset_Dance
-from engine import cuda_graphs, optimization
+from engine import clipping, cuda_graphs, optimization
 from engine.batches import Batch, Clips, EpochBatches, place_on, random_stream
 from engine.cuda_graphs import PLAIN_CALLS, PlacedNoise
 from engine.devices import autocast, choose_precision
@@ -102,7 +102,7 @@ def test_step_whose_gradient_is_not_finite_is_skipped(kind, dtype, graphs, fault
     """
     def state():
         return copy.deepcopy({"model": model.state_dict(), "optimizer": trainer.optimizer.state_dict()["state"],
-                              "usual_norms": trainer.usual_norms})
+                              "clipper": trainer.clipper.state_dict()})
 
     with pretend(kind) if kind != "cpu" else nullcontext():
         device = torch.device(kind)
@@ -213,7 +213,7 @@ def test_a_clip_has_the_same_noise_in_any_part_of_a_batch():
 
 def test_each_networks_gradient_is_clipped_to_twice_its_usual_norm(monkeypatch):
     """And that of the whole to 1; it is not clipped at all where it is usual, however small."""
-    monkeypatch.setattr(optimization, "NORMS_IN_MEAN", 5)
+    monkeypatch.setattr(clipping, "NORMS_IN_MEAN", 5)
     model = torch.nn.ModuleDict({"label_transformation": torch.nn.Linear(3, 4), "Generator": torch.nn.Linear(4, 3)})
     trainer = ClipTrainer(model, CPU, torch.float32, **settings())
     networks, taken = [[*network.parameters()] for network in model.children()], []
@@ -228,8 +228,8 @@ def test_each_networks_gradient_is_clipped_to_twice_its_usual_norm(monkeypatch):
         assert whole == pytest.approx(math.hypot(*norms), rel=1e-3)  # as it was before
         return pytest.approx(taken[-1], rel=1e-3)
 
-    assert [0.03, 0.04] == step(0.03, 0.04)
     assert [0.6, 0.8] == step(30.0, 40.0)  # nothing is usual yet
+    assert [0.03, 0.04] == step(0.03, 0.04)
     for large, small in [(0.2, 0.002), (0.02, 0.00002)]:
         for _ in range(100):
             step(large, small)

@@ -132,7 +132,7 @@ class RunRecorder:
     def _content(self, row):
         trainer = self.trainer
         return {"state_dict": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict(),
-                "scaler": trainer.scaler.state_dict(), "usual_norms": dict(zip(trainer.networks, trainer.usual_norms.tolist())),
+                "scaler": trainer.scaler.state_dict(), "clipper": trainer.clipper.state_dict(),
                 "lr": row["lr"], "tfr": row["tfr"], **vars(self.state), **self.same_in_all_checkpoints}
 
     def _stop_after(self, signal_number):

@@ -75,7 +75,7 @@ def check_resumable(checkpoint, parser, path):
              and type(checkpoint["best_psnr"]) is float and type(step) is int and step >= 0
              and type(checkpoint["world_size"]) is int and isinstance(checkpoint["scaler"], dict)
              and type(checkpoint.get("skipped_in_a_row", 0)) is int
-             and type(checkpoint.get("seconds", 0.0)) is float and are_norms(checkpoint.get("usual_norms", {}))
+             and type(checkpoint.get("seconds", 0.0)) is float and is_clipper(checkpoint.get("clipper", {}))
              and are_rows(checkpoint.get("rows", [])) and are_thumbnails(checkpoint.get("thumbnails", {})))
     if step == 0 or totals is None:
         valid = valid and step == 0 and totals is None
@@ -87,10 +87,9 @@ def check_resumable(checkpoint, parser, path):
                          "--ckpt_path")
 
 
-def are_norms(values):
-    """Whether these can be the usual norms of the networks' gradients, by the networks' names."""
-    return isinstance(values, dict) and all(
-        type(value) is float and 0 <= value < math.inf for value in values.values())
+def is_clipper(state):
+    """Whether this can be the state of a GradientClipper."""
+    return isinstance(state, dict) and all(type(value) is float and 0 <= value < math.inf for value in state.values())
 
 
 def are_thumbnails(value):
@@ -106,7 +105,7 @@ def are_rows(rows):
 
 
 def restore(trainer, checkpoint, path, train_set, val_set, *, batch_size, accumulate):
-    """Restore optimizer, scaler and usual norms of a resumed run; returns its RunState.
+    """Restore optimizer, scaler and clipper of a resumed run; returns its RunState.
 
     Raises UsageError if the dataset or the number of clips in a step is not the run's.
     """
@@ -117,8 +116,7 @@ def restore(trainer, checkpoint, path, train_set, val_set, *, batch_size, accumu
     load_optimizer(trainer.optimizer, checkpoint, path)
     if checkpoint["scaler"]:
         trainer.scaler.load_state_dict(checkpoint["scaler"])
-    usual_norms = checkpoint.get("usual_norms", {})  # a run of an older version has none
-    trainer.usual_norms.copy_(torch.tensor([usual_norms.get(name, 1.0) for name in trainer.networks]))
+    trainer.clipper.load_state_dict(checkpoint.get("clipper", {}))  # a run of an older version has none
     state = RunState.of(checkpoint)
     if "rows" not in checkpoint:  # a run of an older version
         state.rows = rows_before(Path(path).parent, state.last_epoch + 1)

@@ -1,13 +1,11 @@
 """Clipping of the gradient: of the whole as in the course, and of each network to what is usual for it."""
 
-import math
-
 import torch
 from torch import nn
 
 MAX_NORM = 1  # of the whole gradient, as in the course
 CLIP_AT = 2  # the norm of a network's gradient is limited to this many times its running mean,
-LEAST_LIMIT = 1e-6  # but not to less: from 0 a running mean would not rise again
+LEAST_LIMIT = 1e-6  # and never to less than this: from 0 a running mean would not rise again
 NORMS_IN_MEAN = 100  # optimizer steps that the running mean spans, about; of the first ones it is the plain mean
 
 
@@ -34,7 +32,7 @@ class GradientClipper:
         norms = torch.stack([nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
                              for weights in self.networks.values()])
         norm = torch.linalg.vector_norm(norms)
-        limits = torch.where(self.norms_seen > 0, CLIP_AT * self.usual_norms, math.inf).clamp(min=LEAST_LIMIT)
+        limits = torch.where(self.norms_seen > 0, CLIP_AT * self.usual_norms, MAX_NORM).clamp(min=LEAST_LIMIT)
         for weights, excess in zip(self.networks.values(), torch.maximum(norms / limits, norm / MAX_NORM)):
             nn.utils.clip_grads_with_norm_(weights, 1.0, excess)  # a limit on the device would be waited for
         is_finite = norm.isfinite()

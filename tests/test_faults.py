@@ -358,6 +358,7 @@ STRANGE_STATES = [
     ("arguments", None), ("arguments", {}), ("lr", "x"), ("frame_H", "x"), ("seed", -1), ("DR", 5),
     ("temperature", "x"), ("clamp_feedback", None), ("milestones", [1, "x"]), ("step", "x"), ("step", -5),
     ("step", 1000), ("totals", {}), ("last_epoch", None), ("best_psnr", None), ("clipper", {"Generator": "x"}),
+    ("clipper", {"Generator": 1e300}), ("clipper", {"norms_seen": -1.0}),
     ("skipped_in_a_row", "x"), ("thumbnails", "x"), ("optimizer", None)]
 
 

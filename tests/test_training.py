@@ -228,8 +228,10 @@ def test_each_networks_gradient_is_clipped_to_twice_its_usual_norm(monkeypatch):
         assert whole == pytest.approx(math.hypot(*norms), rel=1e-3)  # as it was before
         return pytest.approx(taken[-1], rel=1e-3)
 
-    assert [0.6, 0.8] == step(30.0, 40.0)  # nothing is usual yet
     assert [0.03, 0.04] == step(0.03, 0.04)
+    assert [0.06, 0.08] == step(0.3, 0.4)  # one norm is enough to tell
+    trainer.clipper.load_state_dict({})
+    assert [0.6, 0.8] == step(30.0, 40.0)  # nothing is usual yet
     for large, small in [(0.2, 0.002), (0.02, 0.00002)]:
         for _ in range(100):
             step(large, small)

@@ -2,8 +2,8 @@
 
 A checkpoint is a dict. Keys that the course template has too: `state_dict` (weights), `optimizer` (its state; the
 template keeps a second copy of the weights there), `lr`, `tfr`, `last_epoch`. Keys of ours: `arguments` (every flag),
-`sequence_lengths` and `thumbnails` (of the dataset: see resume.identity_of), `scaler`, `clipper` (of the gradient),
-`world_size`, and the fields of engine.training.RunState.
+`sequence_lengths` and `thumbnails` (of the dataset: see resume.identity_of), `scaler`, `clipper` (the usual norms of
+the gradient), `world_size`, and the fields of engine.training.RunState.
 """
 
 import io

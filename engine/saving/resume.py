@@ -89,7 +89,8 @@ def check_resumable(checkpoint, parser, path):
 
 def is_clipper(state):
     """Whether this can be the state of a GradientClipper."""
-    return isinstance(state, dict) and all(type(value) is float and 0 <= value < math.inf for value in state.values())
+    return isinstance(state, dict) and all(
+        type(value) is float and 0 <= value <= torch.finfo(torch.float32).max for value in state.values())
 
 
 def are_thumbnails(value):

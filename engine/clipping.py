@@ -10,7 +10,7 @@ NORMS_IN_MEAN = 100  # optimizer steps that the running mean spans, about; of th
 
 
 class GradientClipper:
-    """Limits the norm of a model's gradient, and that of each of its networks.
+    """Limits the norm of a model's gradient to MAX_NORM, and that of each network's to CLIP_AT times its running mean.
 
     With the defaults the norm of the whole is 0.005 to 0.1, most of it the generator's. That of the frame encoder is a
     tenth of it or less, and can be seventy times its usual value in a step that is not unusual as a whole; Adam then

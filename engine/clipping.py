@@ -29,7 +29,7 @@ class GradientClipper:
 
         Nothing here waits for a GPU. Where the norm is not finite the gradients are not usable.
         """
-        norms = torch.stack([nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        norms = torch.stack([nn.utils.get_total_norm([weight.grad for weight in weights])
                              for weights in self.networks.values()])
         norm = torch.linalg.vector_norm(norms)
         limits = torch.where(self.norms_seen > 0, CLIP_AT * self.usual_norms, MAX_NORM).clamp(min=LEAST_LIMIT)

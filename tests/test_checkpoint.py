@@ -78,7 +78,7 @@ def test_an_optimizer_goes_on_where_weights_lie_otherwise_in_memory(saved, resum
 @pytest.mark.parametrize("dimensions", [{}, TINY_NETWORK, dict(F_dim=24, L_dim=6, N_dim=5, D_out_dim=17)])
 def test_weights_tell_the_dimensions_of_their_network(network, dimensions, tmp_path):
     model = VAE_Model(**dimensions, network=network)
-    found = network_dimensions({"state_dict": model.state_dict()}, "a.ckpt")
+    found = network_dimensions(model.state_dict(), "a.ckpt")
     assert found == {"network": network, **model.dimensions}
     rebuilt = VAE_Model(**found)
     load_weights(rebuilt, {"state_dict": model.state_dict()}, "a.ckpt")
@@ -192,7 +192,7 @@ def test_weights_of_another_network_are_refused_with_the_differences_and_change_
 
 def test_a_checkpoint_of_something_else_has_no_dimensions():
     with pytest.raises(UsageError, match="a.ckpt"):
-        network_dimensions({"state_dict": {"a": torch.ones(3)}}, "a.ckpt")
+        network_dimensions({"a": torch.ones(3)}, "a.ckpt")
 
 
 FOREIGN = {
@@ -217,7 +217,7 @@ def test_weights_that_another_program_saved_are_found(name, model, dancer, tmp_p
     torch.save(FOREIGN[name](model.state_dict()), path)
     loaded = load_checkpoint(path)
     assert same_tensors(loaded["state_dict"], model.state_dict())
-    assert network_dimensions(loaded, path) == {"network": "template", **TINY_NETWORK}
+    assert network_dimensions(loaded["state_dict"], path) == {"network": "template", **TINY_NETWORK}
     if name == "Namespace":
         call("Tester", "--DR", dancer, "--ckpt_path", path, "--save_root", "out", "--no-make_gif", "--device", "cpu")
 

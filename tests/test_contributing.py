@@ -5,7 +5,9 @@ import re
 import pytest
 import torch
 
-from conftest import ROOT, TINY_NETWORK
+import cli.flags
+from conftest import ROOT, TINY_NETWORK, TINY_TRAINING, flags
+from engine.saving.checkpoint import load_checkpoint
 from engine.schedules import ANNEALINGS, kl_beta
 from modules import VAE_Model
 from modules.losses import RECONSTRUCTIONS
@@ -54,3 +56,22 @@ def test_network():
     loss(model).backward()
     assert all(weights.grad is not None for weights in model.parameters())
     assert NETWORKS["group_norm"].dimensions_of(model.state_dict()) == model.dimensions
+
+
+@pytest.mark.parametrize("parts", ["template", "group_norm", "pyramid"])
+def test_a_checkpoint_is_read_as_the_network_that_it_names(parts, dancer, call, monkeypatch):
+    """Also if the names and shapes of its tensors are those of another one."""
+    def add_network_flags(parser, add=cli.flags.add_network_flags):
+        add(parser)
+        next(action for action in parser._actions if action.dest == "network").choices.append("other")
+
+    monkeypatch.setattr(cli.flags, "add_network_flags", add_network_flags)
+    monkeypatch.setitem(NETWORKS, "other", NETWORKS[parts])
+    run = ["--DR", dancer, *TINY_TRAINING]
+    call("Trainer", *run, *flags(num_epoch=1, network="other", save_root="run"))
+    call("Trainer", *flags(resume=True, num_epoch=2, save_root="run"))
+    call("Trainer", *run, *flags(num_epoch=1, ckpt_path="run/last.ckpt", save_root="next"))
+    for words in (["Trainer", *run, "--test"], ["Tester", "--no-make_gif", "--save_root", "test"]):
+        call(*words, "--ckpt_path", "next/best.ckpt")
+    arguments = load_checkpoint("next/last.ckpt")["arguments"]
+    assert [arguments[name] for name in ("network", *TINY_NETWORK)] == ["other", *TINY_NETWORK.values()]

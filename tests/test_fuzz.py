@@ -232,7 +232,7 @@ SMALL = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}
 def read_model(path):
     """The model of a checkpoint, as Tester makes it."""
     content = load_checkpoint(path)
-    model = VAE_Model(**network_dimensions(content, path))
+    model = VAE_Model(**network_dimensions(content["state_dict"], path))
     load_weights(model, content, path)
     return model
 

@@ -135,22 +135,28 @@ def _is_plain_tensor(value):
             and not (value.is_quantized or value.is_complex()))
 
 
-def network_dimensions(content, path):
+def network_dimensions(weights, path, network=None):
     """Read network, F_dim, L_dim, N_dim and D_out_dim off the tensors of a checkpoint.
 
-    All tensors must fit them, so that a few wrong ones cannot ask for a network that fills the memory.
+    network: what the checkpoint says; without it, as in one of another program, it is the first that the tensors fit.
+    All tensors must fit, so that a few wrong ones cannot ask for a network that fills the memory.
     """
-    weights = content["state_dict"]
-    for network, parts in NETWORKS.items():
+    misfit = UsageError(f"--ckpt_path {path} is a checkpoint of another network")
+    for network in [network] if network else NETWORKS:
         try:
-            dimensions = parts.dimensions_of(weights)
+            dimensions = NETWORKS[network].dimensions_of(weights)
         except (KeyError, IndexError):
             continue
-        if all(dimensions[name] >= least for name, least in MIN_DIMENSIONS.items()):
+        if any(dimensions[name] < least for name, least in MIN_DIMENSIONS.items()):
+            continue
+        try:
             with torch.device("meta"):  # takes no memory
                 _compare_shapes(VAE_Model(**dimensions, network=network).state_dict(), weights, path)
+        except UsageError as error:
+            misfit = error
+        else:
             return {"network": network, **dimensions}
-    raise UsageError(f"--ckpt_path {path} is a checkpoint of another network")
+    raise misfit
 
 
 def load_weights(model, content, path):

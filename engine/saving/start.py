@@ -36,7 +36,7 @@ def starting_checkpoint(parser, args, typed):
                          "give another folder, or --resume to continue that run")
     checkpoint = load_checkpoint(path)
     saved = saved_flags(parser, checkpoint, path)
-    require_flags(args, typed, network_dimensions(checkpoint, path), path)
+    require_flags(args, typed, network_dimensions(checkpoint["state_dict"], path, saved.get("network")), path)
     adopt_flags(args, typed, saved, FROM_A_CHECKPOINT)
     return checkpoint
 
@@ -103,7 +103,7 @@ def tested_checkpoint(parser, args, typed):
     path = args.ckpt_path
     checkpoint = load_checkpoint(path)
     saved = saved_flags(parser, checkpoint, path)
-    answers = network_dimensions(checkpoint, path)
+    answers = network_dimensions(checkpoint["state_dict"], path, saved.get("network"))
     answers |= {name: saved[name] for name in ("frame_H", "frame_W", "clamp_feedback") if name in saved}
     require_flags(args, typed, answers, path)
     if not getattr(args, "onnx", None):  # a single step, of no dataset

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cli.errors import DIVERGED, RunError, Stopped, StopSignals, UsageError
@@ -13,7 +14,7 @@ from cli.flags import FLAGS_OF_OLDER_RUNS, FROM_A_CHECKPOINT, network_settings, 
 from cli.parser import typed_command
 from media.pixel_csv import pixels_of_a_frame
 
-from .saving.logs import TIMES_COLUMNS, checkpoints_in, read_arguments, read_columns, read_metrics
+from .saving.logs import checkpoints_in, read_arguments, read_metrics, read_times
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OF_THE_RECIPE = {"save_root", "resume", "overwrite"}  # in args.json, but different after --resume
@@ -27,7 +28,7 @@ class Recipe:
     words: list
     folder: Path
     epochs: int = 0
-    epoch_seconds: float = 0.0  # 0 if the budget is in epochs
+    epoch_seconds: float = 0.0  # their mean; 0 if the budget is in epochs
     failed: str = ""
 
     def make_run(self, root, epochs, seed, subfolder):
@@ -135,20 +136,33 @@ def calibrate(run, minutes, scripts):
     """Train a recipe for one epoch, unless that is done, and set how many epochs take `minutes`. Returns the recipe."""
     recipe = run.recipe
     try:
-        if not first_epoch_seconds(run.folder):
+        if not has_a_row(read_times(run.folder)):
             scripts.run(run.folder, "Trainer", *run.words, "--save_root", run.folder, "--overwrite")
     except RunError as error:
         recipe.failed = str(error)
-    recipe.epoch_seconds = first_epoch_seconds(run.folder)
-    if recipe.epoch_seconds:  # known also if Trainer.py failed after its first epoch
-        recipe.failed, recipe.epochs = "", max(1, int(60 * minutes / recipe.epoch_seconds))
+    times = read_times(run.folder)
+    if has_a_row(times):  # also if Trainer.py failed after its first epoch
+        seconds = partial(run_seconds, times=times, flags=trainer_parser().parse_args(run.words))
+        recipe.failed, recipe.epochs = "", 1
+        while seconds(recipe.epochs + 1) <= 60 * minutes:
+            recipe.epochs += 1
+        recipe.epoch_seconds = seconds(recipe.epochs) / recipe.epochs
     return recipe
 
 
-def first_epoch_seconds(folder):
-    """Seconds of the first epoch with its validation; 0 if it is not complete."""
-    seconds = read_columns(folder / "times.csv", TIMES_COLUMNS).get("seconds", [])
-    return seconds[0] if len(seconds) else 0.0
+def has_a_row(times):
+    return len(times.get("epoch", ())) > 0
+
+
+def run_seconds(epochs, times, flags):
+    """Seconds that a run of this many epochs takes, from the `times` of one epoch, which ended with a validation."""
+    validation = times.get("validation_seconds", [0.0])[0]
+    training = times["seconds"][0] - validation
+    fast = flags.fast_train_epoch if flags.fast_train else 0
+    if fast:
+        training /= flags.fast_partial
+    shorter = min(epochs, fast) * (1 - flags.fast_partial)
+    return training * (epochs - shorter) + validation * -(-epochs // flags.val_every)
 
 
 def train_and_test(run, splits, truth, scripts):

@@ -67,7 +67,7 @@ def differences(ours, theirs, place=""):
 
 def without_times(checkpoint):
     """A checkpoint without its flags and its seconds."""
-    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in checkpoint["rows"]]
+    rows = [{name: value for name, value in row.items() if name not in ("seconds", "validation_seconds")} for row in checkpoint["rows"]]
     return {key: value for key, value in checkpoint.items() if key not in ("arguments", "seconds")} | {"rows": rows}
 
 

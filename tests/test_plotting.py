@@ -46,7 +46,7 @@ def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, *
                              "val_ssim": 0.5 if validated else "",
                              **(Z_COLUMNS if validated else {})}
                             | changed)
-    times = [f"{epoch},{10 * (epoch + 1)}" for epoch in range(epochs)]
+    times = [f"{epoch},{10 * (epoch + 1)}," for epoch in range(epochs)]
     (folder / "times.csv").write_text("\n".join([",".join(TIMES_COLUMNS), *times]))
     if sequence_lengths:
         with open(folder / "psnr_per_frame.csv", "w", newline="") as file:

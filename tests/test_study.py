@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from cli.errors import RunError
 from cli.files import locked
+from cli.flags import trainer_parser
 from conftest import PATIENCE, ROOT, TINY_NETWORK, call_script, flags, read_csv, started, wait_until
 from engine import study as engine_study
 from engine.saving.logs import TIMES_COLUMNS
@@ -246,10 +247,35 @@ def test_jobs_share_the_cores_that_the_process_may_use(allotted, jobs, threads, 
 
 @pytest.mark.parametrize("minutes, seconds, epochs", [(5, 71.2, 4), (5, 75, 4), (0.5, 71.2, 1)])
 def test_minutes_and_the_seconds_of_an_epoch_choose_the_epochs(tmp_path, minutes, seconds, epochs):
-    (tmp_path / "times.csv").write_text(f"{','.join(TIMES_COLUMNS)}\n0,{seconds}\n")
+    for columns in (TIMES_COLUMNS[:2], TIMES_COLUMNS):  # an older version wrote two
+        values = ["0", str(seconds), "3.25"][:len(columns)]
+        (tmp_path / "times.csv").write_text(f"{','.join(columns)}\n{','.join(values)}\n")
+        recipe = engine_study.Recipe("tiny", [], tmp_path)
+        engine_study.calibrate(engine_study.Run([], tmp_path, recipe), minutes, scripts=None)
+        assert recipe.epochs == epochs and recipe.epoch_seconds == seconds
+
+
+@pytest.mark.parametrize("words", ["", "--val_every 3", "--val_every 100", "--fast_train --fast_train_epoch 0",
+                                   "--fast_train --val_every 4", "--fast_train --fast_partial 0.1",
+                                   "--fast_train --fast_train_epoch 100 --fast_partial 0.25"])
+@pytest.mark.parametrize("minutes", [0.01, 0.5, 2.3])
+def test_a_run_of_the_chosen_epochs_takes_the_minutes(words, minutes, tmp_path):
+    """Shorter epochs of --fast_train and epochs without a validation included; one more would take longer."""
+    def seconds(epochs):
+        spent = 0.0
+        for epoch in range(epochs):
+            is_fast = "--fast_train" in words.split() and epoch < args.fast_train_epoch
+            spent += 4.0 * (args.fast_partial if is_fast else 1.0)
+            spent += 2.5 * ((epoch + 1) % args.val_every == 0 or epoch + 1 == epochs)
+        return spent
+
+    args = trainer_parser().parse_args(words.split())
+    (tmp_path / "times.csv").write_text(f"{','.join(TIMES_COLUMNS)}\n0,{seconds(1)},2.5\n")
     recipe = engine_study.Recipe("tiny", [], tmp_path)
-    engine_study.calibrate(engine_study.Run([], tmp_path, recipe), minutes, scripts=None)
-    assert recipe.epochs == epochs and recipe.epoch_seconds == seconds
+    engine_study.calibrate(engine_study.Run(words.split(), tmp_path, recipe), minutes, scripts=None)
+    assert recipe.epoch_seconds == pytest.approx(seconds(recipe.epochs) / recipe.epochs)
+    assert recipe.epochs == 1 or seconds(recipe.epochs) <= 60 * minutes + 1e-9
+    assert seconds(recipe.epochs + 1) > 60 * minutes
 
 
 def test_recipe_is_calibrated_once(study, dancer, tmp_path, monkeypatch):
@@ -260,8 +286,9 @@ def test_recipe_is_calibrated_once(study, dancer, tmp_path, monkeypatch):
         if script == "Trainer":
             trained.append(folder.name)
         if folder.name == "calibration":
-            assert len(read_csv(folder / "times.csv")) == 1
-            (folder / "times.csv").write_text(f"{','.join(TIMES_COLUMNS)}\n0,2.9\n")
+            row, = read_csv(folder / "times.csv")
+            assert 0 < float(row["validation_seconds"]) < float(row["seconds"])
+            (folder / "times.csv").write_text(f"{','.join(TIMES_COLUMNS)}\n0,2.9,0\n")
 
     monkeypatch.setattr(engine_study.Scripts, "run", run_and_time)
     words = ["tiny.txt", *flags(minutes=0.1, DR=dancer)]

@@ -19,7 +19,7 @@ OLDEST_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm"
 Z_COLUMNS = ("val_kl", "val_active_units", "val_psnr_posterior", "val_psnr_prior", "val_psnr_zero", "val_spread")
 METRICS_COLUMNS = (*OLDEST_COLUMNS, *Z_COLUMNS, "skipped_steps")  # older runs lack the columns after the oldest
 CHECKPOINTS = ("last.ckpt", "best.ckpt", "epoch=*.ckpt")  # of a run
-TIMES_COLUMNS = ("epoch", "seconds")
+TIMES_COLUMNS = ("epoch", "seconds", "validation_seconds")  # older runs lack the last
 TEST_FILES = ("split.json", "submission.csv", "scores.json", "psnr_per_frame.csv", "samples_per_frame.csv", "first.npz",
               "samples.npz")
 
@@ -70,11 +70,16 @@ def read_metrics(folder):
     """
     metrics = read_columns(folder / "metrics.csv", OLDEST_COLUMNS,
                            lambda column: column.startswith("val_") or column == "skipped_steps")
-    times = read_columns(folder / "times.csv", TIMES_COLUMNS)
+    times = read_times(folder)
     if metrics and times:
         seconds = dict(zip(times["epoch"], times["seconds"]))
         metrics["seconds"] = np.array([seconds.get(epoch, np.nan) for epoch in metrics["epoch"]])
     return metrics
+
+
+def read_times(folder):
+    """times.csv as {column: array over epochs}; validation_seconds is NaN at epochs without a validation."""
+    return read_columns(folder / "times.csv", TIMES_COLUMNS[:2], lambda column: column == "validation_seconds")
 
 
 def write_psnr_per_frame(folder, per_frame, names=None):
@@ -185,7 +190,7 @@ def write_epoch_logs(folder, rows):
     """Write metrics.csv and times.csv. rows: a dict for each epoch; what it lacks, of METRICS_COLUMNS, stays empty."""
     write_columns(folder / "metrics.csv", {name: [cell(row.get(name, "")) for row in rows] for name in METRICS_COLUMNS})
     timed = [row for row in rows if "seconds" in row]
-    write_columns(folder / "times.csv", {name: [cell(row[name]) for row in timed] for name in TIMES_COLUMNS})
+    write_columns(folder / "times.csv", {name: [cell(row.get(name, "")) for row in timed] for name in TIMES_COLUMNS})
 
 
 def cell(value):

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and what is said when they cannot be."""
 
 import errno
+import glob
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from .errors import RunError, UsageError, is_away
 OPEN_ELSEWHERE = {5, 32}  # Windows: a file cannot be replaced while another program has it open
 WAITS = (0.1, 0.3, 1, 3, 6, 10, 10)  # seconds between the tries
 NAMED_WAIT = 1  # of these
+LEFTOVER_SECONDS = 3600
 OF_FILE_MANAGERS = {"thumbs.db", "desktop.ini", ".ds_store", ".localized", ".directory"}
 CLOSE_IT = "close the program that may have it open"
 NOT_IN_UTF_8 = "backslashreplace"  # what becomes of a folder's name that is not, as from an archive in Big5
@@ -108,9 +110,22 @@ def _moved_when_complete(path, mode, **arguments):
             file.flush()
             _force_to_disk(file)
         patiently(partial(os.replace, temporary, path), path=path)
+        remove_leftovers(path.parent, glob.escape(path.name))
     finally:
         with suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder, pattern):
+    """Remove what killed processes have left of files of this pattern, as far as that can be done.
+
+    A file that was written to within the last hour stays: another process may be at it.
+    """
+    with suppress(OSError):
+        for path in folder.glob(f".{pattern}.*.tmp"):
+            with suppress(OSError):  # on Windows another program may have it open
+                if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                    path.unlink()
 
 
 def _force_to_disk(file):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cli.errors import RunError, UsageError, is_away
-from cli.files import atomic_write, patiently
+from cli.files import atomic_write, patiently, remove_leftovers
 from cli.progress import Progress
 from modules.pixels import to_uint8
 
@@ -105,6 +105,7 @@ def decode_cached(root, paths, frame_size, num_workers):
             continue
         if path == beside:
             _remove_others(path, f"{prefix}-*.npy")
+            remove_leftovers(path.parent, f"{prefix}-*.npy")
         mapped = _read_cache(path, shape) if pixels.nbytes >= MAPPED else None
         return pixels if mapped is None else mapped  # not every drive can map a file
     return pixels

@@ -37,14 +37,13 @@ def write_video(path, video, video_format):
            mp4=(_enlarged(frame, scale) for frame in video))
 
 
-def write_comparison(path, videos, video_format, scale=None):
-    """Write videos side by side, each under its name.
+def write_comparison(path, videos, video_format):
+    """Write videos side by side, each under its name, small ones enlarged.
 
-    videos: name -> uint8 tensor [T, 3, H, W]; all of one size. scale: factor on the frames' height and width; None is 3
-    for small frames and 1 for large ones. path, video_format: see `write_video`.
+    videos: name -> uint8 tensor [T, 3, H, W]; all of one size. path, video_format: see `write_video`.
     """
     height, width = next(iter(videos.values())).shape[-2:]
-    scale = scale or _scale(height)
+    scale = _scale(height)
     captions = [_caption(name, scale * width) for name in videos]
 
     def composed():

@@ -1,7 +1,9 @@
 """The files of a run: what is written can be read back, and means what it says."""
 
 import json
+import os
 import shutil
+import time
 import tracemalloc
 import weakref
 
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 
 from cli.errors import RunError, UsageError
-from cli.files import atomic_write, write_json
+from cli.files import atomic_write, write_json, write_text
 from conftest import TINY_TRAINING, flags, read_csv
 from dataloader import noted_fps
 from engine.saving.logs import (
@@ -206,16 +208,17 @@ def test_gif_of_a_moving_picture_shows_it(tmp_path):
 
 
 @pytest.mark.parametrize("names", [["label", "prediction"], ["label", "prediction", "truth"], ["alone"]])
-@pytest.mark.parametrize("scale", [1, 4])
-def test_comparison_shows_the_videos_enlarged_side_by_side_below_their_names(tmp_path, names, scale):
-    height, width = 32, 64
+@pytest.mark.parametrize("height, scale", [(8, 3), (32, 3), (95, 3), (96, 1), (128, 1)])
+def test_comparison_shows_the_videos_side_by_side_below_their_names_and_enlarges_small_ones(
+        tmp_path, names, height, scale):
+    width = 3 * height if height < 16 else 2 * height  # enough for a name
     videos = {name: plain_frames([60 * place, 60 * place + 20, 60 * place + 40], height, width)
               for place, name in enumerate(names)}
-    write_comparison(tmp_path / "a", videos, VideoFormat("gif"), scale)
+    write_comparison(tmp_path / "a", videos, VideoFormat("gif"))
     shown = read_gif(tmp_path / "a.gif").astype(int)
     assert len(shown) == 3
     rows, columns = shown.shape[1:3]
-    assert rows > scale * height and columns >= len(names) * scale * width
+    assert scale * height < rows < scale * height + 40 and columns >= len(names) * scale * width
     gap = (columns - len(names) * scale * width) // max(len(names) - 1, 1)
     for place, video in enumerate(videos.values()):
         left = place * (scale * width + gap)
@@ -223,13 +226,6 @@ def test_comparison_shows_the_videos_enlarged_side_by_side_below_their_names(tmp
         assert np.abs(part - video[:, 0, 0, 0].numpy().reshape(3, 1, 1, 1)).max() < 16
         above = shown[:, :-scale * height, left:left + scale * width]
         assert above.min() < 100 and above.max() > 230  # dark letters on a bright ground
-
-
-@pytest.mark.parametrize("height, scale", [(8, 3), (32, 3), (95, 3), (96, 1), (128, 1)])
-def test_comparison_enlarges_small_frames_alone(tmp_path, height, scale):
-    write_comparison(tmp_path / "a", {"label": plain_frames([30], height, 2 * height)}, VideoFormat("gif"))
-    rows, columns = read_gif(tmp_path / "a.gif").shape[1:3]
-    assert columns == 2 * height * scale and height * scale < rows < height * scale + 40
 
 
 def test_frames_of_a_gif_are_composed_one_at_a_time(tmp_path, monkeypatch):
@@ -292,6 +288,18 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         file.write("half")
         raise KeyboardInterrupt
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a[1].txt", "a*.txt"])
+def test_what_a_killed_process_has_left_of_a_file_is_removed_when_it_is_written_again(name, tmp_path):
+    """But not what another process may be writing, and nothing of another file."""
+    old, new, other = tmp_path / f".{name}.123.tmp", tmp_path / f".{name}.124.tmp", tmp_path / ".a1.txt.123.tmp"
+    for path in (old, new, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, 2 * (time.time() - 4000,))
+    write_text(tmp_path / name, "whole")
+    assert {*tmp_path.iterdir()} == {new, other, tmp_path / name}
 
 
 def test_videos_have_the_speed_of_the_data(dancer, call, tmp_path):

@@ -21,7 +21,7 @@ from engine.optimization import ClipTrainer
 from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
 from engine.saving.checkpoint import build_model
 from engine.saving.event_files import check_tensorboard
-from engine.saving.logs import save_videos
+from engine.saving.logs import save_videos, write_psnr_per_frame
 from engine.saving.recorder import RunRecorder, first_of_each, read_best_rollout
 from engine.saving.resume import identity_of, restore
 from engine.saving.run_folder import open_run
@@ -165,8 +165,12 @@ def draw(folder, val_set, state, video_format):
     """
     if rank() > 0:
         return
-    draw_runs([folder])
     videos = best_rollout(folder, val_set, state)
+    if videos:
+        write_psnr_per_frame(folder, psnr_per_frame(videos["prediction"], videos["truth"]))
+    elif read_best_rollout(folder) is not None:  # both are of a model that was lost
+        (folder / "psnr_per_frame.csv").unlink(missing_ok=True)
+    draw_runs([folder])
     if videos:
         write_comparison(folder / "best", first_of_each(videos), video_format)
         save_videos(folder / "best.npz", first_of_each(videos))

@@ -206,11 +206,24 @@ def test_best_rollout_is_kept_over_a_kill_and_not_generated_again(whole, interru
 def test_rollout_of_another_model_is_not_shown_as_that_of_the_best(stale, whole, call, tmp_path, capsys):
     """A run may be killed after it has written the rollout, and before its checkpoint."""
     shutil.copytree(whole[1], tmp_path / "run")
+    path = tmp_path / "run" / BEST_ROLLOUT
     if stale:
-        path = tmp_path / "run" / BEST_ROLLOUT
         np.save(path, 255 - np.load(path))
     call("Trainer", "--resume", "--save_root", "run")
     assert ("this model" in capsys.readouterr().out) != stale
+    assert (tmp_path / "run/psnr_per_frame.csv").exists() != stale
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_psnr_per_frame_is_of_the_best_rollout(stale, whole, call, tmp_path):
+    """A run may be killed after it has written the one, and before the other."""
+    shutil.copytree(whole[1], tmp_path / "run")
+    path = tmp_path / "run/psnr_per_frame.csv"
+    written = path.read_text()
+    if stale:
+        path.write_text("frame,seq0\n1,99\n")
+    call("Trainer", "--resume", "--save_root", "run")
+    assert path.read_text() == written
 
 
 def test_run_leaves_the_files_that_it_promises(prolonged):

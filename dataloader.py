@@ -76,6 +76,7 @@ class Dataset_Dance(Dataset):
             longest = max(self.sequence_lengths, default=0)
             raise UsageError(f"{frames[0].parent} has {longest} frames in a row to use, too few for a clip of "
                              f"{video_len}; lower {LENGTH_FLAGS[mode]}{' or raise --partial' if partial < 1 else ''}")
+        self._note_short_sequences(frames[0].parent)
         used = sum(self.sequence_lengths)
         self.frames, self.labels = decode(frames[:used]), decode(labels[:used])
 
@@ -107,6 +108,12 @@ class Dataset_Dance(Dataset):
             starts.append(offset + start)
             offset += length
         return torch.cat(starts)
+
+    def _note_short_sequences(self, folder):
+        short = [length for length in self.sequence_lengths if length < self.video_len]
+        if short:
+            print(f"note: {len(short)} of the {len(self.sequence_lengths)} sequences in {folder}, {sum(short)} frames in "
+                  f"all, give no clip of {self.video_len}; lower {LENGTH_FLAGS[self.mode]} to use them")
 
     def thumbnails(self):
         """Some frames and their labels, evenly spread, as small as 4 x 8: they tell this dataset from another.
@@ -371,7 +378,8 @@ def describe_dataset(root):
                 frames, labels = list_frames_and_labels(root, mode)
                 lengths = read_sequence_lengths(root / mode / "sequences.txt", len(frames))
                 folders = [frames, labels]
-                fact = f"{len(frames)} frames with labels, in {len(lengths)} sequence{'s' * (len(lengths) > 1)}"
+                fact = f"{len(frames)} frames with labels, in "
+                fact += f"{len(lengths)} sequences of {min(lengths)} to {max(lengths)}" if lengths[1:] else "1 sequence"
         except UsageError as error:
             problems.append(str(error))
             continue

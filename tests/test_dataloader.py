@@ -310,9 +310,10 @@ def test_a_drive_is_asked_about_each_image_once(tmp_path, monkeypatch):
 def test_an_outdated_cache_that_cannot_be_removed_is_not_in_the_way_of_the_others(tmp_path, monkeypatch):
     write_split(tmp_path, "train", 9)
     (tmp_path / ".decoded").mkdir()
-    outdated = {f"train-train_img-8x16-9-{number}.npy" for number in range(3)}
-    for name in outdated:
+    outdated = {f"train-train_img-8x16-9-{number}.npy" for number in range(3)} | {".train-train_img-8x16-9-3.npy.5.tmp"}
+    for name in outdated:  # the last one of a process that was killed
         (tmp_path / ".decoded" / name).write_bytes(b"")
+        os.utime(tmp_path / ".decoded" / name, (0, 0))
     tried = []
 
     def refuse(path, missing_ok=False):
@@ -536,3 +537,16 @@ def test_everything_wrong_with_a_dataset_is_described_at_once(dancer, tmp_path):
                   (str(root / "test/test_img/1"),)):
         assert any(all(word in problem for word in words) for problem in problems), words
     assert len(problems) == 4 and not any("\n" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("mode", ["train", "val"])
+@pytest.mark.parametrize("lengths, said", [
+    ("9 3 1", "2 of the 3 sequences in {}, 4 frames in all, give no clip of 4"), ("9 4", ""), ("13", "")])
+def test_sequences_too_short_for_a_clip_are_told(mode, lengths, said, tmp_path, capsys):
+    write_split(tmp_path, mode, sum(map(int, lengths.split())))
+    (tmp_path / mode / "sequences.txt").write_text("\n".join(lengths.split()))
+    Dataset_Dance(tmp_path, None, mode, 4, frame_size=(8, 16), num_workers=1)
+    out = capsys.readouterr().out
+    assert said.format(tmp_path / mode / f"{mode}_img") in out and ("note" in out) == bool(said)
+    fact, = describe_dataset(tmp_path)[1]
+    assert {"9 3 1": "3 sequences of 1 to 9", "9 4": "2 sequences of 4 to 9", "13": "1 sequence,"}[lengths] in fact

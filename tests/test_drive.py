@@ -185,3 +185,10 @@ def test_what_cannot_drive_is_refused_in_one_line(prepared, refused, tmp_path):
     (tmp_path / "data/train/poses.csv").unlink()
     error = refused(*prepared, "--drive", "other.mp4", "--poses", "other.csv")
     assert "poses.csv" in error and "--DR" in error
+
+
+@pytest.mark.parametrize("height, width", [(4, 4), (8, 16), (128, 8), (32, 64), (64, 3)])
+def test_the_start_is_found_among_frames_of_any_size(height, width):
+    labels = torch.randint(256, (3, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    train = SimpleNamespace(labels=labels, frames=torch.arange(3))
+    assert [int(nearest_start(train, label)) for label in labels] == [0, 1, 2]

@@ -92,4 +92,5 @@ def nearest_start(train_set, label):
 def blurred_ink(labels):
     """Return the ink of uint8 labels [N, 3, H, W], averaged over squares, with a norm of 1 (of 0 if blank): [N, n]."""
     ink = 1 - to_unit(labels)
-    return normalize(avg_pool2d(ink, max(labels.shape[-2] // SQUARES, 1)).flatten(1))
+    height, width = labels.shape[-2:]
+    return normalize(avg_pool2d(ink, max(min(height // SQUARES, width), 1)).flatten(1))

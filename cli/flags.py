@@ -15,14 +15,14 @@ FROM_A_CHECKPOINT = (  # what a new run takes from the run of --ckpt_path, unles
     "DR", "posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len")
 USED_IN_A_TEST = {  # flags of Trainer.py that Tester.py uses, with their help there; "": the same
     "DR": "", "video_format": "", "device": "", "gpu": "", "num_workers": "", "amp": "",
-    "frame_H": "frame height in pixels; left out: that of the checkpoint, else %(default)s",
-    "frame_W": "frame width in pixels; left out: that of the checkpoint, else %(default)s",
+    "frame_H": "frame height in pixels; only for a checkpoint of another program, which does not say it (%(default)s)",
+    "frame_W": "frame width in pixels; only for a checkpoint of another program, which does not say it (%(default)s)",
     "val_vi_len": "frames in a sequence of --split val or train, including the given first one; left out: as in "
                   "training, else %(default)s",
     "partial": "fraction of the training set that --split train and the baselines take; left out: as in training, else "
                "%(default)s",
-    "clamp_feedback": "clamp a predicted frame to [0, 1] before it is the next input; left out: as in training, else "
-                      "%(default)s",
+    "clamp_feedback": "clamp a predicted frame to [0, 1] before it is the next input; only for a checkpoint of another "
+                      "program, which does not say it (%(default)s)",
     "temperature": "standard deviation of z ~ N(0, I); 0 takes z = 0; left out: as in training, else %(default)s",
     "seed": "seed of z; left out: as in training, else %(default)s",
     "ckpt_path": "checkpoint to test; required",
@@ -76,8 +76,8 @@ def add_network_flags(parser):
     group.add_argument("--label_norm", choices=["fixed", "batch"], default="fixed",
                        help="which mean and variance of labels the template's BatchNorm takes in training: those of "
                             "the training labels, measured before the first step (with --ckpt_path those of the "
-                            "checkpoint), as in a test; or those of the labels in each optimizer step, which are all "
-                            "of a batch with --bptt 0, as in the course")
+                            "checkpoint), as in a test; or those of the labels in each forward pass, which are all of "
+                            "a batch with --bptt 0, as in the course")
     group.add_argument("--posterior", choices=["previous", "current"], default="previous",
                        help="the frame that the Gaussian predictor sees in training: the input, or the one to predict")
 

@@ -20,7 +20,7 @@ class RunState:
     """How far a run has come: what a checkpoint holds beside weights and optimizer."""
 
     last_epoch: int = -1  # the last complete one
-    step: int = 0  # batches (not optimizer steps) done of the epoch after it
+    batches_done: int = 0  # of the epoch after it
     totals: dict | None = None  # sums of TOTALS over the steps on these batches
     skipped_in_a_row: int = 0  # optimizer steps, up to the last one
     best_psnr: float = -math.inf  # of the validations, in dB
@@ -34,7 +34,7 @@ class RunState:
 
 
 def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
-    """Train on the batches of an epoch, from `state.step` on. Returns its row of metrics.csv, means over the clips.
+    """Train on the batches of an epoch that are not done. Returns its row of metrics.csv, means over the clips.
 
     recorder: a RunRecorder; it may save after any look at the losses, and stop the run there or before a step.
     """
@@ -42,11 +42,11 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
     beta = schedules.beta(epoch)
     unread = []  # TOTALS since the last look at them, on the device
     steps_per_batch = len(trainer.segments(batches.dataset.video_len))
-    with Progress(total=steps_per_batch * len(batches), desc=f"epoch {epoch}", initial=steps_per_batch * state.step,
-                  unit="step", disable=rank() > 0) as progress:
-        for numbers in batches.rounds(state.step):  # of the batches that are trained in turn
+    with Progress(total=steps_per_batch * len(batches), initial=steps_per_batch * state.batches_done,
+                  desc=f"epoch {epoch}", unit="step", disable=rank() > 0) as progress:
+        for numbers in batches.rounds(state.batches_done):  # of the batches that are trained in turn
             count = steps_per_batch * len(numbers)
-            if count > 1 and numbers.start == state.step:  # a stop within the round goes back to its start
+            if count > 1 and numbers.start == state.batches_done:  # a stop within the round goes back to its start
                 lr = schedules.lr(epoch + numbers.start / len(batches))
                 recorder.keep_state({"lr": lr, "tfr": schedules.tfr(epoch)})
             steps = trainer.steps_on([batches.batch(number) for number in numbers], beta)
@@ -58,13 +58,13 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
                 progress.update()
             del steps  # it holds the batches: the next ones are built before it would be replaced
             may_wait = trainer.device.type != "cpu" and numbers.stop < len(batches)
-            if may_wait and numbers.stop - state.step < READ_EVERY:
+            if may_wait and numbers.stop - state.batches_done < READ_EVERY:
                 continue
             of_steps = torch.stack(unread).cpu().double()  # [steps, TOTALS]
-            state.skipped_in_a_row = skipped_in_a_row(of_steps[:, -1] > 0, state.skipped_in_a_row)
+            state.skipped_in_a_row = skipped_at_the_end(of_steps[:, -1] > 0, state.skipped_in_a_row)
             sums = all_reduce(of_steps.sum(dim=0).tolist(), "SUM", trainer.device)
             state.totals = {name: (state.totals or {}).get(name, 0.0) + value for name, value in zip(TOTALS, sums)}
-            unread, state.step = [], numbers.stop
+            unread, state.batches_done = [], numbers.stop
             row = metrics_row(epoch, schedules, state, len(batches))
             check_steps_taken(row, steps_per_batch * len(batches), state, numbers.stop == len(batches), trainer.dtype)
             best = f" best PSNR {state.best_psnr:.2f}" if math.isfinite(state.best_psnr) else ""  # no validation yet
@@ -73,7 +73,7 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
     return metrics_row(epoch, schedules, state, len(batches))
 
 
-def skipped_in_a_row(skipped, before):
+def skipped_at_the_end(skipped, before):
     """How many steps at the end of bool [steps] were skipped; all of them are added to the number `before` them."""
     taken = (~skipped).nonzero()  # [number of these, 1]
     return len(skipped) - 1 - taken[-1].item() if len(taken) else before + len(skipped)
@@ -94,11 +94,11 @@ def check_steps_taken(row, steps, state, is_last, dtype):
 
 
 def metrics_row(epoch, schedules, state, batches):
-    """The row of metrics.csv after `state.step` of the `batches` of an epoch: means over the steps that were taken."""
+    """The row of metrics.csv after some of the `batches` of an epoch: means over the steps that were taken."""
     clips = state.totals["clips"]
     means = {name: state.totals[name] / clips if clips else math.nan for name in TERMS}
     skipped = round(state.totals.get("skipped_steps", 0))  # an older version did not count them
-    lr = schedules.lr(epoch + (state.step - 0.5) / batches)
+    lr = schedules.lr(epoch + (state.batches_done - 0.5) / batches)
     return {"epoch": epoch, **means, "beta": schedules.beta(epoch), "tfr": schedules.tfr(epoch), "lr": lr,
             "skipped_steps": skipped}
 

@@ -134,7 +134,7 @@ def test_run_stopped_in_a_validation_and_resumed_equals_an_uninterrupted_one(who
         call("Trainer", *words, "--save_root", "stopped")
     assert ended.value.code == 128 + signal.SIGTERM and len(frames) == 3
     checkpoint = load_checkpoint(tmp_path / "stopped/last.ckpt")
-    assert checkpoint["last_epoch"] == -1 and checkpoint["step"] == 3
+    assert checkpoint["last_epoch"] == -1 and checkpoint["batches_done"] == 3
     call("Trainer", "--resume", "--save_root", "stopped")
     assert_same_run(tmp_path / "stopped", run)
 
@@ -178,7 +178,7 @@ def test_run_of_interleaved_batches_stops_at_once_and_continues(
     with pytest.raises(SystemExit):
         interrupted(steps - 1, stop, *words, "--save_root", "stopped")
     assert len(taken) == 1  # no step after it
-    assert load_checkpoint(tmp_path / "stopped/last.ckpt")["step"] == saved
+    assert load_checkpoint(tmp_path / "stopped/last.ckpt")["batches_done"] == saved
     call("Trainer", "--resume", "--save_root", "stopped")
     assert_same_run(tmp_path / "stopped", run)
 

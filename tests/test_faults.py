@@ -91,7 +91,7 @@ def test_run_killed_between_the_last_batch_and_the_validation_goes_on(train, who
         patch.setattr("Trainer.validate", die)
         call("Trainer", *train(save_root="run", save_minutes=1e-9))
     checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
-    assert (checkpoint["last_epoch"], checkpoint["step"]) == (-1, 7)
+    assert (checkpoint["last_epoch"], checkpoint["batches_done"]) == (-1, 7)
     call("Trainer", "--resume", "--save_root", "run")
     assert faults.differing_files(tmp_path / "run", whole) == []
 
@@ -350,15 +350,15 @@ def test_run_that_diverges_keeps_the_last_checkpoint(train, ends, tmp_path):
     error, _ = ends(1, "Trainer", *train(save_root="run", lr=1e30, bptt=0, num_epoch=3))
     assert "in epoch 0: the gradient of " in error and "--lr" in error and "intact" in error
     checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
-    assert checkpoint["last_epoch"] == -1 and checkpoint["step"] > 0
+    assert checkpoint["last_epoch"] == -1 and checkpoint["batches_done"] > 0
     assert all(weights.isfinite().all() for weights in checkpoint["state_dict"].values())
 
 
 STRANGE_STATES = [
     ("arguments", None), ("arguments", {}), ("lr", "x"), ("frame_H", "x"), ("seed", -1), ("DR", 5),
-    ("temperature", "x"), ("clamp_feedback", None), ("milestones", [1, "x"]), ("step", "x"), ("step", -5),
-    ("step", 1000), ("totals", {}), ("last_epoch", None), ("best_psnr", None), ("clipper", {"Generator": "x"}),
-    ("clipper", {"Generator": 1e300}), ("clipper", {"norms_seen": -1.0}),
+    ("temperature", "x"), ("clamp_feedback", None), ("milestones", [1, "x"]), ("batches_done", "x"),
+    ("batches_done", -5), ("batches_done", 1000), ("totals", {}), ("last_epoch", None), ("best_psnr", None),
+    ("clipper", {"Generator": "x"}), ("clipper", {"Generator": 1e300}), ("clipper", {"norms_seen": -1.0}),
     ("skipped_in_a_row", "x"), ("thumbnails", "x"), ("optimizer", None)]
 
 

@@ -339,7 +339,7 @@ def test_schedule_curves_equal_the_schedules(drawn, schedule):
 def test_schedule_curves_are_what_a_run_logs(words):
     args = trainer_parser().parse_args(["--num_epoch", "6", *words.split()])
     batches, curve = 10**6, curves.scheduled("", args).metrics
-    after_all = RunState(step=batches, totals=dict.fromkeys(TOTALS, 1.0))
+    after_all = RunState(batches_done=batches, totals=dict.fromkeys(TOTALS, 1.0))
     for epoch in range(6):
         row = metrics_row(epoch, schedules.Schedules(**schedule_settings(args)), after_all, batches)
         for column in ("beta", "tfr", "lr"):

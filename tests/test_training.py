@@ -21,7 +21,7 @@ from engine.evaluation import generate_sequences
 from engine.optimization import TERMS, TOTALS, ClipTrainer
 from engine.saving.checkpoint import load_checkpoint
 from engine.schedules import Schedules
-from engine.training import RunState, check_steps_taken, metrics_row, skipped_in_a_row, train_one_epoch
+from engine.training import RunState, check_steps_taken, metrics_row, skipped_at_the_end, train_one_epoch
 from modules import VAE_Model
 from modules.metrics import psnr
 from modules.noise import Noise
@@ -138,17 +138,17 @@ def test_run_ends_when_most_steps_are_skipped(skipped, is_last, dtype, in_a_row,
 @pytest.mark.parametrize("skipped, before, expected", [
     ([0, 1, 1], 7, 2), ([1, 1, 1], 7, 10), ([1, 1, 0], 7, 0), ([0], 7, 0), ([1], 0, 1)])
 def test_skipped_steps_in_a_row_go_on_from_look_to_look(skipped, before, expected):
-    assert skipped_in_a_row(torch.tensor(skipped).bool(), before) == expected
+    assert skipped_at_the_end(torch.tensor(skipped).bool(), before) == expected
 
 
 def test_means_of_an_epoch_are_over_the_steps_that_were_taken():
     totals = dict(zip(TOTALS, (6.0, 4.0, 2.0, 8.0, 2.0, 3.0)))
     schedules = Schedules(**schedule_settings(trainer_parser().parse_args([])))
-    row = metrics_row(0, schedules, RunState(step=1, totals=totals), 1)
+    row = metrics_row(0, schedules, RunState(batches_done=1, totals=totals), 1)
     assert [row[name] for name in (*TERMS, "skipped_steps")] == [3, 2, 1, 4, 3]
     del totals["skipped_steps"]  # as an older version saved them
-    assert metrics_row(0, schedules, RunState(step=1, totals=totals), 1) == row | {"skipped_steps": 0}
-    none_taken = metrics_row(0, schedules, RunState(step=1, totals=dict.fromkeys(TOTALS, 0.0)), 1)
+    assert metrics_row(0, schedules, RunState(batches_done=1, totals=totals), 1) == row | {"skipped_steps": 0}
+    none_taken = metrics_row(0, schedules, RunState(batches_done=1, totals=dict.fromkeys(TOTALS, 0.0)), 1)
     assert all(math.isnan(none_taken[name]) for name in TERMS)
 
 

@@ -99,7 +99,7 @@ class RunRecorder:
         line = f"epoch {epoch:3d}/{self.num_epoch}  {shown_metrics(row)}"
         if "val_psnr" in row:
             line += f"  PSNR {row['val_psnr']:.2f} dB (best {self.state.best_psnr:.2f})"
-        self.state.last_epoch, self.state.step, self.state.totals = epoch, 0, None
+        self.state.last_epoch, self.state.batches_done, self.state.totals = epoch, 0, None
         self.kept = None
         self._save(names[::-1], row)  # last.ckpt last: a run resumed from it has the others
         Progress.write(f"{line}  {self.state.seconds - before:.1f} s")  # above the bar, if there is one

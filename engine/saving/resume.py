@@ -22,7 +22,7 @@ FIXED_IN_A_RUN = ("train_vi_len", "val_vi_len", "partial", "fast_train", "fast_p
                   "N_dim", "D_out_dim", "posterior", "label_norm", "reconstruction", "optim", "bptt", "interleave",
                   "random_shift", "seed")
 SAME_IMAGE = 1  # of 255, by which thumbnails of one image differ at most, whatever reads it
-CHECKPOINT_KEYS = {"optimizer", "last_epoch", "step", "totals", "best_psnr", "arguments", "sequence_lengths",
+CHECKPOINT_KEYS = {"optimizer", "last_epoch", "batches_done", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}
 
 
@@ -51,12 +51,14 @@ def check_newest(folder, checkpoint):
 def progress(checkpoint):
     """How far a run had come, as numbers to compare."""
     return tuple(number if type(number) is int else -math.inf for number in
-                 (checkpoint["last_epoch"], checkpoint["step"]))
+                 (checkpoint["last_epoch"], checkpoint["batches_done"]))
 
 
 def load_run_checkpoint(path):
     """A checkpoint that a run of this program can continue from; raises UsageError."""
     checkpoint = load_checkpoint(path, "--resume:")
+    if "step" in checkpoint:  # an older version called it so
+        checkpoint["batches_done"] = checkpoint.pop("step")
     if not CHECKPOINT_KEYS <= checkpoint.keys():
         raise UsageError(f"--resume: {path} is not a checkpoint of a run of this program; start from its weights with "
                          "--ckpt_path")
@@ -70,15 +72,15 @@ def check_resumable(checkpoint, parser, path):
     missing = [name for name in (*FIXED_IN_A_RUN, "batch_size", "accumulate") if name not in checkpoint["arguments"]]
     if missing:
         raise UsageError(f"--resume: {path} does not hold its --{missing[0]}; start from its weights with --ckpt_path")
-    totals, step = checkpoint["totals"], checkpoint["step"]
+    totals, batches_done = checkpoint["totals"], checkpoint["batches_done"]
     valid = (type(checkpoint["last_epoch"]) is int and checkpoint["last_epoch"] >= -1
-             and type(checkpoint["best_psnr"]) is float and type(step) is int and step >= 0
+             and type(checkpoint["best_psnr"]) is float and type(batches_done) is int and batches_done >= 0
              and type(checkpoint["world_size"]) is int and isinstance(checkpoint["scaler"], dict)
              and type(checkpoint.get("skipped_in_a_row", 0)) is int
              and type(checkpoint.get("seconds", 0.0)) is float and is_clipper(checkpoint.get("clipper", {}))
              and are_rows(checkpoint.get("rows", [])) and are_thumbnails(checkpoint.get("thumbnails", {})))
-    if step == 0 or totals is None:
-        valid = valid and step == 0 and totals is None
+    if batches_done == 0 or totals is None:
+        valid = valid and batches_done == 0 and totals is None
     else:
         valid = (valid and isinstance(totals, dict) and totals.keys() | {"skipped_steps"} == {*TOTALS}
                  and all(isinstance(total, (int, float)) for total in totals.values()) and totals["clips"] >= 0)

@@ -119,6 +119,20 @@ def test_figures_are_shown(executed):
     assert images_of(cell_of(book, "best")) == ["image/png", "image/gif"]
 
 
+def test_sections_1_and_5_go_on_in_a_later_session_where_the_dataset_lies_elsewhere(executed, tmp_path):
+    shutil.copytree(executed[1], tmp_path / "later")
+    project = tmp_path / "later" / "dance-video"
+    (project / "data").rename(project / "mounted")
+    before = (project / PARAMETERS["runs"] / "best/test/submission.csv").read_bytes()
+    book = notebook()
+    names = [cell["id"] for cell in book.cells]
+    book.cells = book.cells[:names.index("demo")] + [cell_of(book, "best")]
+    set_parameters(book, **PARAMETERS | {"dataset": str(project / "mounted/dancer")})
+    execute(book, project)
+    assert images_of(cell_of(book, "best")) == ["image/png", "image/gif"]
+    assert (project / PARAMETERS["runs"] / "best/test/submission.csv").read_bytes() == before
+
+
 def test_inside_a_clone_nothing_is_cloned_and_a_failing_script_stops_the_notebook(surroundings, repository):
     book = notebook()
     set_parameters(book, repository="nowhere", **PARAMETERS | {"dancer_flags": "--frames none"})

@@ -21,6 +21,7 @@ test: .venv/requirements-test
 .venv/requirements: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
+	@$(RUN) -c 'import sys; sys.exit(sys.version_info < (3, 11) and ".venv is of an older Python: make clean, then again")'
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r $< -c constraints.txt
 	@touch $@
 

@@ -94,6 +94,8 @@ def draw(root, film, num_workers, overwrite, **settings):
         from media.ffmpeg import check_mp4
         from stage_dancer.film import make_film
 
+        if Path(root).resolve() in Path(film).resolve().parents:
+            raise UsageError(f"--film {film} lies in the folder of the dancer, which holds nothing else; name another")
         check_mp4(film, "--film")
         there = [path for path in (Path(film), Path(film).with_suffix(".csv")) if path.exists()]
         if there and not overwrite:
@@ -114,7 +116,7 @@ def convert(videos, root, poses_files, fps, frame_size, overwrite):
     if poses_files and len(poses_files) != len(videos):
         raise UsageError(f"--poses names {len(poses_files)} file(s) for {len(videos)} video(s); give one for each")
     shortest = make_video_dataset(root, videos, poses_files, fps=fps, frame_size=frame_size, overwrite=overwrite)
-    height, width = (max(side // TRUTH_PART, 1) for side in frame_size)  # of the frames in gt.csv
+    height, width = (side // TRUTH_PART for side in frame_size)  # of the frames in gt.csv
     print(f"{root} holds the dataset; look at {root}/preview.gif, and train on it with {as_typed('--DR', root)} "
           f"--frame_H {height} --frame_W {width} --val_vi_len {min(shortest, 630)}")
 

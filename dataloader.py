@@ -112,8 +112,8 @@ class Dataset_Dance(Dataset):
     def _note_short_sequences(self, folder):
         short = [length for length in self.sequence_lengths if length < self.video_len]
         if short:
-            print(f"note: {len(short)} of the {len(self.sequence_lengths)} sequences in {folder}, {sum(short)} frames in "
-                  f"all, give no clip of {self.video_len}; lower {LENGTH_FLAGS[self.mode]} to use them")
+            print(f"note: {len(short)} of the {len(self.sequence_lengths)} sequences in {folder}, {sum(short)} frames "
+                  f"in all, give no clip of {self.video_len}; lower {LENGTH_FLAGS[self.mode]} to use them")
 
     def thumbnails(self):
         """Some frames and their labels, evenly spread, as small as 4 x 8: they tell this dataset from another.
@@ -373,7 +373,8 @@ def describe_dataset(root):
                 folders = [[path] for path in first_frames] + labels
                 lengths = sorted({len(paths) for paths in labels})
                 shorter = f" ({shorter_sequences(names, labels)})" if len(lengths) > 1 else ""
-                fact = f"{len(names)} sequences of {' or '.join(map(str, lengths))} labels{shorter}"
+                fact = f"{len(names)} sequence{'s' * (len(names) > 1)} of "
+                fact += f"{' or '.join(map(str, lengths))} labels{shorter}"
             else:
                 frames, labels = list_frames_and_labels(root, mode)
                 lengths = read_sequence_lengths(root / mode / "sequences.txt", len(frames))

@@ -236,7 +236,9 @@ FIGURES = {  # mostly by the column or the file that each needs: name of the fig
 }
 NEEDS = {  # of a figure, as a remedy
     "samples": "the folder of a test with --samples", "rate_distortion": "runs that have validated z",
-    "z": "a run that has validated z", "other": "a run that has written a row of metrics.csv or psnr_per_frame.csv"}
+    "z": "a run that has validated z", "val_psnr": "a run that has validated",
+    "psnr_over_seconds": "a run that has validated, with its times.csv",
+    "other": "a run that has written a row of metrics.csv or psnr_per_frame.csv"}
 # the columns of metrics.csv that a figure needs; others need that of their name
 COLUMNS = {"psnr_over_seconds": ["seconds", "val_psnr"], "z": ["val_kl"], "rate_distortion": ["val_kl"]}
 
@@ -246,7 +248,7 @@ def has_data(run, figure):
         return bool(run.psnr)
     if figure == "samples":
         return bool(run.samples)
-    if figure == "rate_distortion" and not run.arguments:
+    if figure == "rate_distortion" and "kl_weight" not in run.arguments:
         return False
     columns = COLUMNS.get(figure, [figure])
     return np.isfinite(sum(run.metrics.get(column, np.nan) for column in columns)).any()

@@ -7,6 +7,7 @@ from string import Template
 
 import numpy as np
 
+from cli.errors import UsageError
 from cli.files import atomic_write
 from cli.parser import as_typed
 from engine.saving.logs import read_record, read_scores, read_split
@@ -28,15 +29,21 @@ CAPTIONS = {"test": "Test sequences", "val": "Validation", "train": "Training se
 
 
 def write_page(path, folders, tests=True):
-    """Write the page of the runs in some folders. tests: with what Tester.py left in their test/, val/ and train/."""
+    """Write the page of the runs in some folders. tests: with what Tester.py left in their test/, val/ and train/.
+
+    Raises UsageError naming a folder that holds nothing of a run or a test.
+    """
     runs, paths = read_runs(folders), [Path(folder) for folder in folders]
     records = [read_record(folder) for folder in paths]
     scores = [read_all_scores(folder) if tests else {} for folder in paths]
     clips = [read_clips(folder, tests) for folder in paths]
+    for folder, *found in zip(paths, records, scores, clips, (run.metrics for run in runs)):
+        if not any(found):
+            raise UsageError(f"{folder} holds no run and no test; give one that Trainer.py or Tester.py has written")
     names, sheets, charts = [run.name for run in runs], Sheets(), training_charts(runs)
     curves = "".join(chart_html(name, chart) for name, chart in charts.items())
     videos = videos_html(names, clips, sheets, charts)
-    record = records[0] or read_record(paths[0].parent)  # a test has none of its own, but the run around it may
+    record = records[0] or read_record(paths[0].resolve().parent)  # a test has none, but the run around it may
     data = {"runs": names, "sheets": sheets.all, "charts": charts,
             "fps": record.get("frames_per_second", DEFAULT_FPS)}
     text = Template(read_web("page.html")).substitute(

@@ -5,13 +5,13 @@ from html import escape
 
 import numpy as np
 
-from engine.saving.logs import read_columns, read_psnr_per_frame, read_split, read_videos
+from engine.saving.logs import SAMPLES_COLUMNS, read_psnr_per_frame, read_samples, read_split, read_videos
 
 from .page_parts import chart_html, curve, swatch
 
 SHARED = ("label", "truth")  # by all runs on a dataset
 PICKED_FRAMES = 3  # the worst, and as many of the best
-BANDS = {"x": "frame", "y": "psnr_mean", "low": "psnr_low", "high": "psnr_high", "best": "psnr_best"}
+BANDS = dict(zip(("x", "y", "low", "high", "best"), SAMPLES_COLUMNS))
 SEQUENCES = {"test": "test sequence", "val": "validation sequence", "train": "training sequence", None: "sequence"}
 VALIDATION_NOTE = "The best rollout: frame 0 is given, every later one generated from the frame before and its label."
 FIRST_NOTE = "Shown with a little loss, to keep the page small."
@@ -45,7 +45,7 @@ def read_clips(folder, tests):
         first = f"first {SEQUENCES[read_split(tested) or ('test' if in_run else None)]}"
         clips[first.capitalize()] = Clip(FIRST_NOTE, read_videos(tested / "first.npz"), first_sequence(tested))
         clips[f"Samples of the {first}"] = Clip(SAMPLES_NOTE, read_videos(tested / "samples.npz"),
-                                                samples=read_columns(tested / "samples_per_frame.csv", BANDS.values()))
+                                                samples=read_samples(tested))
     return {heading: clip for heading, clip in clips.items() if clip.videos}
 
 
@@ -99,6 +99,7 @@ def videos_side_by_side(names, places, sheets, chart):
     there = dict.fromkeys(name for of_run in places.values() for name in of_run)
     there = [name for name in there if name != "truth"] + [name for name in there if name == "truth"]
     done, html = set(), ""
+    several = {name for name in SHARED if len({of_run[name] for of_run in places.values() if name in of_run}) > 1}
     for name, place in ((name, place) for name in there for place in places if name in places[place]):
         index, own = places[place][name], name not in SHARED
         if not own and index in done:
@@ -107,6 +108,8 @@ def videos_side_by_side(names, places, sheets, chart):
         title = name
         if own and len(names) > 1:
             title = names[place] if name == "prediction" else f"{names[place]}, {name}"
+        elif name in several:  # of runs on several datasets
+            title = f"{', '.join(names[other] for other in places if places[other].get(name) == index)}, {name}"
         mark = swatch(place) if own and len(names) > 1 else ""
         psnr = f'<output data-chart="{chart}" data-run="{place}"></output>' if name == "prediction" else ""
         html += (f'<figure class="video">{canvas(sheets, index, title)}'

@@ -6,7 +6,7 @@ from pathlib import Path
 from cli.errors import UsageError
 from cli.files import NOT_IN_UTF_8
 from cli.flags import FLAGS_OF_OLDER_RUNS, add_machine_flags, add_run_flags, flags_of, trainer_parser
-from engine.saving.logs import read_arguments, read_columns, read_metrics, read_psnr_per_frame
+from engine.saving.logs import read_arguments, read_metrics, read_psnr_per_frame, read_samples
 
 
 @dataclass(eq=False)
@@ -32,7 +32,7 @@ def read_runs(folders):
     paths = [Path(folder).resolve() for folder in folders]
     unique = len({path.name for path in paths}) == len(paths)
     return label_by_difference([Run(drawable(path.name if unique else folder), read_arguments(path), read_metrics(path),
-                                    read_psnr_per_frame(path), read_columns(path / "samples_per_frame.csv", ["frame"]))
+                                    read_psnr_per_frame(path), read_samples(path))
                                 for path, folder in zip(paths, folders)])
 
 

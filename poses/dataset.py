@@ -118,7 +118,7 @@ def write_takes(root, takes, frame_size):
     total = sum(len(take.poses) for take in takes)
     first = {"train": 0, "val": 0}  # number of the next file
     truth, preview = [], []
-    truth_size = [max(side // TRUTH_PART, 1) for side in frame_size]
+    truth_size = [side // TRUTH_PART for side in frame_size]
     with Progress(total=total, desc="writing", unit="frame") as progress:
         for number, take in enumerate(takes):
             folders = make_folders(root, number)

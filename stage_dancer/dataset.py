@@ -9,9 +9,11 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
@@ -165,6 +167,21 @@ def ctrl_c_held_back():
         yield
 
 
+def in_order(pool, ahead, draw, jobs):
+    """Return draw(job) of each job as a pool's `map` does, but draw no more than `ahead` of them that nobody took."""
+    waiting = deque(pool.submit(draw, job) for job in jobs[:ahead])
+
+    def results():
+        for job in jobs[ahead:]:
+            result = waiting.popleft().result()
+            waiting.append(pool.submit(draw, job))
+            yield result
+        while waiting:
+            yield waiting.popleft().result()
+
+    return results()
+
+
 def drawn(draw, jobs, num_workers, desc="stage dancer"):
     """Draw jobs in worker processes; yields each job in order, with the result of draw(job).
 
@@ -177,9 +194,10 @@ def drawn(draw, jobs, num_workers, desc="stage dancer"):
         run = map
         if num_workers > 1:
             spawn = multiprocessing.get_context("spawn")  # a fork is not safe when torch has threads
-            pool = ProcessPoolExecutor(pool_size(num_workers, len(jobs)), spawn, end_with_parent)
+            workers = pool_size(num_workers, len(jobs))
+            pool = ProcessPoolExecutor(workers, spawn, end_with_parent)
             stack.callback(pool.shutdown, cancel_futures=True)
-            run = pool.map
+            run = partial(in_order, pool, 2 * workers)
         progress = stack.enter_context(Progress(total=total, desc=desc, unit="frame"))
         try:
             with ctrl_c_held_back():

@@ -24,6 +24,7 @@ import torch
 
 from conftest import ROOT, TINY_NETWORK, flags, started
 from engine.saving.checkpoint import load_checkpoint
+from engine.saving.logs import TIMES_COLUMNS
 from stage_dancer.dataset import make_dancer
 
 TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, batch_size=2, train_vi_len=5, bptt=2, interleave=2,
@@ -67,7 +68,7 @@ def differences(ours, theirs, place=""):
 
 def without_times(checkpoint):
     """A checkpoint without its flags and its seconds."""
-    rows = [{name: value for name, value in row.items() if name not in ("seconds", "validation_seconds")} for row in checkpoint["rows"]]
+    rows = [{name: value for name, value in row.items() if name not in TIMES_COLUMNS[1:]} for row in checkpoint["rows"]]
     return {key: value for key, value in checkpoint.items() if key not in ("arguments", "seconds")} | {"rows": rows}
 
 

@@ -309,6 +309,19 @@ def test_a_killed_drawing_process_ends_the_making_in_one_line(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_more_is_drawn_than_a_few_jobs_before_somebody_takes_them():
+    """Those of a film that is written more slowly would fill the memory."""
+    begun = []
+    pool = SimpleNamespace(submit=lambda draw, job: begun.append(job) or SimpleNamespace(result=lambda: draw(job)))
+    for jobs in ([*range(20)], [*range(3)], []):
+        begun.clear()
+        results = dancer.in_order(pool, 4, str, jobs)
+        assert begun == jobs[:4]
+        for number, result in enumerate(results):
+            assert result == str(number) and len(begun) <= number + 5
+        assert begun == jobs
+
+
 @pytest.mark.parametrize("platform, most", [("win32", 61), ("linux", 100)])
 def test_no_more_drawing_processes_than_the_system_or_the_jobs_allow(platform, most, monkeypatch):
     monkeypatch.setattr(sys, "platform", platform)

@@ -189,6 +189,9 @@ def test_film_shows_the_training_frames_with_their_poses(tmp_path, monkeypatch):
             (tmp_path / path).rename(tmp_path / Path(path).name)
             with pytest.raises(SystemExit):  # nothing is overwritten unasked
                 call_script(tmp_path, "Preparer", "--dancer", "dancer", "--film", "a.mp4", *words)
+        with pytest.raises(SystemExit):  # her folder holds nothing else
+            call_script(tmp_path, "Preparer", "--dancer", "dancer", "--film", "dancer/films/b.mp4", *words)
+        assert not (tmp_path / "dancer/films").exists()
     points, exposure = compose(0, 0, 0, 5)
     true = np.array([draw_frame(point, level, Stage()) for point, level in zip(points, exposure)], float)
     for number, frame in enumerate(frames):

@@ -171,10 +171,33 @@ def test_page_of_a_run_that_has_little(tmp_path):
     (tested / "scores.json").write_text(json.dumps(SCORES))
     unvalidated = write_run(tmp_path / "unvalidated", val_every=99, sequence_lengths=(), loss="nan", kl="inf")
     stopped = write_run(tmp_path / "stopped", epochs=0, sequence_lengths=())  # before the end of an epoch
-    for folders in ([empty], [tested], [unvalidated], [stopped], [empty, tested, unvalidated, stopped]):
+    for folders in ([tested], [unvalidated], [stopped], [tested, unvalidated, stopped]):
         page = write_page(tmp_path / "page.html", folders).read_text(encoding="utf-8")
         assert "No videos yet" in page and not data_of(page)["sheets"]
         assert ("22.25" in page) == (tested in folders)
+    with pytest.raises(UsageError, match="empty holds no run"):
+        write_page(tmp_path / "other.html", [stopped, empty])
+    assert not (tmp_path / "other.html").exists()
+
+
+def test_videos_of_several_datasets_bear_the_names_of_their_runs(tmp_path):
+    runs = [write_run(tmp_path / name, SIZE) for name in "abc"]
+    for run, scale in zip(runs, (1, 1, 2)):
+        save_videos(Path(run, "best.npz"), {name: video // scale for name, video in videos().items()})
+    page = write_page(tmp_path / "page.html", runs).read_text(encoding="utf-8")
+    captions = re.findall(r'<figure class="video"><canvas [^>]*aria-label="([^"]*)"', page)
+    assert captions == ["a, b, label", "c, label", "a", "b", "c", "a, b, truth", "c, truth"]
+
+
+def test_a_test_is_as_fast_as_its_run_wherever_one_stands(tmp_path, monkeypatch):
+    run = Path(write_run(tmp_path / "run", SIZE))
+    record = json.loads((run / "args.json").read_text())
+    (run / "args.json").write_text(json.dumps(record | {"frames_per_second": 12}))
+    (run / "test").mkdir()
+    save_videos(run / "test/first.npz", videos())
+    for place, folder in ((run / "test", "."), (run, "test"), (tmp_path, "run/test")):
+        monkeypatch.chdir(place)
+        assert data_of(write_page(tmp_path / "page.html", [folder]).read_text(encoding="utf-8"))["fps"] == 12
 
 
 def test_test_sequence_and_samples_are_shown_once_there_are_some(tmp_path):

@@ -49,23 +49,24 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, page_file):
-    """open_page(width) is the page in a new window; no error and no request may follow until the test ends."""
-    windows, wrong = [], []
+    """open_page(width) is a page in a new window; no error and no request may follow until the test ends."""
+    windows, wrong, asked = [], [], []
 
-    def open_window(width=1280, scheme="light"):
+    def open_window(width=1280, scheme="light", file=page_file):
+        asked.append(file.as_uri())
         page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
         windows.append(page)
         page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: request.url.startswith("data:") or wrong.append(request.url))
-        page.goto(page_file.as_uri())
+        page.goto(file.as_uri())
         playwright.expect(page.locator("#counter")).not_to_be_empty()  # once the videos are unpacked
         return page
 
     yield open_window
     for page in windows:
         page.close()
-    assert wrong == [page_file.as_uri()] * len(windows)
+    assert wrong == asked
 
 
 def colours(page):
@@ -128,6 +129,35 @@ def test_play_moves_on_until_paused(open_page):
     frame = int(page.locator("#frame").input_value())
     page.wait_for_timeout(100)
     assert_at(page, frame)
+
+
+def test_a_click_into_a_curve_ends_playing(open_page):
+    page = open_page()
+    page.click("#play")
+    page.locator("[data-chart=validation] .plot").press("End")
+    assert page.locator("#play").inner_text() == "Play"
+    page.wait_for_timeout(100)
+    assert_at(page, FRAMES - 1)
+
+
+def test_a_curve_longer_than_the_video_is_seen_to_its_end(open_page, tmp_path):
+    run = write_run(tmp_path / "run", "--frame_H 8 --frame_W 16")
+    save_videos(Path(run, "best.npz"), {name: video[:6] for name, video in grey_videos(1).items()})
+    page = open_page(file=write_page(tmp_path / "page.html", [run]))
+    page.locator("[data-chart=validation] .plot").press("End")
+    assert page.locator("#counter").inner_text() == f"{FRAMES - 1} of {FRAMES - 1}"
+    assert page.locator("#frame").input_value() == str(FRAMES - 1)
+    assert colours(page)["truth"] == [5 * GREY_STEP] * 3
+
+
+def test_a_logarithmic_axis_has_ticks_whatever_its_range(open_page):
+    generator = torch.Generator().manual_seed(0)
+    middles, decades = (40 * torch.rand(2, 2000, generator=generator, dtype=torch.float64) - 20).tolist()
+    ranges = [(middle - 2 ** (size / 3) / 2, middle + 2 ** (size / 3) / 2) for middle, size in zip(middles, decades)]
+    found = open_page().evaluate("pairs => pairs.map(pair => logTicks(...pair))", ranges)
+    for (low, high), ticks in zip(ranges, found):
+        assert 2 <= len(ticks) <= 12 and ticks == sorted(set(ticks)), (low, high, ticks)
+        assert 10 ** low * (1 - 1e-6) <= ticks[0] and ticks[-1] <= 10 ** high * (1 + 1e-6), (low, high, ticks)
 
 
 def test_curves_say_the_values_under_the_pointer(open_page, page_file):

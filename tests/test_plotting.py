@@ -18,7 +18,7 @@ from cli.flags import schedule_settings, trainer_parser
 from conftest import ROOT
 from engine import schedules
 from engine.optimization import TOTALS
-from engine.saving.logs import METRICS_COLUMNS, TIMES_COLUMNS
+from engine.saving.logs import METRICS_COLUMNS, SAMPLES_COLUMNS, TIMES_COLUMNS
 from engine.training import RunState, metrics_row
 from figures import curves, style
 from figures.runs import Run, read_runs
@@ -97,6 +97,13 @@ def test_a_figure_without_data_says_what_it_needs(tmp_path):
     run = write_run(tmp_path / "run")
     with pytest.raises(UsageError, match="no samples to draw; give .* --samples"):
         Plotting.main([run, "--figures", "samples"])
+    run = write_run(tmp_path / "unvalidated", val_every=99)
+    for figure in ("val_psnr", "psnr_over_seconds"):
+        with pytest.raises(UsageError, match=f"no {figure} to draw; give a run that has validated"):
+            Plotting.main([run, "--figures", figure])
+    (tmp_path / "unvalidated/args.json").write_text('{"arguments": {"tfr": 1}}')
+    with pytest.raises(UsageError, match="no rate_distortion to draw"):
+        Plotting.main([run, "--figures", "rate_distortion"])
 
 
 def test_format_and_out(tmp_path):
@@ -377,11 +384,13 @@ def test_mistakes_are_named(tmp_path, words, named):
     ("metrics.csv", "0.001", "", "metrics.csv, line 2, column 'lr': ''"),
     ("psnr_per_frame.csv", "frame", "index", "psnr_per_frame.csv has no column 'frame'"),
     ("psnr_per_frame.csv", "2,20", "2,high", "psnr_per_frame.csv, line 3, column 'seq0': 'high'"),
+    ("samples_per_frame.csv", "psnr_best", "best", "samples_per_frame.csv has no column 'psnr_best'"),
     ("args.json", "arguments", "options", "args.json holds no \"arguments\""),
     ("args.json", "{", "", "args.json"),
 ])
 def test_damaged_files_are_named(tmp_path, file, old, new, named):
     path = Path(write_run(tmp_path / "run"), file)
+    path.with_name("samples_per_frame.csv").write_text(f"{','.join(SAMPLES_COLUMNS)}\n1,20,19,21,22\n")
     with open(path, newline="") as stream:
         text = stream.read().replace("\r\n", "\n")
     assert old in text

@@ -20,6 +20,7 @@ Z_COLUMNS = ("val_kl", "val_active_units", "val_psnr_posterior", "val_psnr_prior
 METRICS_COLUMNS = (*OLDEST_COLUMNS, *Z_COLUMNS, "skipped_steps")  # older runs lack the columns after the oldest
 CHECKPOINTS = ("last.ckpt", "best.ckpt", "epoch=*.ckpt")  # of a run
 TIMES_COLUMNS = ("epoch", "seconds", "validation_seconds")  # older runs lack the last
+SAMPLES_COLUMNS = ("frame", "psnr_mean", "psnr_low", "psnr_high", "psnr_best")  # those that are drawn
 TEST_FILES = ("split.json", "submission.csv", "scores.json", "psnr_per_frame.csv", "samples_per_frame.csv", "first.npz",
               "samples.npz")
 
@@ -80,6 +81,11 @@ def read_metrics(folder):
 def read_times(folder):
     """times.csv as {column: array over epochs}; validation_seconds is NaN at epochs without a validation."""
     return read_columns(folder / "times.csv", TIMES_COLUMNS[:2], lambda column: column == "validation_seconds")
+
+
+def read_samples(folder):
+    """samples_per_frame.csv as {column: array over frames}; see engine.testing.samples.samples_over_frames."""
+    return read_columns(folder / "samples_per_frame.csv", SAMPLES_COLUMNS)
 
 
 def write_psnr_per_frame(folder, per_frame, names=None):

@@ -27,14 +27,15 @@ function linearTicks(low, high, count, leastStep) {
   return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => (first + i) * step);
 }
 
-/** The ticks of a logarithmic axis: powers of ten, with their double and fivefold where there is room. */
+/** The ticks of a logarithmic axis: powers of ten and what lies between, where there is room; two or more. */
 function logTicks(low, high) {
   const powers = Array.from({ length: 700 }, (_, i) => i - 350)
     .filter(power => power >= Math.floor(low) && power <= Math.ceil(high));
-  const factors = high - low < 1.5 ? [1, 2, 5] : [1];
+  const factors = high - low < 1.5 ? [1, 2, 5] : high - low < 3 ? [1, 3] : [1];
   const every = Math.ceil(powers.length / 6);
-  return powers.filter((_, i) => i % every === 0).flatMap(power => factors.map(factor => factor * 10 ** power))
+  const ticks = powers.filter((_, i) => i % every === 0).flatMap(power => factors.map(factor => factor * 10 ** power))
     .filter(value => Math.log10(value) >= low && Math.log10(value) <= high);
+  return ticks.length > 2 ? ticks : linearTicks(10 ** low, 10 ** high, 5, 0);
 }
 
 class Chart {
@@ -74,8 +75,10 @@ class Chart {
   }
 
   seek(x) {
-    if (this.x === "frame") showFrame(Math.round(x));
-    else this.place(this.xs.reduce((near, other) => Math.abs(other - x) < Math.abs(near - x) ? other : near));
+    if (this.x === "frame") {
+      setPlaying(false);
+      showFrame(Math.round(x));
+    } else this.place(this.xs.reduce((near, other) => Math.abs(other - x) < Math.abs(near - x) ? other : near));
   }
 
   /** The ends of the y axis, in the logarithm of the values where the axis is logarithmic. */
@@ -240,7 +243,8 @@ Promise.all(data.sheets.map(async sheet => {
   sheet.image.src = sheet.source;
   await sheet.image.decode();
 })).then(() => {
-  slider.max = Math.max(0, ...data.sheets.map(sheet => sheet.frames - 1));
+  const lastFrames = charts.filter(chart => chart.x === "frame").map(chart => chart.last);
+  slider.max = Math.max(0, ...data.sheets.map(sheet => sheet.frames - 1), ...lastFrames);
   all(".controls")[0].hidden = data.sheets.length === 0;
   for (const canvas of all("canvas[data-frame]")) drawFrame(canvas, Number(canvas.dataset.frame));
   showFrame(0);

@@ -21,8 +21,8 @@ from engine.optimization import ClipTrainer
 from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
 from engine.saving.checkpoint import build_model
 from engine.saving.event_files import check_tensorboard
-from engine.saving.logs import save_videos, write_psnr_per_frame
-from engine.saving.recorder import RunRecorder, first_of_each, read_best_rollout
+from engine.saving.logs import save_videos
+from engine.saving.recorder import SAME_PSNR, RunRecorder, first_of_each, keep_psnr_of_the_best, read_best_rollout
 from engine.saving.resume import identity_of, restore
 from engine.saving.run_folder import open_run
 from engine.saving.start import trainer_flags
@@ -75,8 +75,8 @@ def main():
                     started = time.monotonic()
                     videos = validate(val_set, partial(generate_videos, after_frame=recorder.stop_if_asked))
                     row |= validation_metrics(videos) | measure_z(model, val_set, **settings)
-                    row["validation_seconds"] = time.monotonic() - started
                     recorder.after_validation(row, videos, video_format if args.store_visualization else None)
+                    row["validation_seconds"] = time.monotonic() - started
                 recorder.after_epoch(row)
         if rank() == 0:
             show_best(folder, val_set, train_set, state)
@@ -166,10 +166,7 @@ def draw(folder, val_set, state, video_format):
     if rank() > 0:
         return
     videos = best_rollout(folder, val_set, state)
-    if videos:
-        write_psnr_per_frame(folder, psnr_per_frame(videos["prediction"], videos["truth"]))
-    elif read_best_rollout(folder) is not None:  # both are of a model that was lost
-        (folder / "psnr_per_frame.csv").unlink(missing_ok=True)
+    keep_psnr_of_the_best(folder, videos, state.best_psnr)
     draw_runs([folder])
     if videos:
         write_comparison(folder / "best", first_of_each(videos), video_format)
@@ -186,7 +183,7 @@ def best_rollout(folder, val_set, state):
     frames, labels = val_set.clips(val_set.clip_starts())
     if prediction is None or prediction.shape != frames.shape:
         return None
-    if abs(torch.cat(psnr_per_frame(prediction, frames)).mean() - state.best_psnr) > 1e-3:
+    if abs(torch.cat(psnr_per_frame(prediction, frames)).mean() - state.best_psnr) > SAME_PSNR:
         return None
     return {"label": labels, "prediction": prediction, "truth": frames}
 

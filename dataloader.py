@@ -76,7 +76,7 @@ class Dataset_Dance(Dataset):
             longest = max(self.sequence_lengths, default=0)
             raise UsageError(f"{frames[0].parent} has {longest} frames in a row to use, too few for a clip of "
                              f"{video_len}; lower {LENGTH_FLAGS[mode]}{' or raise --partial' if partial < 1 else ''}")
-        self._note_short_sequences(frames[0].parent)
+        self._note_short_sequences(lengths, frames[0].parent)
         used = sum(self.sequence_lengths)
         self.frames, self.labels = decode(frames[:used]), decode(labels[:used])
 
@@ -109,8 +109,9 @@ class Dataset_Dance(Dataset):
             offset += length
         return torch.cat(starts)
 
-    def _note_short_sequences(self, folder):
-        short = [length for length in self.sequence_lengths if length < self.video_len]
+    def _note_short_sequences(self, lengths, folder):
+        """lengths: of the sequences, before the last one was cut by `partial`."""
+        short = [length for length in lengths[:len(self.sequence_lengths)] if length < self.video_len]
         if short:
             print(f"note: {len(short)} of the {len(self.sequence_lengths)} sequences in {folder}, {sum(short)} frames "
                   f"in all, give no clip of {self.video_len}; lower {LENGTH_FLAGS[self.mode]} to use them")
@@ -379,8 +380,9 @@ def describe_dataset(root):
                 frames, labels = list_frames_and_labels(root, mode)
                 lengths = read_sequence_lengths(root / mode / "sequences.txt", len(frames))
                 folders = [frames, labels]
-                fact = f"{len(frames)} frames with labels, in "
-                fact += f"{len(lengths)} sequences of {min(lengths)} to {max(lengths)}" if lengths[1:] else "1 sequence"
+                span = " to ".join(map(str, sorted({min(lengths), max(lengths)})))
+                sequences = f"{len(lengths)} sequences of {span}" if len(lengths) > 1 else "1 sequence"
+                fact = f"{len(frames)} frames with labels, in {sequences}"
         except UsageError as error:
             problems.append(str(error))
             continue

@@ -4,10 +4,12 @@ import errno
 import glob
 import json
 import os
+import re
 import shutil
 import socket
 import time
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -122,7 +124,10 @@ def remove_leftovers(folder, pattern):
     A file that was written to within the last hour stays: another process may be at it.
     """
     with suppress(OSError):
-        for path in folder.glob(f".{pattern}.*.tmp"):
+        for path in folder.glob(".*.tmp"):
+            name = re.fullmatch(r"\.(.+)\.\d+\.tmp", path.name, re.DOTALL)
+            if not name or not fnmatchcase(name[1], pattern):
+                continue
             with suppress(OSError):  # on Windows another program may have it open
                 if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
                     path.unlink()

@@ -136,12 +136,12 @@ def calibrate(run, minutes, scripts):
     """Train a recipe for one epoch, unless that is done, and set how many epochs take `minutes`. Returns the recipe."""
     recipe = run.recipe
     try:
-        if not has_a_row(read_times(run.folder)):
+        if not times_of_an_epoch(run.folder):
             scripts.run(run.folder, "Trainer", *run.words, "--save_root", run.folder, "--overwrite")
     except RunError as error:
         recipe.failed = str(error)
-    times = read_times(run.folder)
-    if has_a_row(times):  # also if Trainer.py failed after its first epoch
+    times = times_of_an_epoch(run.folder)
+    if times:  # also if Trainer.py failed after its first epoch
         seconds = partial(run_seconds, times=times, flags=trainer_parser().parse_args(run.words))
         recipe.failed, recipe.epochs = "", 1
         while seconds(recipe.epochs + 1) <= 60 * minutes:
@@ -150,14 +150,22 @@ def calibrate(run, minutes, scripts):
     return recipe
 
 
-def has_a_row(times):
-    return len(times.get("epoch", ())) > 0
+def times_of_an_epoch(folder):
+    """{column of times.csv: number} of the first epoch; None if it is not complete."""
+    columns = read_times(folder)
+    times = {name: values[0] for name, values in columns.items() if len(values)}
+    return times if times.get("seconds", 0) > 0 else None
 
 
 def run_seconds(epochs, times, flags):
-    """Seconds that a run of this many epochs takes, from the `times` of one epoch, which ended with a validation."""
-    validation = times.get("validation_seconds", [0.0])[0]
-    training = times["seconds"][0] - validation
+    """Seconds that a run of this many epochs takes, from the `times` of one epoch, which ended with a validation.
+
+    What only the first epoch of a process takes is counted in each.
+    """
+    if "validation_seconds" not in times:  # an older version counted so, and its runs go on with as many epochs
+        return epochs * times["seconds"]
+    validation = times["validation_seconds"]
+    training = times["seconds"] - validation
     fast = flags.fast_train_epoch if flags.fast_train else 0
     if fast:
         training /= flags.fast_partial

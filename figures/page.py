@@ -37,13 +37,13 @@ def write_page(path, folders, tests=True):
     records = [read_record(folder) for folder in paths]
     scores = [read_all_scores(folder) if tests else {} for folder in paths]
     clips = [read_clips(folder, tests) for folder in paths]
-    for folder, *found in zip(paths, records, scores, clips, (run.metrics for run in runs)):
-        if not any(found):
+    for run, folder, *found in zip(runs, paths, records, scores, clips):
+        if not (any(found) or run.metrics or read_split(folder)):
             raise UsageError(f"{folder} holds no run and no test; give one that Trainer.py or Tester.py has written")
     names, sheets, charts = [run.name for run in runs], Sheets(), training_charts(runs)
     curves = "".join(chart_html(name, chart) for name, chart in charts.items())
     videos = videos_html(names, clips, sheets, charts)
-    record = records[0] or read_record(paths[0].resolve().parent)  # a test has none, but the run around it may
+    record = records[0] or read_record(paths[0].absolute().parent)  # a test has none, but the run around it may
     data = {"runs": names, "sheets": sheets.all, "charts": charts,
             "fps": record.get("frames_per_second", DEFAULT_FPS)}
     text = Template(read_web("page.html")).substitute(

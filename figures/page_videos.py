@@ -5,13 +5,13 @@ from html import escape
 
 import numpy as np
 
-from engine.saving.logs import SAMPLES_COLUMNS, read_psnr_per_frame, read_samples, read_split, read_videos
+from engine.saving.logs import read_psnr_per_frame, read_samples, read_split, read_videos
 
 from .page_parts import chart_html, curve, swatch
 
 SHARED = ("label", "truth")  # by all runs on a dataset
 PICKED_FRAMES = 3  # the worst, and as many of the best
-BANDS = dict(zip(("x", "y", "low", "high", "best"), SAMPLES_COLUMNS))
+BANDS = {"x": "frame", "y": "psnr_mean", "low": "psnr_low", "high": "psnr_high", "best": "psnr_best"}
 SEQUENCES = {"test": "test sequence", "val": "validation sequence", "train": "training sequence", None: "sequence"}
 VALIDATION_NOTE = "The best rollout: frame 0 is given, every later one generated from the frame before and its label."
 FIRST_NOTE = "Shown with a little loss, to keep the page small."

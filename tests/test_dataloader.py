@@ -550,3 +550,11 @@ def test_sequences_too_short_for_a_clip_are_told(mode, lengths, said, tmp_path, 
     assert said.format(tmp_path / mode / f"{mode}_img") in out and ("note" in out) == bool(said)
     fact, = describe_dataset(tmp_path)[1]
     assert {"9 3 1": "3 sequences of 1 to 9", "9 4": "2 sequences of 4 to 9", "13": "1 sequence,"}[lengths] in fact
+
+
+def test_a_sequence_that_partial_has_cut_is_not_called_too_short(tmp_path, capsys):
+    write_split(tmp_path, "train", 18)
+    (tmp_path / "train/sequences.txt").write_text("9\n9\n")
+    assert len(Dataset_Dance(tmp_path, None, "train", 4, 0.6, frame_size=(8, 16), num_workers=1)) == 2
+    assert "note" not in capsys.readouterr().out
+    assert "in 2 sequences of 9," in describe_dataset(tmp_path)[1][0]

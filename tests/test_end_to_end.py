@@ -5,11 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
+from cli.errors import RunError
 from conftest import ROOT, TINY_NETWORK, TINY_TRAINING, call_script, flags, read_csv
 from dataloader import Dataset_Dance
 from engine.evaluation import validate
@@ -211,19 +213,35 @@ def test_rollout_of_another_model_is_not_shown_as_that_of_the_best(stale, whole,
         np.save(path, 255 - np.load(path))
     call("Trainer", "--resume", "--save_root", "run")
     assert ("this model" in capsys.readouterr().out) != stale
-    assert (tmp_path / "run/psnr_per_frame.csv").exists() != stale
 
 
+@pytest.mark.parametrize("rollout", ["kept", "stale", "missing"])
 @pytest.mark.parametrize("stale", [False, True])
-def test_psnr_per_frame_is_of_the_best_rollout(stale, whole, call, tmp_path):
-    """A run may be killed after it has written the one, and before the other."""
+def test_psnr_per_frame_is_of_the_best_or_goes(stale, rollout, whole, call, tmp_path):
+    """A run may be killed after it has written the one, and before the other or the checkpoint."""
     shutil.copytree(whole[1], tmp_path / "run")
-    path = tmp_path / "run/psnr_per_frame.csv"
+    path, other = tmp_path / "run/psnr_per_frame.csv", tmp_path / "run" / BEST_ROLLOUT
     written = path.read_text()
     if stale:
         path.write_text("frame,seq0\n1,99\n")
+    if rollout == "stale":
+        np.save(other, 255 - np.load(other))
+    elif rollout == "missing":
+        other.unlink()
     call("Trainer", "--resume", "--save_root", "run")
-    assert path.read_text() == written
+    if stale and rollout != "kept":
+        assert not path.exists()
+    else:
+        assert path.read_text() == written
+
+
+def test_psnr_per_frame_that_cannot_be_mended_costs_no_run(whole, call, tmp_path, monkeypatch, capsys):
+    shutil.copytree(whole[1], tmp_path / "run")
+    (tmp_path / "run/psnr_per_frame.csv").write_text("frame,seq0\n1,99\n")
+    monkeypatch.setattr("engine.saving.recorder.write_psnr_per_frame", Mock(side_effect=RunError("in use")))
+    call("Trainer", "--resume", "--save_root", "run")
+    out = capsys.readouterr().out
+    assert "note: in use; it is of a model that was lost" in out and "this model" in out
 
 
 def test_run_leaves_the_files_that_it_promises(prolonged):

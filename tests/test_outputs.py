@@ -292,14 +292,15 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.txt", "a[1].txt", "a*.txt"])
 def test_what_a_killed_process_has_left_of_a_file_is_removed_when_it_is_written_again(name, tmp_path):
-    """But not what another process may be writing, and nothing of another file."""
-    old, new, other = tmp_path / f".{name}.123.tmp", tmp_path / f".{name}.124.tmp", tmp_path / ".a1.txt.123.tmp"
-    for path in (old, new, other):
+    """But not what another process may be writing, and nothing of another file or another program."""
+    old, new = tmp_path / f".{name}.123.tmp", tmp_path / f".{name}.124.tmp"
+    others = {tmp_path / other for other in (".a1.txt.123.tmp", f".{name}.png.123.tmp", f".{name}.backup.tmp")}
+    for path in (old, new, *others):
         path.write_text("half")
-    for path in (old, other):
+    for path in (old, *others):
         os.utime(path, 2 * (time.time() - 4000,))
     write_text(tmp_path / name, "whole")
-    assert {*tmp_path.iterdir()} == {new, other, tmp_path / name}
+    assert {*tmp_path.iterdir()} == {new, *others, tmp_path / name}
 
 
 def test_videos_have_the_speed_of_the_data(dancer, call, tmp_path):

@@ -171,7 +171,10 @@ def test_page_of_a_run_that_has_little(tmp_path):
     (tested / "scores.json").write_text(json.dumps(SCORES))
     unvalidated = write_run(tmp_path / "unvalidated", val_every=99, sequence_lengths=(), loss="nan", kl="inf")
     stopped = write_run(tmp_path / "stopped", epochs=0, sequence_lengths=())  # before the end of an epoch
-    for folders in ([tested], [unvalidated], [stopped], [tested, unvalidated, stopped]):
+    unscored = tmp_path / "unscored"  # without a ground truth and without videos
+    unscored.mkdir()
+    (unscored / "split.json").write_text('{"split": "test"}')
+    for folders in ([tested], [unvalidated], [stopped], [unscored], [tested, unvalidated, stopped]):
         page = write_page(tmp_path / "page.html", folders).read_text(encoding="utf-8")
         assert "No videos yet" in page and not data_of(page)["sheets"]
         assert ("22.25" in page) == (tested in folders)

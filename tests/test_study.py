@@ -278,6 +278,12 @@ def test_a_run_of_the_chosen_epochs_takes_the_minutes(words, minutes, tmp_path):
     assert seconds(recipe.epochs + 1) > 60 * minutes
 
 
+def test_times_that_cannot_be_are_measured_again(tmp_path):
+    for row in ("0,0,0", "0,nan,1", ""):
+        (tmp_path / "times.csv").write_text(f"{','.join(TIMES_COLUMNS)}\n{row}\n" if row else ",".join(TIMES_COLUMNS))
+        assert engine_study.times_of_an_epoch(tmp_path) is None
+
+
 def test_recipe_is_calibrated_once(study, dancer, tmp_path, monkeypatch):
     run, trained = engine_study.Scripts.run, []
 

@@ -141,22 +141,22 @@ def network_dimensions(weights, path, network=None):
     network: what the checkpoint says; without it, as in one of another program, it is the first that the tensors fit.
     All tensors must fit, so that a few wrong ones cannot ask for a network that fills the memory.
     """
-    misfit = UsageError(f"--ckpt_path {path} is a checkpoint of another network")
-    for network in [network] if network else NETWORKS:
+    misfits = []
+    for name in [network] if network else NETWORKS:
         try:
-            dimensions = NETWORKS[network].dimensions_of(weights)
+            dimensions = NETWORKS[name].dimensions_of(weights)
         except (KeyError, IndexError):
             continue
-        if any(dimensions[name] < least for name, least in MIN_DIMENSIONS.items()):
+        if any(dimensions[dimension] < least for dimension, least in MIN_DIMENSIONS.items()):
             continue
         try:
             with torch.device("meta"):  # takes no memory
-                _compare_shapes(VAE_Model(**dimensions, network=network).state_dict(), weights, path)
+                _compare_shapes(VAE_Model(**dimensions, network=name).state_dict(), weights, path)
         except UsageError as error:
-            misfit = error
+            misfits.append(error)
         else:
-            return {"network": network, **dimensions}
-    raise misfit
+            return {"network": name, **dimensions}
+    raise misfits[0] if misfits else UsageError(f"--ckpt_path {path} is a checkpoint of another network")
 
 
 def load_weights(model, content, path):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cli.errors import RunError, Stopped, StopSignals
-from cli.files import write_bytes
+from cli.files import patiently, write_bytes, writing
 from cli.parser import as_typed
 from cli.progress import Progress
 from media.video import write_comparison
@@ -19,9 +19,10 @@ from ..processes import all_reduce, launcher, rank, world_size
 from ..training import shown_metrics
 from .checkpoint import save_checkpoint
 from .event_files import EventFiles
-from .logs import write_epoch_logs, write_psnr_per_frame
+from .logs import read_psnr_per_frame, write_epoch_logs, write_psnr_per_frame
 
 BEST_ROLLOUT = ".best_rollout.npy"  # uint8 [B, T, 3, H, W]
+SAME_PSNR = 1e-3  # dB, up to which a rollout can be the one that a PSNR is of
 
 
 class RunRecorder:
@@ -160,3 +161,22 @@ def read_best_rollout(folder):
     except Exception:  # a damaged header raises almost anything
         prediction = None
     return None if prediction is None or prediction.dtype != np.uint8 else torch.from_numpy(prediction)
+
+
+def keep_psnr_of_the_best(folder, videos, best_psnr):
+    """Write psnr_per_frame.csv anew, or remove it, if it is not of the best model.
+
+    The run may have been killed between writing it and its checkpoint. videos: the rollout of the best validation, see
+    `after_validation`, or None.
+    """
+    path, columns = folder / "psnr_per_frame.csv", read_psnr_per_frame(folder)
+    if not columns or abs(np.nanmean(np.concatenate([*columns.values()])) - best_psnr) <= SAME_PSNR:
+        return
+    try:
+        if videos:
+            write_psnr_per_frame(folder, psnr_per_frame(videos["prediction"], videos["truth"]))
+        else:
+            with writing(path):
+                patiently(path.unlink, path=path)
+    except RunError as error:
+        print(f"note: {error}; it is of a model that was lost")

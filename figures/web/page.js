@@ -38,6 +38,12 @@ function logTicks(low, high) {
   return ticks.length > 2 ? ticks : linearTicks(10 ** low, 10 ** high, 5, 0);
 }
 
+/** The digits by which ticks differ, three or more. */
+function digitsOf(ticks) {
+  const largest = Math.max(...ticks.map(Math.abs));
+  return clamp(Math.ceil(Math.log10(largest / (ticks[1] - ticks[0]))) + 1, 3, 12) || 3;
+}
+
 class Chart {
   constructor(figure) {
     Object.assign(this, data.charts[figure.dataset.chart]);  // title, x, curves, log, zero
@@ -105,9 +111,10 @@ class Chart {
     this.plot.replaceChildren();
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("aria-hidden", "true");
-    for (const y of this.log ? logTicks(low, high) : linearTicks(low, high, 7, 1e-12)) {
+    const ticks = this.log ? logTicks(low, high) : linearTicks(low, high, 7, 1e-12);
+    for (const y of ticks) {
       make("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: this.top(y), y2: this.top(y) }, svg);
-      make("text", { x: MARGIN.left - 7, y: this.top(y) + 4, "text-anchor": "end" }, svg, shown(y, 3));
+      make("text", { x: MARGIN.left - 7, y: this.top(y) + 4, "text-anchor": "end" }, svg, shown(y, digitsOf(ticks)));
     }
     for (const x of linearTicks(this.first, this.last, width / 80, 1)) {
       make("text", { x: this.left(x), y: height - 18, "text-anchor": "middle" }, svg, shown(x, 6));

@@ -1,6 +1,5 @@
 """Train the conditional VAE, validate it as it trains, and keep what it has learned."""
 
-import time
 from contextlib import contextmanager
 from functools import partial
 
@@ -71,12 +70,10 @@ def main():
                 batches = EpochBatches(placed, epoch, device, tfr=schedules.tfr(epoch), **batch_settings(args, epoch))
                 row = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
                 if rank() == 0 and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
-                    recorder.keep_state(row)
-                    started = time.monotonic()
+                    recorder.before_validation(row)
                     videos = validate(val_set, partial(generate_videos, after_frame=recorder.stop_if_asked))
                     row |= validation_metrics(videos) | measure_z(model, val_set, **settings)
                     recorder.after_validation(row, videos, video_format if args.store_visualization else None)
-                    row["validation_seconds"] = time.monotonic() - started
                 recorder.after_epoch(row)
         if rank() == 0:
             show_best(folder, val_set, train_set, state)

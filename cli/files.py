@@ -118,10 +118,10 @@ def _moved_when_complete(path, mode, **arguments):
             temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder, pattern):
+def remove_leftovers(folder, pattern, idle_seconds=LEFTOVER_SECONDS):
     """Remove what killed processes have left of files of this pattern, as far as that can be done.
 
-    A file that was written to within the last hour stays: another process may be at it.
+    A file that was written to within the last `idle_seconds` stays: another process may be at it.
     """
     with suppress(OSError):
         for path in folder.glob(".*.tmp"):
@@ -129,7 +129,7 @@ def remove_leftovers(folder, pattern):
             if not name or not fnmatchcase(name[1], pattern):
                 continue
             with suppress(OSError):  # on Windows another program may have it open
-                if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                if time.time() - path.stat().st_mtime > idle_seconds:
                     path.unlink()
 
 

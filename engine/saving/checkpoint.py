@@ -141,7 +141,7 @@ def network_dimensions(weights, path, network=None):
     network: what the checkpoint says; without it, as in one of another program, it is the first that the tensors fit.
     All tensors must fit, so that a few wrong ones cannot ask for a network that fills the memory.
     """
-    misfits = []
+    first = []
     for name in [network] if network else NETWORKS:
         try:
             dimensions = NETWORKS[name].dimensions_of(weights)
@@ -149,19 +149,18 @@ def network_dimensions(weights, path, network=None):
             continue
         if any(dimensions[dimension] < least for dimension, least in MIN_DIMENSIONS.items()):
             continue
-        try:
-            with torch.device("meta"):  # takes no memory
-                _compare_shapes(VAE_Model(**dimensions, network=name).state_dict(), weights, path)
-        except UsageError as error:
-            misfits.append(error)
-        else:
+        with torch.device("meta"):  # takes no memory
+            differences = _differences(VAE_Model(**dimensions, network=name).state_dict(), weights)
+        if not differences:
             return {"network": name, **dimensions}
-    raise misfits[0] if misfits else UsageError(f"--ckpt_path {path} is a checkpoint of another network")
+        first = first or differences
+    _refuse(first, path)
+    raise UsageError(f"--ckpt_path {path} is a checkpoint of another network")
 
 
 def load_weights(model, content, path):
     """Copy the weights of a checkpoint into the model, if all names and shapes fit."""
-    _compare_shapes(model.state_dict(), content["state_dict"], path)
+    _refuse(_differences(model.state_dict(), content["state_dict"]), path)
     model.load_state_dict(content["state_dict"])
 
 
@@ -176,13 +175,19 @@ def build_model(settings, device, dtype, checkpoint=None, path=None):
     return model.to(device, memory_format=memory_format(device, dtype))
 
 
-def _compare_shapes(ours, theirs, path):
+def _differences(ours, theirs):
+    """In which names and shapes two state_dicts differ, a few words each."""
     differences = [f"{name} is missing" for name in ours.keys() - theirs.keys()]
     differences += [f"{ascii(str(name))[1:-1]:.100} is unknown" for name in theirs.keys() - ours.keys()]
     differences += [f"{name} is {list(theirs[name].shape)}, not {list(ours[name].shape)}"
                     for name in ours.keys() & theirs.keys() if ours[name].shape != theirs[name].shape]
+    return sorted(differences)
+
+
+def _refuse(differences, path):
+    """Raise UsageError if a checkpoint's tensors differ from those of the network; see `_differences`."""
     if differences:
-        shown = "; ".join(sorted(differences)[:5])
+        shown = "; ".join(differences[:5])
         raise UsageError(f"--ckpt_path {path} does not fit the network in {len(differences)} places: {shown}")
 
 

@@ -29,8 +29,9 @@ class RunRecorder:
     """Writes logs and checkpoints into the folder of a run, and stops the run after a signal.
 
     Every process has one and calls its `after_steps` and `after_epoch`; rank 0 alone writes files and calls
-    `after_validation`. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up to date by the training.
-    arguments: every flag, as a dict. dataset: see resume.identity_of. The others: the flags of these names.
+    `before_validation` and `after_validation`. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up
+    to date by the training. arguments: every flag, as a dict. dataset: see resume.identity_of. The others: the flags of
+    these names.
     """
 
     def __init__(self, folder, trainer, state, *, arguments, dataset, num_epoch, save_minutes, per_save,
@@ -39,7 +40,7 @@ class RunRecorder:
         self.same_in_all_checkpoints = {"arguments": arguments, **dataset, "world_size": world_size()}
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
-        self.saved_at = self.counted_at = time.monotonic()
+        self.saved_at = self.counted_at = self.validation_began = time.monotonic()
         self.kept = None  # the content of a checkpoint before the round or validation in progress, else None
         self.event_files = EventFiles(folder) if tensorboard else None
         self._write_logs()
@@ -71,9 +72,15 @@ class RunRecorder:
         self.kept = None
         self._stop_after(number)
 
+    def before_validation(self, row):
+        """Keep the state, for a stop within the validation; row: that of the epoch so far."""
+        self.keep_state(row)
+        self.validation_began = time.monotonic()
+
     def after_validation(self, row, videos, video_format=None):
         """Keep the rollout of a validation and its PSNR per frame, if it is the best so far; before after_epoch.
 
+        The seconds that the validation took go into the row, as validation_seconds, for times.csv.
         videos: see engine.evaluation.validate. video_format: write the first of them, the best or not, as epoch=N;
         a VideoFormat, or None.
         """
@@ -85,6 +92,7 @@ class RunRecorder:
                 write_best_rollout(self.folder, videos["prediction"])
         except RunError as error:  # the checkpoint is worth more
             print(f"note: {error}; the figures and videos of this run will lack it")
+        row["validation_seconds"] = time.monotonic() - self.validation_began
 
     def after_epoch(self, row):
         """Log the epoch and save its checkpoints, and stop if a signal has come."""

@@ -1,9 +1,10 @@
 """The folder of a run: made, locked against a second run, with args.json in it."""
 
+import math
 import platform
 import shutil
 import subprocess
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from cli.errors import UsageError
-from cli.files import locked, patiently, usable, write_json
+from cli.files import locked, patiently, remove_leftovers, usable, write_json
 from cli.flags import SPLITS
 from cli.parser import typed_command
 
@@ -44,9 +45,7 @@ def open_run(save_root, model, *, arguments, fps, resumed, overwrite, first_epoc
         yield folder
         return
     with locked("--save_root", folder):
-        for stale in folder.glob(".*.tmp"):
-            with suppress(OSError):  # on Windows another program may have it open
-                stale.unlink()
+        remove_leftovers(folder, "*", idle_seconds=-math.inf)  # the folder is locked: nobody is at them
         if resumed:
             check_newest(folder, resumed)
         else:

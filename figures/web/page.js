@@ -111,10 +111,10 @@ class Chart {
     this.plot.replaceChildren();
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("aria-hidden", "true");
-    const ticks = this.log ? logTicks(low, high) : linearTicks(low, high, 7, 1e-12);
+    const ticks = this.log ? logTicks(low, high) : linearTicks(low, high, 7, 1e-12), digits = digitsOf(ticks);
     for (const y of ticks) {
       make("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: this.top(y), y2: this.top(y) }, svg);
-      make("text", { x: MARGIN.left - 7, y: this.top(y) + 4, "text-anchor": "end" }, svg, shown(y, digitsOf(ticks)));
+      make("text", { x: MARGIN.left - 7, y: this.top(y) + 4, "text-anchor": "end" }, svg, shown(y, digits));
     }
     for (const x of linearTicks(this.first, this.last, width / 80, 1)) {
       make("text", { x: this.left(x), y: height - 18, "text-anchor": "middle" }, svg, shown(x, 6));

@@ -1,0 +1,110 @@
+"""What README.md and docs/ say: their commands are understood, and their numbers are those of the kept logs."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import Plotting
+import Preparer
+import Study
+from cli import flags
+from cli.files import read_json
+from conftest import ROOT
+from figures.curves import mean_and_range
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
+         ROOT / "benchmarks" / "README.md"]
+PARSERS = {"Trainer.py": flags.trainer_parser(), "Tester.py": flags.tester_parser(),
+           "Preparer.py": Preparer.build_parser(), "Plotting.py": Plotting.plotting_parser(),
+           "Study.py": Study.study_parser()}
+RUNS = ROOT / "docs" / "runs" / "version_2"
+COLUMNS = [("val", "psnr"), ("val", "ssim"), ("val", "psnr_person"), ("test", "psnr"), ("test", "ssim"),
+           ("test", "psnr_person"), ("test", "psnr_first_100"), ("test", "psnr_last_100"), ("test", "score")]
+
+
+def code_blocks(page):
+    """The indented lines of a page, block by block."""
+    text = page.read_text(encoding="utf-8")
+    return ["\n".join(line.strip() for line in block.splitlines())
+            for block in re.findall(r"(?:^ {4,}.*\n(?:\n(?= {4}))?)+", text, re.MULTILINE)]
+
+
+def commands(block):
+    """The scripts that a block of shell commands starts, each as a list of words; nothing is started or written."""
+    script = 'noted() { printf "%s\\0" "$@" $\'\\n\'; }\n' + re.sub(r"(?:\.venv/bin/|\b)python3? ", "noted ", block)
+    said = subprocess.run([shutil.which("bash"), "-r", "-c", script], cwd=ROOT, env={"PATH": ""}, capture_output=True,
+                          text=True).stdout
+    started = [line.split("\0") for line in said.split("\0\n\0") if line]
+    assert len(started) >= len(re.findall(r"(?<!Scripts\\)python3? \S+\.py", block)), block
+    return started
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_of_a_page_are_understood(page, monkeypatch):
+    """And the recipes and scripts in them exist."""
+    monkeypatch.chdir(ROOT)
+    started = [words for block in code_blocks(page) for words in commands(block)]
+    assert started
+    for script, *words in started:
+        if script in PARSERS:
+            args = PARSERS[script].parse_args(words)
+            if script == "Study.py":
+                Study.read_recipes(args.recipes, Path(args.out))
+        else:
+            assert script == "-m" or (ROOT / script).is_file()
+
+
+def test_commands_for_windows_are_those_of_the_demo():
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("\ndemo:")[1].split("\n\n")[0]
+    block, = [block for block in code_blocks(PAGES[0]) if ".venv\\Scripts" in block]
+    ours, theirs = (re.findall(r"(?:\$\(RUN\)|Scripts\\python) (\w+\.py .*)", text.replace('"', ""))
+                    for text in (recipe, block))
+    assert ours == theirs and len(ours) == 4
+
+
+def table_rows(page, heading):
+    """The cells of the rows of the first table after a line that begins with `heading`, by their first cell."""
+    text = page.read_text(encoding="utf-8").split(f"\n{heading}")[1]
+    rows = [line.strip("|").split("|") for line in text.split("\n|", 1)[1].split("\n\n")[0].splitlines()]
+    return {name.strip(" *`"): [cell.strip(" *`") for cell in cells] for name, *cells in rows}
+
+
+def test_results_are_those_of_the_kept_runs():
+    """The table of README.md."""
+    rows = table_rows(PAGES[0], "## Results")
+    scores = [read_json(run / "result.json")["scores"] for run in sorted((RUNS / "demo").glob("seed=*"))]
+    views = [{"val": found, "test": found} for found in
+             (read_json(run / "views_2/scores.json") for run in sorted((RUNS / "demo").glob("seed=*")))]
+
+    def shown(scores, who):
+        return [f"{np.mean([of_seed[split][who][name] for of_seed in scores]):.{3 if name == 'ssim' else 2}f}"
+                for split, name in COLUMNS]
+
+    assert len(scores) == 5
+    assert rows["this model"] == shown(scores[:1], "this model")
+    assert rows["five seeds, mean"] == shown(scores, "this model")
+    assert rows["these five with `--views 2"][3:] == shown(views, "this model")[3:]
+    for name, who in (("nearest label", "nearest label"), ("training mean frame", "mean frame"),
+                      ("first frame repeated", "first frame")):
+        assert rows[name] == shown(scores[:1], who)
+
+
+@pytest.mark.parametrize("name", ["forced", "free"])
+def test_table_of_the_defaults_is_of_the_kept_runs(name):
+    """Its rows of version 2 with several seeds, in docs/study.md."""
+    text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    rows = re.findall(rf"^\| small \| \*\*defaults, {name}\*\*.* \| (\d+) to (\d+) \| (.*?) \|$", text, re.MULTILINE)
+    assert len(rows) == 2
+    for first, last, cells in rows:
+        runs = [RUNS / f"small_val_every_5{'_tfr_0' * (name == 'free')}/seed={seed}"
+                for seed in range(int(first), int(last) + 1)]
+        scores = [read_json(run / "result.json")["scores"] for run in runs]
+        values = {(split, key): [of_run[split]["this model"][key] for of_run in scores] for split, key in COLUMNS}
+        shown = [mean_and_range(values[split, "psnr"]) for split in ("val", "test")]
+        shown += [f"{np.mean(values['test', f'psnr_{part}_100']):.2f}" for part in ("first", "last")]
+        assert cells.replace("*", "").split(" | ") == shown

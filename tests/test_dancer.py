@@ -17,7 +17,7 @@ import torch
 
 from cli.errors import RunError, UsageError
 from cli.files import whole_folder
-from conftest import PATIENCE, ROOT, call_script, started, wait_until
+from conftest import PATIENCE, ROOT, call_script, posix_only, started, wait_until
 from media.images import read_image, resize_image
 from stage_dancer import choreography
 from stage_dancer import dataset as dancer
@@ -65,6 +65,22 @@ def test_layout_and_counts(tiny):
     assert names == expected
     for name in ("train/train_img/0.png", "test/test_label/3/2.png"):
         assert read_image(tiny / name).shape == (3, 128, 256)
+
+
+def test_what_is_drawn_is_that_of_the_version():
+    """Who changes it raises VERSION, and makes the reference anew: the numbers in docs/ are of one dancer."""
+    reference = json.loads((Path(__file__).parent / "reference" / "stage_dancer.json").read_text())
+    assert dancer.VERSION == reference["version"]
+    points, exposure = dancer.compose(seed=0, split=1, sequence=0, frames=300)
+    for expected in reference["frames"]:
+        t = expected["frame"]
+        assert exposure[t] == pytest.approx(expected["exposure"], abs=1e-5)
+        np.testing.assert_allclose(points[t][[0, len(points[t]) // 2, -1]], expected["points"], atol=1e-5)
+        images = {"image": draw_frame(points[t], exposure[t], Stage()), "label": draw_label(points[t])}
+        for kind, image in images.items():
+            np.testing.assert_allclose(image.mean(axis=(0, 1)), expected[f"{kind}_mean"], atol=0.05)
+            for pixel in expected["pixels"]:
+                np.testing.assert_allclose(image[tuple(pixel["at"])].astype(int), pixel[kind], atol=1)
 
 
 def test_nothing_unfinished_is_left_beside(tiny):
@@ -302,6 +318,7 @@ def be_killed(job):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@posix_only
 def test_a_killed_drawing_process_ends_the_making_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(dancer, "_draw_job", be_killed)
     with pytest.raises(RunError, match="killed .* lower --num_workers"):
@@ -343,15 +360,21 @@ def signal_while_drawing(command, folder, send):
         return process, process.communicate(timeout=PATIENCE)[1]  # drawing processes have ended too: they hold stderr
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"])
+@posix_only
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_leaves_no_process_and_nothing_unfinished(name, tmp_path):
     number = getattr(signal, name)
     process, said = signal_while_drawing([ROOT / "Preparer.py", "--dancer", "made", "--num_workers", 2], tmp_path,
                                          lambda process: process.send_signal(number))
-    if name == "SIGKILL":
-        return
     assert process.returncode == 128 + number and "Traceback" not in said
     assert "Preparer.py: " in said and list(tmp_path.iterdir()) == []
+
+
+@posix_only
+def test_drawing_processes_end_when_the_one_that_started_them_is_killed(tmp_path):
+    process, _ = signal_while_drawing([ROOT / "Preparer.py", "--dancer", "made", "--num_workers", 2], tmp_path,
+                                      lambda process: process.kill())
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_a_drawing_process_ignores_ctrl_c(monkeypatch):
@@ -365,6 +388,7 @@ def test_a_drawing_process_ignores_ctrl_c(monkeypatch):
         signal.signal(signal.SIGINT, handler)
 
 
+@posix_only
 @pytest.mark.parametrize("seconds", [0.3, 1])
 def test_ctrl_c_while_the_drawing_processes_start_is_told_once(seconds, tmp_path):
     """A terminal sends it to all of them."""
@@ -378,6 +402,7 @@ def test_ctrl_c_while_the_drawing_processes_start_is_told_once(seconds, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@posix_only
 @pytest.mark.parametrize("name, send", [
     ("SIGINT", lambda process: os.killpg(process.pid, signal.SIGINT)),  # as a terminal does
     ("SIGTERM", lambda process: process.terminate())], ids=["SIGINT", "SIGTERM"])

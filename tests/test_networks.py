@@ -1,4 +1,4 @@
-"""The network is that of the course template: names, shapes and output."""
+"""The networks are those of the references, that of the course template and our pyramid: names, shapes and output."""
 
 import json
 from functools import partial
@@ -12,7 +12,8 @@ from torch import nn
 from modules import Label_Encoder, VAE_Model
 from modules.losses import kl_divergence
 
-REFERENCE = json.loads((Path(__file__).parent / "reference" / "template_network.json").read_text())
+REFERENCES = {network: json.loads((Path(__file__).parent / "reference" / f"{network}_network.json").read_text())
+              for network in ("template", "pyramid")}
 
 
 def waves(shape, step, phase):
@@ -34,12 +35,17 @@ def weights(number, name, shape):
     return 1 + 0.1 * wave if name == "label_transformation.2.weight" else 0.1 * wave
 
 
+@pytest.fixture(params=REFERENCES, scope="module")
+def reference(request):
+    return REFERENCES[request.param]
+
+
 @pytest.fixture(scope="module")
-def output():
-    """All that the reference has figures of, computed by our network."""
-    model = VAE_Model().double().eval()
+def output(reference):
+    """All that a reference has figures of, computed by our network with the reference's weights."""
+    model = VAE_Model(**reference["model"]).double().eval()
     model.load_state_dict({name: weights(number, name, shape)
-                           for number, (name, shape) in enumerate(sorted(REFERENCE["state_dict"].items()))})
+                           for number, (name, shape) in enumerate(sorted(reference["state_dict"].items()))})
 
     def step(frame, label, z=None):
         frame_feature, label_feature = model.frame_transformation(frame), model.label_transformation(label)
@@ -56,16 +62,17 @@ def output():
                         "kl_sum_over_batch": kl_divergence(first["mu"], first["logvar"])}
 
 
-def test_names_and_shapes_are_those_of_the_template():
-    model = VAE_Model()
+def test_names_and_shapes_are_those_of_the_reference(reference):
+    """Or older checkpoints could not be read."""
+    model = VAE_Model(**reference["model"])
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    assert shapes == REFERENCE["state_dict"]
-    assert sum(tensor.numel() for tensor in model.parameters()) == REFERENCE["parameters"]
+    assert shapes == reference["state_dict"]
+    assert sum(tensor.numel() for tensor in model.parameters()) == reference["parameters"]
 
 
-@pytest.mark.parametrize("name", sorted(REFERENCE["figures"].keys() - {"kl_sum_over_batch"}))
-def test_output_is_that_of_the_template(output, name):
-    figures, tensor = REFERENCE["figures"][name], output[name]
+@pytest.mark.parametrize("name", sorted(REFERENCES["template"]["figures"].keys() - {"kl_sum_over_batch"}))
+def test_output_is_that_of_the_reference(reference, output, name):
+    figures, tensor = reference["figures"][name], output[name]
     assert list(tensor.shape) == figures["shape"]
     assert tensor.mean().item() == pytest.approx(figures["mean"], abs=1e-9)
     assert tensor.std(correction=0).item() == pytest.approx(figures["std"], abs=1e-9)
@@ -73,8 +80,8 @@ def test_output_is_that_of_the_template(output, name):
         assert tensor.flatten()[int(place)].item() == pytest.approx(value, abs=1e-9)
 
 
-def test_kl_is_that_of_the_template(output):
-    expected = REFERENCE["figures"]["kl_sum_over_batch"]
+def test_kl_is_that_of_the_reference(reference, output):
+    expected = reference["figures"]["kl_sum_over_batch"]
     assert output["kl_sum_over_batch"].item() == pytest.approx(expected, abs=1e-9)
 
 

@@ -55,6 +55,7 @@ class Plain:
 
     def __init__(self, args):
         self.args, self.device = args, torch.device(args.device)
+        devices.choose_precision("off", self.device)  # float32, and not TensorFloat-32
         self.model = make_model(args).to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), args.lr)
 
@@ -322,7 +323,7 @@ def data(side, args, root, fresh):
     first = seconds_of(open_and_pass, side.device)
     seconds = {"first pass": first, "later pass": seconds_of(side.pass_over_data, side.device)} if fresh else {
         "later pass, new process": first}
-    return {"seconds": seconds, "peak_mib": peak_memory(side.device)}
+    return {"seconds": seconds, "peak_mib": None}  # plain's loader decodes in processes of its own
 
 
 def epoch(side, args, root):
@@ -332,7 +333,7 @@ def epoch(side, args, root):
         work = side.prepare_epoch(Path(root), Path(run))
         side.model.train()
         side.train_on(random_batch(side, args), True)  # warm-up
-        return {"seconds": {"an epoch": seconds_of(work, side.device)}, "peak_mib": peak_memory(side.device)}
+        return {"seconds": {"an epoch": seconds_of(work, side.device)}, "peak_mib": None}  # as for data
 
 
 MEASUREMENTS = {function.__name__: function for function in (machine, losses, training, rollout, data, epoch)}

@@ -82,7 +82,7 @@ def test_counted_operations(model):
 @pytest.mark.parametrize("side", ["plain", "ours"])
 def test_an_epoch_and_passes_over_data(dancer, side):
     found = bench.take_turn("epoch", side=side, flags=TINY, root=str(dancer))
-    assert found["seconds"].keys() == {"an epoch"} and found["peak_mib"] > 0
+    assert found["seconds"].keys() == {"an epoch"} and found["peak_mib"] is None
     found = measure.data(side, measure.flags(**TINY), dancer, fresh=False)
     assert found["seconds"].keys() == {"later pass, new process"}
 

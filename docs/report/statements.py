@@ -64,12 +64,13 @@ def table(by_seed, digits):
 
 
 def over_annealings(by_seed, forcing):
-    """The mean of each seed over the annealings: runs of one seed resemble each other, and must not count as many."""
-    numbers = {}
-    for (_, of_forcing), of_seeds in by_seed.items():
-        for seed, number in of_seeds.items() if of_forcing == forcing else ():
-            numbers.setdefault(seed, []).append(number)
-    return {seed: float(np.mean(of_seed)) for seed, of_seed in numbers.items()}
+    """The mean of each seed over the annealings: runs of one seed resemble each other, and must not count as many.
+
+    Seeds that some annealing lacks are left out.
+    """
+    cells = [of_seeds for (_, of_forcing), of_seeds in by_seed.items() if of_forcing == forcing]
+    in_all = set.intersection(*map(set, cells)) if cells else set()
+    return {seed: float(np.mean([of_seeds[seed] for of_seeds in cells])) for seed in in_all}
 
 
 def compared(by_seed, pairs):

@@ -44,7 +44,8 @@ def row(recipe, base):
     compared = ""
     if recipe.name != BASE and psnr.keys() & base.keys():
         difference, p = sign_flip_test(psnr, base)
-        compared = f"{difference:+.2f}" + (f", p = {p:.3f}" if len(psnr) >= ENOUGH_SEEDS else "")
+        enough = len(psnr.keys() & base.keys()) >= ENOUGH_SEEDS
+        compared = f"{difference:+.2f}" + (f", p = {p:.3f}" if enough else "")
     return {"": recipe.name, "seeds": str(len(psnr)),
             "validation PSNR": mean_and_range([*psnr.values()]) if psnr else "", f"over {BASE}": compared,
             "broke off": str(len([*recipe.glob("seed=*/failed.txt")])),

@@ -26,6 +26,8 @@ from stage_dancer.dataset import make_dancer  # noqa: E402
 
 torch.set_num_threads(1)
 
+NEEDED_ON_WINDOWS = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}  # by any process
+posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals or devices")
 PATIENCE = 300  # seconds that a test waits for a process; only one that hangs takes so long
 TINY_NETWORK = {"F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
 
@@ -115,6 +117,14 @@ def wait_until(condition, process=None, seconds=PATIENCE):
         assert process is None or process.poll() is None, f"ended with status {process.returncode}"
         assert time.monotonic() < deadline, f"not within {seconds} seconds"
         time.sleep(0.02)
+
+
+def link(path, target):
+    """Make a link; skips the test where that is not allowed, as on Windows by default."""
+    try:
+        path.symlink_to(target)
+    except OSError as error:
+        pytest.skip(f"no links here ({error})")
 
 
 @pytest.fixture

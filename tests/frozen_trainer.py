@@ -1,9 +1,11 @@
 """Trainer.py with a BatchNorm that normalises by its running statistics in training too, for test_distributed.py:
 on the CPU each process would take its own statistics. The clocks of the ranks are a second apart. Notes the process of
-each rank in $PROCESSES/RANK, and the folder of its run in $PROCESSES/RANK.folder."""
+each rank in $PROCESSES/RANK, and the folder of its run in $PROCESSES/RANK.folder. After its first step it waits until
+there is the file $HOLD, if that is set, or until it is asked to stop."""
 
 import os
 import sys
+import time
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import Trainer  # noqa: E402
 from cli.errors import run_script  # noqa: E402
 from engine.saving import run_folder  # noqa: E402
+from engine.saving.recorder import RunRecorder  # noqa: E402
 
 RANK = int(os.environ.get("RANK", 0))
 
@@ -37,6 +40,12 @@ def noted(*words, **named):
         yield folder
 
 
+def hold(recorder, row, after_steps=RunRecorder.after_steps):
+    after_steps(recorder, row)
+    while not (Path(os.environ["HOLD"]).exists() or recorder.stop.signal_number):
+        time.sleep(0.02)
+
+
 if __name__ == "__main__":
     torch.nn.BatchNorm2d.forward = frozen
     run_folder.datetime = Clock
@@ -44,4 +53,6 @@ if __name__ == "__main__":
         PROCESSES = Path(os.environ["PROCESSES"])
         (PROCESSES / str(RANK)).write_text(str(os.getpid()))
         Trainer.open_run = noted
+    if "HOLD" in os.environ:
+        RunRecorder.after_steps = hold
     run_script(Trainer.main)

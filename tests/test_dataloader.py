@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from cli.errors import UsageError
-from conftest import join_png
+from conftest import join_png, link
 from dataloader import Dataset_Dance, describe_dataset
 from engine.batches import epoch_starts
 from engine.testing.perceptual import import_transforms
@@ -141,10 +141,10 @@ def test_images_and_folders_may_be_links_to_anywhere(tmp_path):
     folder, root = tmp_path / "elsewhere/train", tmp_path / "data"
     (root / "train/train_img").mkdir(parents=True)
     for path in (folder / "train_img").iterdir():
-        (root / "train/train_img" / path.name).symlink_to(path)
-    (root / "train/train_label").symlink_to(folder / "train_label")
+        link(root / "train/train_img" / path.name, path)
+    link(root / "train/train_label", folder / "train_label")
     assert_clip(open_set(root)[0], frames, labels)
-    (tmp_path / "whole").symlink_to(root)
+    link(tmp_path / "whole", root)
     assert_clip(open_set(tmp_path / "whole")[0], frames, labels)
 
 
@@ -188,7 +188,7 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path, place, target, kind):
     write_folder(root / "test/test_label/0", images(4))
     path = root / place
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    path.symlink_to(path if target == "itself" else tmp_path / target)
+    link(path, path if target == "itself" else tmp_path / target)
     with pytest.raises(UsageError) as error:
         open_set(root, place.split("/")[0] or "train")
     assert str(error.value).startswith(f"{path} is {kind} link;")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cli.errors import UsageError
-from conftest import PATIENCE, ROOT, TINY_NETWORK, call_script, flags, read_csv, started, wait_until
+from conftest import PATIENCE, ROOT, TINY_NETWORK, call_script, flags, posix_only, read_csv, started, wait_until
 from dataloader import Dataset_Dance
 from engine import batches, processes
 from engine.batches import EpochBatches
@@ -25,13 +25,16 @@ TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, train_vi_len=5, val_vi_l
                  reconstruction="log_mse", save_minutes=1e-4, per_save=1, device="cpu", amp="off")
 
 
-def started_training(number, *words, processes=None, cwd=None):
-    """A training in `number` processes for a with statement, see `started`; all that they say is in its `stdout`."""
+def started_training(number, *words, cwd=None, **more):
+    """A training in `number` processes for a with statement, see `started`; all that they say is in its `stdout`.
+
+    more: what tests/frozen_trainer.py is to do besides, `processes` and `hold`.
+    """
     command = [sys.executable]
     if number > 1:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", number]
     command += [ROOT / "tests/frozen_trainer.py", *words]
-    environment = {**os.environ, **({"PROCESSES": str(processes)} if processes else {})}
+    environment = os.environ | {name.upper(): str(value) for name, value in more.items()}
     return started(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, cwd=cwd)
 
 
@@ -133,14 +136,16 @@ def test_process_without_a_clip_of_the_last_batch_takes_part(dancer, folder):
     assert_same_training(folder / "shares", folder / "whole")
 
 
+@posix_only
 @pytest.mark.parametrize("victim", [0, 1])
 def test_lost_process_ends_the_run_with_a_line_and_a_checkpoint_to_go_on_from(victim, by_two, dancer, folder):
     run, processes = folder / f"lost{victim}", folder / f"processes{victim}"
     processes.mkdir()
     words = ["--DR", dancer, *TRAINING, *flags(batch_size=4, save_root=run)]
-    with started_training(2, *words, processes=processes) as training:
+    with started_training(2, *words, processes=processes, hold=processes / "go") as training:
         wait_until((run / "last.ckpt").exists, training)
         os.kill(int((processes / str(victim)).read_text()), signal.SIGKILL)
+        (processes / "go").touch()
         said, _ = training.communicate(timeout=PATIENCE)
     assert training.returncode == 1
     assert f"another process (this is rank {1 - victim}) has ended" in said and "--resume" in said
@@ -149,10 +154,12 @@ def test_lost_process_ends_the_run_with_a_line_and_a_checkpoint_to_go_on_from(vi
     assert_equal_training(run, by_two)
 
 
+@posix_only
 def test_stopped_run_of_two_processes_goes_on_as_if_nothing_had_been(by_two, dancer, folder):
     """A cluster sends SIGTERM to torchrun, which hands it on."""
     run = folder / "stopped"
-    with started_training(2, "--DR", dancer, *TRAINING, *flags(batch_size=4, save_root=run)) as training:
+    words = ["--DR", dancer, *TRAINING, *flags(batch_size=4, save_root=run)]
+    with started_training(2, *words, hold=folder / "never") as training:
         wait_until((run / "last.ckpt").exists, training)
         training.terminate()
         said, _ = training.communicate(timeout=PATIENCE)

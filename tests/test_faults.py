@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import pickle
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import torch
 import faults
 from cli.errors import StopSignals, run_script
 from cli.flags import add_feedback_flags, add_network_flags, add_training_flags, flags_of
-from conftest import ROOT, Malicious, flags, read_csv, signals_restored
+from conftest import ROOT, Malicious, flags, link, posix_only, read_csv, signals_restored
 from engine.saving.checkpoint import load_checkpoint
 from engine.saving.recorder import BEST_ROLLOUT
 from engine.saving.resume import FIXED_IN_A_RUN
@@ -66,13 +65,14 @@ def train(dancer):
     return lambda **changed: ["--DR", str(dancer), *faults.TRAINING, *flags(**changed)]
 
 
+@posix_only
 @pytest.mark.parametrize("name, kills", [("KILL", 3), ("TERM", 2)])
 def test_run_disturbed_at_random_moments_equals_the_undisturbed_one(dancer, undisturbed, name, kills):
     """tests/faults.py does the same as often as one likes."""
     folder, seconds = undisturbed
     whole = folder.parent / name / "undisturbed"  # the harness makes its runs beside it
     whole.parent.mkdir()
-    whole.symlink_to(folder)
+    link(whole, folder)
     harness = faults.Harness(dancer, whole, seconds, getattr(signal, f"SIG{name}"), seed=kills)
     harness.torment(kills)
     assert harness.wrong == [] and harness.counts["finished runs"] >= 1
@@ -96,6 +96,7 @@ def test_run_killed_between_the_last_batch_and_the_validation_goes_on(train, who
     assert faults.differing_files(tmp_path / "run", whole) == []
 
 
+@posix_only
 def test_first_signal_is_noted_and_a_later_one_quits_at_once(capsys, monkeypatch):
     later = []
     with signals_restored():
@@ -113,11 +114,14 @@ def test_first_signal_is_noted_and_a_later_one_quits_at_once(capsys, monkeypatch
         assert later == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@posix_only
 def test_full_disk_while_saving_ends_the_run_and_keeps_the_old_checkpoint(run):
     before = (run / "last.ckpt").read_bytes()
     limit = len(before) // 2  # in bytes a file: there is room for all files but the checkpoints
 
     def fill_disk():
+        import resource
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     command = [sys.executable, str(ROOT / "Trainer.py"), "--resume", "--save_root", str(run), "--num_epoch", "4"]
@@ -267,7 +271,7 @@ def test_a_malicious_last_checkpoint_is_not_run_by_resuming(run, call, tmp_path)
 def test_run_whose_last_checkpoints_are_damaged_goes_on_from_the_newest_good_one(run, whole, call, capsys):
     """The newest by what is in it: files that were copied are as old as one another, or in any order."""
     os.utime(run / "epoch=0.ckpt")
-    (run / "gone.ckpt").symlink_to("nowhere")
+    link(run / "gone.ckpt", "nowhere")
     for name in ("last.ckpt", "best.ckpt", "epoch=2.ckpt"):
         damaged = bytearray((run / name).read_bytes())
         middle = len(damaged) // 2

@@ -90,7 +90,7 @@ def test_z_follows_the_frame_to_predict_with_the_posterior_current():
 
 def test_a_run_logs_z_and_draws_it(call, dancer, tmp_path):
     call("Trainer", "--DR", dancer, "--save_root", "run", *"--network pyramid --F_dim 13 --L_dim 2 --N_dim 4 "
-         "--D_out_dim 8 --train_vi_len 4 --val_vi_len 20 --num_epoch 2 --val_every 2".split(), draw=True)
+         "--D_out_dim 8 --train_vi_len 4 --val_vi_len 20 --num_epoch 2 --val_every 2 --device cpu".split(), draw=True)
     first, second = read_csv(tmp_path / "run/metrics.csv")
     columns = [name for name in second if name.startswith("val_")]
     assert {"val_kl", "val_active_units", "val_psnr_posterior", "val_psnr_prior", "val_psnr_zero",

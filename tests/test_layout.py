@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from cli import flags
-from conftest import ROOT
+from conftest import NEEDED_ON_WINDOWS, ROOT
 
 SCRIPTS = ["Trainer", "Tester", "Plotting", "Preparer", "Study"]
 LAYERS = [["cli", "modules"], ["media"], ["poses"], ["stage_dancer"], ["dataloader"], ["engine"], ["figures"],
@@ -81,7 +81,7 @@ def test_help_loads_no_torch(script, tmp_path):
             "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
             "except SystemExit as ended:\n"
             "    sys.exit(ended.code or str({'torch', 'mediapipe'} & {*sys.modules} or '') or 0)")
-    environment = {"PYTHONPATH": str(ROOT)}
+    environment = {"PYTHONPATH": str(ROOT), **NEEDED_ON_WINDOWS}
     done = subprocess.run([sys.executable, "-c", code, str(ROOT / f"{script}.py")], cwd=tmp_path, env=environment,
                           capture_output=True, text=True)
     assert done.returncode == 0 and "--help" in done.stdout, done.stderr

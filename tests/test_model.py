@@ -140,11 +140,3 @@ def test_batchnorm_is_trained_on_all_labels_but_the_first_of_all_clips_together(
     mean, variance = before.mean(dim=(0, 2, 3)), before.var(dim=(0, 2, 3))
     torch.testing.assert_close(norm.running_mean, norm.momentum * mean)
     torch.testing.assert_close(norm.running_var, 1 - norm.momentum + norm.momentum * variance)
-
-
-def test_modes_reach_every_part(model):
-    for training in (False, True):
-        model.train(training)
-        assert all(part.training is training for part in model.modules())
-    model.eval()
-    assert not any(part.training for part in model.modules())

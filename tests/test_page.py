@@ -288,7 +288,8 @@ def test_plotting_writes_the_page_and_says_its_size(tmp_path, capsys):
 
 def test_a_training_leaves_its_page_with_the_frames_of_its_best_rollout(dancer, tmp_path):
     network = "--network pyramid --F_dim 13 --L_dim 2 --N_dim 4 --D_out_dim 8".split()
-    words = flags(num_epoch=1, train_vi_len=6, val_vi_len=10, kl_weight=0, kl_anneal_type="None", num_workers=1)
+    words = flags(num_epoch=1, train_vi_len=6, val_vi_len=10, kl_weight=0, kl_anneal_type="None", num_workers=1,
+                  device="cpu")
     call_script(tmp_path, "Trainer", "--DR", dancer, *network, *words, "--save_root", "run")
     rollout = np.load(tmp_path / "run/.best_rollout.npy")[0]
     np.testing.assert_array_equal(read_videos(tmp_path / "run/best.npz")["prediction"], rollout)

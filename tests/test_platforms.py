@@ -2,16 +2,13 @@
 
 import ast
 import errno
-import fcntl
 import io
 import os
-import pty
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import termios
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +25,7 @@ from cli.errors import RunError, StopSignals, UsageError
 from cli.files import atomic_write, locked, usable, why_no_locks, write_bytes
 from cli.parser import Parser, as_typed, typed_command, words_of
 from cli.progress import Progress
-from conftest import PATIENCE, ROOT, call_script, flags, read_csv, signals_restored, started, wait_until
+from conftest import PATIENCE, ROOT, call_script, flags, posix_only, read_csv, signals_restored, started, wait_until
 from dataloader import Dataset_Dance
 from engine.saving.checkpoint import load_checkpoint
 from engine.saving.logs import clear_test
@@ -169,8 +166,11 @@ def test_figures_that_cannot_be_kept_cost_no_checkpoint(train, call, tmp_path, m
 
 # Locks and folders
 
+@posix_only
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_drive_without_locks_trains_with_a_note(number, train, call, tmp_path, monkeypatch, capsys):
+    import fcntl
+
     monkeypatch.setattr(fcntl, "flock", failing(fcntl.flock, OSError(number, os.strerror(number)), 99))
     call("Trainer", *train(save_root="run", num_epoch=1))
     said = capsys.readouterr().out
@@ -180,8 +180,11 @@ def test_drive_without_locks_trains_with_a_note(number, train, call, tmp_path, m
         (tmp_path / "none").read_text()  # an error of the run is not one of the lock
 
 
+@posix_only
 def test_lock_is_asked_for_with_a_file_that_can_be_read(tmp_path, monkeypatch):
     """NFS answers EBADF otherwise, as if it had no locks."""
+    import fcntl
+
     modes = []
     monkeypatch.setattr(fcntl, "flock", lambda file, _: modes.append(fcntl.fcntl(file, fcntl.F_GETFL)))
     assert why_no_locks(tmp_path / ".lock") is None
@@ -198,7 +201,7 @@ def test_windows_has_locks_and_no_fcntl(tmp_path, monkeypatch):
 def test_nothing_that_windows_lacks_is_imported_with_a_file():
     """Within a function it may be, where an ImportError is met."""
     lacking = {"curses", "fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
-    for path in [*PRODUCT, *(ROOT / "benchmarks").glob("*.py")]:
+    for path in [*PRODUCT, *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").glob("*.py")]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
                      [node.module] if isinstance(node, ast.ImportFrom) else [])
@@ -225,6 +228,7 @@ def test_folder_of_any_name_holds_a_run_and_its_figures(name, train, tmp_path, c
     assert (tmp_path / name / "loss.png").exists() and (tmp_path / "figures/loss.png").exists()
 
 
+@posix_only
 @pytest.mark.parametrize("before, noted", [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
 def test_closed_terminal_stops_a_run_unless_it_is_to_be_ignored(before, noted):
     """nohup has it ignored."""
@@ -247,8 +251,13 @@ def assert_goes_on(run):
     assert [row["epoch"] for row in read_csv(run / "metrics.csv")] == list(map(str, range(epochs + 1)))
 
 
+@posix_only
 def test_run_whose_terminal_is_closed_is_saved(train, tmp_path):
     """Both the shell and the kernel send SIGHUP then, and all that it prints from then on fails."""
+    import fcntl
+    import pty
+    import termios
+
     command = [sys.executable, str(ROOT / "Trainer.py"), *train(save_root=tmp_path / "run", num_epoch=10_000)]
     terminal, inside = pty.openpty()
     os.set_blocking(terminal, False)
@@ -273,6 +282,7 @@ def test_run_whose_terminal_is_closed_is_saved(train, tmp_path):
     assert_goes_on(tmp_path / "run")
 
 
+@posix_only
 @pytest.mark.parametrize("script", ["Trainer", "Study"])
 def test_run_whose_reader_ends_with_it_is_saved(script, train, tmp_path):
     """As by Ctrl-C at `python Trainer.py 2>&1 | tee log.txt`, which ends tee as well."""

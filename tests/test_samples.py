@@ -18,6 +18,7 @@ from engine.testing.samples import METRICS, samples_over_frames, score_samples, 
 from modules.metrics import channel_psnr, psnr
 
 NETWORK = "--network pyramid --F_dim 13 --L_dim 2 --N_dim 4 --D_out_dim 8".split()
+IN_FLOAT32 = {"device": "cpu", "amp": "off"}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,8 @@ def trained(dancer, tmp_path_factory):
     """A run of an epoch on frames of the size of the dancer's ground truth."""
     folder = tmp_path_factory.mktemp("samples")
     call_script(folder, "Trainer", "--DR", dancer, *NETWORK, *flags(save_root="run", num_epoch=1, train_vi_len=6,
-                                                                    val_vi_len=20, kl_weight=0, kl_anneal_type="None"))
+                                                                    val_vi_len=20, kl_weight=0, kl_anneal_type="None",
+                                                                    **IN_FLOAT32))
     return folder / "run"
 
 
@@ -85,7 +87,7 @@ def test_spread_is_a_standard_deviation_of_pixels_however_many_samples(count):
 
 
 def test_tester_scores_samples_of_every_sequence(trained, dancer, call, capsys, tmp_path):
-    words = "--ckpt_path", trained / "best.ckpt", "--gt", dancer / "test/gt.csv", "--no-make_gif"
+    words = ["--no-make_gif", *flags(ckpt_path=trained / "best.ckpt", gt=dancer / "test/gt.csv", **IN_FLOAT32)]
     call("Tester", *words, "--samples", 3, "--save_root", "drawn")
     scores = json.loads((tmp_path / "drawn/scores.json").read_text())
     assert list(scores)[:3] == ["this model", "mean of 3 samples", "best of 3 samples"]

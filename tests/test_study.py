@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from cli.errors import RunError
 from cli.files import locked
 from cli.flags import trainer_parser
-from conftest import PATIENCE, ROOT, TINY_NETWORK, call_script, flags, read_csv, started, wait_until
+from conftest import PATIENCE, ROOT, TINY_NETWORK, call_script, flags, posix_only, read_csv, started, wait_until
 from engine import study as engine_study
 from engine.saving.logs import TIMES_COLUMNS
 from figures.study import write_tables
@@ -192,6 +192,7 @@ def test_other_flags_in_the_folder_of_a_run_are_an_error(done, capsys):
     assert files_and_times(folder / "study") == before
 
 
+@posix_only
 def test_interrupted_study_goes_on(study, dancer, tmp_path):
     words = ["tiny.txt", *map(str, flags(epochs=12, DR=dancer)), "--seeds", "0", "1", "--jobs", "2"]
     runs = [tmp_path / "study/tiny" / f"seed={seed}" for seed in (0, 1)]

@@ -275,8 +275,9 @@ def test_empty_name_is_not_taken_for_none(flag, train):
 
 def test_tilde_is_the_home(train, monkeypatch, tmp_path):
     """A shell leaves it as it is in a recipe, and in `--DR=~/data`."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert f"--DR {tmp_path}/home/data is not a folder" in train("--DR=~/data")
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    assert f"--DR {tmp_path / 'home' / 'data'} is not a folder" in train("--DR=~/data")
 
 
 @pytest.mark.parametrize("seed", [2**64, 2**62, -1])

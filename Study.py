@@ -10,7 +10,7 @@ import numpy as np
 
 from cli.errors import RunError, UsageError, run_script
 from cli.files import locked
-from cli.flags import trainer_parser
+from cli.flags import network_settings, schedule_settings, trainer_parser
 from cli.parser import Parser, path_name, positive_float, positive_int, seed_number, split_words, typed_command
 from cli.tables import text_table
 from engine.saving.logs import read_arguments
@@ -126,7 +126,10 @@ def read_recipes(texts, out):
         path, *flags = split_words(text, f'"{text}"')
         path = Path(path.removeprefix("@"))
         words = [f"@{path}", *flags]
-        parser.parse_args(words)
+        args = parser.parse_args(words)
+        if args.resume or args.test:
+            raise UsageError(f'"{text}": a recipe is trained from its start; leave --resume and --test out')
+        network_settings(args), schedule_settings(args)  # which refuse values that do not go together
         name = " ".join([path.stem, *flags])
         folder = out / re.sub(r"[^\w.+-]+", "_", name.replace("--", ""))
         if len(os.fsencode(folder.name)) > MAX_NAME:
@@ -154,9 +157,9 @@ def set_epochs(recipes, root, epochs, minutes, scripts, for_each):
 def draw_frames(out, runs, root, truth):
     """Draw frames of the first test sequence: label, truth, and the prediction of the first run of each recipe.
 
-    Nothing is drawn of runs whose submission.csv is gone, say because only their logs were kept.
+    Nothing is drawn of runs whose submission.csv or args.json is gone, say because only their logs were kept.
     """
-    runs = [run for run in runs if submission(run).is_file()]
+    runs = [run for run in runs if submission(run).is_file() and read_arguments(run.folder)]
     if not runs:
         return
     from dataloader import list_test_sequences

@@ -57,8 +57,9 @@ def test(args, checkpoint, device):
                               temperature=args.temperature, clamp=args.clamp_feedback)
     if args.drive:
         folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / "drive")
-        train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)  # an unreadable image is told first:
-        drive = open_drive(args.drive, args.poses, root, **options)  # to find poses takes minutes
+        # before open_drive, which takes minutes to find poses: an unreadable image is told first
+        train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
+        drive = open_drive(args.drive, args.poses, root, **options)
         return generate_drive(drive, folder, train_set, generate_videos, args.video_format)
     video_format = VideoFormat(args.video_format, noted_fps(root)) if args.make_gif else None
     generate_and_score(args, root, options, generate_videos, metrics, video_format)

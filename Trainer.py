@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from functools import partial
 
-from cli.errors import RunError, Stopped, UsageError, one_line, run_script
+from cli.errors import RunError, Stopped, UsageError, end_at_a_signal, one_line, run_script
 from cli.flags import network_settings, schedule_settings, trainer_parser
 from cli.parser import as_typed
 
@@ -70,10 +70,10 @@ def main():
                 batches = EpochBatches(placed, epoch, device, tfr=schedules.tfr(epoch), **batch_settings(args, epoch))
                 row = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
                 if rank() == 0 and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
-                    recorder.before_validation(row)
-                    videos = validate(val_set, partial(generate_videos, after_frame=recorder.stop_if_asked))
-                    row |= validation_metrics(videos) | measure_z(model, val_set, **settings)
-                    recorder.after_validation(row, videos, video_format if args.store_visualization else None)
+                    with recorder.validation(row):
+                        videos = validate(val_set, partial(generate_videos, after_frame=recorder.stop_if_asked))
+                        row |= validation_metrics(videos) | measure_z(model, val_set, **settings)
+                        recorder.keep_rollout(row, videos, video_format if args.store_visualization else None)
                 recorder.after_epoch(row)
         if rank() == 0:
             show_best(folder, val_set, train_set, state)
@@ -139,8 +139,8 @@ def batch_settings(args, epoch):
 def draw_at_the_end(folder, val_set, state, device, video_format):
     """Draw the figures and the best video of a run when it ends, also when it is stopped or fails."""
     remedy = (f"what was saved in {folder} is intact: if last.ckpt is there, continue with --resume and "
-              "--checkpoint_frames, or a lower --batch_size and an --accumulate higher by as much; or train anew with "
-              "--bptt, or with a lower --train_vi_len or --interleave; on a GPU also with --no-cuda_graphs")
+              "--checkpoint_frames, on a GPU also --no-cuda_graphs, or with a lower --batch_size and an --accumulate "
+              "higher by as much; or train anew with --bptt 1, a lower --train_vi_len or a lower --interleave")
     try:
         with report_full_memory(device, remedy):
             yield
@@ -152,6 +152,7 @@ def draw_at_the_end(folder, val_set, state, device, video_format):
         except Exception as other:  # the first error is the one to report
             print(f"note: the figures of this run are not complete ({one_line(other)})")
         raise
+    end_at_a_signal("interrupted; the training is done and saved")
     draw(folder, val_set, state, video_format)
 
 
@@ -195,6 +196,9 @@ def show_best(folder, val_set, train_set, state):
     videos = best_rollout(folder, val_set, state)
     if videos:
         print_scores(videos, train_set)
+    else:
+        print("its validation video is gone; to score it again: "
+              + as_typed("python", "Trainer.py", "--test", "--ckpt_path", path))
     test = as_typed("python", "Tester.py", "--ckpt_path", path)
     print(f"\npage:    {folder / 'page.html'}\nfigures: {folder}\ntest:    {test}")
 

@@ -163,9 +163,10 @@ class Ours:
                                    interleave=1, batch_size=args.batch_size, shuffle=True, random_start=True,
                                    seed=args.seed)
             row = train_one_epoch(self.trainer, batches, 0, schedules, state, recorder)
-            videos = validate(val_set, self.roll_out)
-            row |= {"val_psnr": summarise(videos["prediction"], videos["truth"])["psnr"]}
-            recorder.after_validation(row, videos)
+            with recorder.validation(row):
+                videos = validate(val_set, self.roll_out)
+                row |= {"val_psnr": summarise(videos["prediction"], videos["truth"])["psnr"]}
+                recorder.keep_rollout(row, videos)
             recorder.after_epoch(row)
 
         return epoch

@@ -15,7 +15,7 @@ MOMENTARY_ON_WINDOWS = {59, 64, 121, 362, 426, 1231}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, or the user's share of it
 ONE_SIGNAL = 1  # second after a signal, within which others are taken for the same one
-DIVERGED = "the training has diverged"  # in the line of a RunError that would come again, whatever the machine
+DIVERGED = "the training has diverged"  # part of the message of an error that a second try would repeat
 
 
 def is_away(error):
@@ -96,6 +96,12 @@ def raise_stopped(message):
         raise Stopped(number, message)
 
     handle_first(ending_signals(), stop)
+
+
+def end_at_a_signal(message):
+    """Undo StopSignals: from now on a signal ends the program at once, SIGTERM and SIGHUP with this message."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    raise_stopped(message)
 
 
 class StopSignals:

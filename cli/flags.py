@@ -138,8 +138,8 @@ def add_feedback_flags(parser):
                             "(truncated backpropagation); 0: whole clips, as the course does")
     group.add_argument("--interleave", type=positive_int, default=8, metavar="BATCHES",
                        help="train this many batches in turn, an optimizer step on each, at frames spread over their "
-                            "clips. They are in memory together; what is saved is the state between two such rounds. "
-                            "Without effect where --bptt is 0")
+                            "clips. They are in memory together, and a run is saved only after all of them are "
+                            "done. Without effect where --bptt is 0")
     group.add_argument("--input_noise", type=natural_float, default=0.3,
                        help="Gaussian noise on every input frame in training, in single pixels and in areas of 8 "
                             "pixels; their standard deviations are drawn from 0 to this")

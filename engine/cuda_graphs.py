@@ -14,7 +14,7 @@ from cli.errors import RunError, one_line
 from .devices import is_full_memory
 
 PLAIN_CALLS = 3  # calls of each kind before one is recorded: libraries choose their kernels in the first ones
-FULL_AT_MOST = 3  # times that a full memory costs all recordings; after these nothing is recorded any more
+FULL_AT_MOST = 4  # times that a full memory costs all recordings; after these nothing is recorded any more
 
 
 class GraphedGradient:
@@ -44,7 +44,7 @@ class GraphedGradient:
     def _call(self, tensors, noise, constants):
         kind = (*((tensor.shape, tensor.dtype) for tensor in tensors), *sorted(constants.items()))
         if kind not in self.recordings:
-            if self.plain_calls[kind] < PLAIN_CALLS or self.full > FULL_AT_MOST:
+            if self.plain_calls[kind] < PLAIN_CALLS or self.full >= FULL_AT_MOST:
                 watched = WatchedNoise(noise)
                 outputs = self._call_plainly(tensors, watched, constants)
                 self.plain_calls[kind] += 1  # only now: a call that the memory was too small for is made again
@@ -55,7 +55,7 @@ class GraphedGradient:
 
     def _forget_recordings(self):
         self.full += 1
-        if self.full > FULL_AT_MOST:
+        if self.full == FULL_AT_MOST:
             print("note: the GPU's memory is too small for CUDA graphs of all steps; training goes on without them")
         for weight in self.weights:
             weight.grad = None

@@ -77,8 +77,9 @@ def _generate_batch(model, first_frames, labels, *, device, dtype, seed, tempera
     of_videos = [row[:len(label)].tolist() for row, label in zip(torch.stack(finite, dim=1).cpu(), labels)]
     diverged = [row.index(False) for row in of_videos if not all(row)]
     if diverged:
+        remedy = "a lower --lr" if clamp else "--clamp_feedback or a lower --lr"
         print(f"note: {len(diverged)} of {len(labels)} rollouts diverged, the first at frame {min(diverged)}: numbers "
-              "that are not finite are drawn as black or white; train with --clamp_feedback or a lower --lr")
+              f"that are not finite are drawn as black or white; train with {remedy}")
     return [video[:len(label)] for video, label in zip(videos, labels)]
 
 

@@ -59,9 +59,9 @@ class ClipTrainer:
         A batch has an optimizer step for each of its `segments`. Each batch starts at another segment, goes on to the
         last one, and then does those before its start: consecutive steps are on early and on late frames.
         batches: see engine.batches.Batch.
-        Yields the TOTALS of each step, [6], on the device. All together, the TERMS are means over the predicted frames
-        and sums over the clips of this process, and `clips` is their number; each step has a part of it. A step whose
-        gradient is not finite is skipped: it adds only to `skipped_steps`. On CUDA nothing here waits for the GPU.
+        Yields the TOTALS of each step, [6], on the device. Summed over all steps, each of the TERMS is its mean over
+        the predicted frames, added up over this process's clips, and `clips` is their number. A step whose gradient is
+        not finite is skipped: it adds only to `skipped_steps`. On CUDA nothing here waits for the GPU.
         """
         segments = self.segments(batches[0].parts[0].labels.shape[1])
         of_each = [self._steps_on_batch(batch, beta, segments, begin=len(segments) * place // len(batches))

@@ -48,9 +48,12 @@ class Run:
 
     @property
     def result(self):
-        """What `train_and_test` wrote at the end of the run; None before."""
+        """What `train_and_test` wrote at the end of the run; None before. Raises UsageError if it is damaged."""
         path = self.folder / "result.json"
-        return read_json(path) if path.is_file() else None
+        try:
+            return read_json(path) if path.is_file() else None
+        except ValueError:
+            raise UsageError(f"{path} is damaged; remove it, and the run is tested again") from None
 
     def check_unchanged(self):
         """Raise UsageError if the folder holds a run with other flags."""
@@ -186,7 +189,7 @@ def train_and_test(run, splits, truth, scripts):
         if checkpoints_in(folder):
             scripts.run(folder, "Trainer", "--resume", "--save_root", folder)
         else:
-            scripts.run(folder, "Trainer", *run.words, "--save_root", folder, "--overwrite")
+            scripts.run(folder, "Trainer", *run.words, "--save_root", folder)
         for split in splits:
             words = ["--gt", truth] if split == "test" and truth_fits(truth, folder) else []
             scripts.run(folder, "Tester", *run.words, "--ckpt_path", best, "--save_root", folder / split,
@@ -206,7 +209,7 @@ def train_and_test(run, splits, truth, scripts):
 def truth_fits(truth, folder):
     """Whether the ground truth file exists and has frames as large as those of the run in `folder`."""
     flags = read_arguments(folder)
-    return truth.is_file() and pixels_of_a_frame(truth) == 3 * flags["frame_H"] * flags["frame_W"]
+    return bool(flags) and truth.is_file() and pixels_of_a_frame(truth) == 3 * flags["frame_H"] * flags["frame_W"]
 
 
 def share_cores(jobs):

@@ -65,12 +65,13 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
             sums = all_reduce(of_steps.sum(dim=0).tolist(), "SUM", trainer.device)
             state.totals = {name: (state.totals or {}).get(name, 0.0) + value for name, value in zip(TOTALS, sums)}
             unread, state.batches_done = [], numbers.stop
-            row = metrics_row(epoch, schedules, state, len(batches))
-            check_steps_taken(row, steps_per_batch * len(batches), state, numbers.stop == len(batches), trainer.dtype)
+            row = metrics_row(epoch, schedules, state, len(batches), steps_per_batch)
+            epoch_is_over = numbers.stop == len(batches)
+            check_steps_taken(row, steps_per_batch * len(batches), state, epoch_is_over, trainer)
             best = f" best PSNR {state.best_psnr:.2f}" if math.isfinite(state.best_psnr) else ""  # no validation yet
             progress.set_postfix_str(shown_metrics(row) + best, refresh=False)
             recorder.after_steps(row)
-    return metrics_row(epoch, schedules, state, len(batches))
+    return metrics_row(epoch, schedules, state, len(batches), steps_per_batch)
 
 
 def skipped_at_the_end(skipped, before):
@@ -79,26 +80,30 @@ def skipped_at_the_end(skipped, before):
     return len(skipped) - 1 - taken[-1].item() if len(taken) else before + len(skipped)
 
 
-def check_steps_taken(row, steps, state, is_last, dtype):
+def check_steps_taken(row, steps, state, epoch_is_over, trainer):
     """Raise RunError if SKIPPED_IN_A_ROW optimizer steps were skipped, or most of the `steps` of an epoch that is over.
 
-    is_last: whether it is over. With fp16 most steps of an epoch may be skipped, if it is short.
+    With fp16 most steps of an epoch may be skipped, if it is short.
     """
-    most = is_last and 2 * row["skipped_steps"] > steps and dtype != torch.float16
+    is_fp16 = trainer.dtype == torch.float16
+    most = epoch_is_over and 2 * row["skipped_steps"] > steps and not is_fp16
     if state.skipped_in_a_row < SKIPPED_IN_A_ROW and not most:
         return
     which = f"{row['skipped_steps']} of {steps} steps" if most else f"the last {state.skipped_in_a_row} steps"
-    remedy = "--amp off, " if dtype == torch.float16 else ""
+    remedy = "--amp off, " * is_fp16 + "--clamp_feedback, " * (not trainer.loss_settings["clamp"])
     raise RunError(f"{DIVERGED} in epoch {row['epoch']}: the gradient of {which} was not finite; what was saved is "
-                   f"intact; try {remedy}--clamp_feedback, a lower --lr or a lower --kl_weight")
+                   f"intact; try {remedy}a lower --lr or a lower --kl_weight")
 
 
-def metrics_row(epoch, schedules, state, batches):
-    """The row of metrics.csv after some of the `batches` of an epoch: means over the steps that were taken."""
+def metrics_row(epoch, schedules, state, batches, steps_per_batch):
+    """The row of metrics.csv after some of the `batches` of an epoch: means over the steps that were taken.
+
+    Its learning rate is that of the last step.
+    """
     clips = state.totals["clips"]
     means = {name: state.totals[name] / clips if clips else math.nan for name in TERMS}
     skipped = round(state.totals.get("skipped_steps", 0))  # an older version did not count them
-    lr = schedules.lr(epoch + (state.batches_done - 0.5) / batches)
+    lr = schedules.lr(epoch + (state.batches_done - 0.5 / steps_per_batch) / batches)
     return {"epoch": epoch, **means, "beta": schedules.beta(epoch), "tfr": schedules.tfr(epoch), "lr": lr,
             "skipped_steps": skipped}
 

@@ -164,6 +164,8 @@ def fact(key, value):
     """A value of args.json as text."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {part}" for key, part in value.items())
+    if isinstance(value, list):  # the sessions of a resumed run
+        return "; ".join(str(part.get("command", part) if isinstance(part, dict) else part) for part in value)
     if value is None:
         return "not known"
     return f"{value:,}" if key == "parameters" else str(value)

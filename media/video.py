@@ -1,9 +1,12 @@
 """Videos as files: alone, or several side by side; as GIF, MP4 or both."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from cli.files import patiently
 
 from .ffmpeg import load_ffmpeg, write_mp4
 from .gif import DEFAULT_FPS, write_gif
@@ -53,12 +56,16 @@ def write_comparison(path, videos, video_format):
 
 
 def _write(path, video_format, gif, mp4):
-    """Write the frames of the formats that are wanted, generators of arrays [H, W, 3]."""
-    files, fps = video_format
-    if files in ("gif", "both"):
-        write_gif(path.with_name(f"{path.name}.gif"), gif, fps)
-    if files in ("mp4", "both"):
-        write_mp4(path.with_name(f"{path.name}.mp4"), mp4, fps)
+    """Write the frames of the formats that are wanted, generators of arrays [H, W, 3].
+
+    A file of the other format, of an earlier video, is removed.
+    """
+    for kind, write, frames in (("gif", write_gif, gif), ("mp4", write_mp4, mp4)):
+        file = path.with_name(f"{path.name}.{kind}")
+        if video_format.files in (kind, "both"):
+            write(file, frames, video_format.fps)
+        else:
+            patiently(partial(file.unlink, missing_ok=True), path=file)
 
 
 def _scale(height):

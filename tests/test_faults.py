@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import faults
-from cli.errors import StopSignals, run_script
+from cli.errors import RunError, StopSignals, run_script
 from cli.flags import add_feedback_flags, add_network_flags, add_training_flags, flags_of
 from conftest import ROOT, Malicious, flags, link, posix_only, read_csv, signals_restored
 from engine.saving.checkpoint import load_checkpoint
@@ -94,6 +94,44 @@ def test_run_killed_between_the_last_batch_and_the_validation_goes_on(train, who
     assert (checkpoint["last_epoch"], checkpoint["batches_done"]) == (-1, 7)
     call("Trainer", "--resume", "--save_root", "run")
     assert faults.differing_files(tmp_path / "run", whole) == []
+
+
+@pytest.mark.parametrize("error", [RunError("the memory is full"), ValueError("a bug")])
+def test_epoch_whose_validation_fails_is_saved(error, train, whole, call, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises((SystemExit, ValueError)):
+        patch.setattr("Trainer.validate", fail)
+        call("Trainer", *train(save_root="run", save_minutes=1000))
+    checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
+    assert (checkpoint["last_epoch"], checkpoint["batches_done"]) == (-1, 7)
+    call("Trainer", "--resume", "--save_root", "run")
+    assert faults.differing_files(tmp_path / "run", whole) == []
+
+
+def test_long_epoch_is_saved_before_its_validation(train, tmp_path, call, monkeypatch):
+    """If nothing was saved for --save_minutes: say because the epoch is a single round of batches."""
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    monkeypatch.setattr("Trainer.validate", die)
+    monkeypatch.setattr("engine.saving.recorder.RunRecorder.after_steps", lambda *_: None)
+    with pytest.raises(Killed):
+        call("Trainer", *train(save_root="run", save_minutes=1e-9))
+    assert load_checkpoint(tmp_path / "run/last.ckpt")["batches_done"] == 7
+
+
+def test_signal_after_the_training_ends_the_program_at_once(train, ends, tmp_path, monkeypatch):
+    monkeypatch.setattr("Trainer.draw", lambda *_: signal.raise_signal(signal.SIGTERM))
+    error, said = ends(128 + signal.SIGTERM, "Trainer", *train(save_root="run", num_epoch=1))
+    assert "the training is done and saved" in error and "saving" not in said
+    monkeypatch.setattr("Trainer.draw", lambda *_: signal.raise_signal(signal.SIGINT))
+    error, _ = ends(128 + signal.SIGINT, "Trainer", *train(save_root="other", num_epoch=1))
+    assert error == "Trainer.py: interrupted\n"
 
 
 @posix_only
@@ -201,8 +239,12 @@ def test_a_run_replaces_what_a_run_has_written_and_nothing_else(run):
     assert left - {".lock", ".lock_holder", ".decoded"} == {*ours} and len(theirs) > 10
 
 
-def test_every_figure_of_a_run_is_replaced_with_it():
+def test_every_figure_of_a_run_is_replaced_with_it(run):
     """All but that of samples, which belongs to a test."""
+    for suffix in ("png", "pdf", "svg"):
+        (run / f"loss.{suffix}").write_text("of the old run")
+    clear_run(run)
+    assert not list(run.glob("loss.*"))
     assert {name for name, _ in FIGURES.values()} - {"samples"} == {*FIGURE_FILES}
 
 
@@ -225,6 +267,28 @@ def test_damaged_best_rollout_costs_no_run(content, run, call, tmp_path):
     path.write_bytes(path.read_bytes()[:5000] if content is None else content)
     call("Trainer", "--resume", "--save_root", run, "--num_epoch", 4)
     assert len(read_csv(run / "metrics.csv")) == 4
+
+
+def test_a_rollout_that_is_gone_is_told_with_what_scores_it_again(run, call, capsys):
+    """Names that begin with a dot are left out by `cp run/* elsewhere`."""
+    (run / BEST_ROLLOUT).unlink()
+    call("Trainer", "--resume", "--save_root", run)
+    assert f"python Trainer.py --test --ckpt_path {run / 'best.ckpt'}\n" in capsys.readouterr().out
+
+
+def test_a_resumed_run_keeps_how_it_began(run, call):
+    before = json.loads((run / "args.json").read_text())
+    assert "resumed" not in before
+    for epochs in (4, 5):
+        call("Trainer", "--resume", *flags(save_root=run, num_epoch=epochs))
+    after = json.loads((run / "args.json").read_text())
+    assert after["arguments"]["num_epoch"] == 5
+    for name in ("command", "versions", "machine", "git_commit", "processes"):
+        assert after[name] == before[name]
+    assert [session["command"].split()[-1] for session in after["resumed"]] == ["4", "5"]
+    (run / "args.json").write_text("damaged")
+    call("Trainer", "--resume", *flags(save_root=run, num_epoch=6))
+    assert json.loads((run / "args.json").read_text())["command"].endswith("6")
 
 
 def test_figures_that_fail_do_not_hide_why_a_run_ended(train, ends, tmp_path, monkeypatch):

@@ -113,10 +113,12 @@ def test_page_says_what_a_run_was(tmp_path):
     run = write_run(tmp_path / "run", "--tfr 0.25 --seed 7")
     record = json.loads(Path(run, "args.json").read_text())
     record |= {"command": "python Trainer.py --tfr 0.25", "parameters": 463480, "device": "cuda (NVIDIA T4)",
-               "versions": {"python": "3.11.7", "torch": "2.6"}}
+               "versions": {"python": "3.11.7", "torch": "2.6"},
+               "resumed": [{"command": "python Trainer.py --resume", "machine": "a GPU"}, {"command": "again"}]}
     Path(run, "args.json").write_text(json.dumps(record))
     text = Elements(write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")).text
     for fact in ("python Trainer.py --tfr 0.25", "463,480", "cuda (NVIDIA T4)", "python 3.11.7, torch 2.6",
+                 "python Trainer.py --resume; again",
                  "the stage dancer", "--kl_anneal_type", "25.00", "60", "not known"):  # the git commit
         assert fact in text, fact
 

@@ -348,7 +348,7 @@ def test_schedule_curves_are_what_a_run_logs(words):
     batches, curve = 10**6, curves.scheduled("", args).metrics
     after_all = RunState(batches_done=batches, totals=dict.fromkeys(TOTALS, 1.0))
     for epoch in range(6):
-        row = metrics_row(epoch, schedules.Schedules(**schedule_settings(args)), after_all, batches)
+        row = metrics_row(epoch, schedules.Schedules(**schedule_settings(args)), after_all, batches, 1)
         for column in ("beta", "tfr", "lr"):
             assert curve[column][epoch] == pytest.approx(row[column], rel=1e-5, abs=1e-9)
 

@@ -132,6 +132,30 @@ def test_started_again_it_runs_nothing(done):
     assert (folder / "study/study.csv").read_bytes() == table
 
 
+def test_a_damaged_result_is_named_and_a_run_without_flags_is_no_error(done, tmp_path, capsys):
+    folder, words = done
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "study/tiny/seed=0/args.json").unlink()
+    assert call_study(tmp_path, *words) == []
+    (tmp_path / "study/tiny/seed=0/result.json").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        call_study(tmp_path, *words)
+    assert ended.value.code == 2 and "seed=0/result.json is damaged; remove it" in capsys.readouterr().err
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_trained_anew_over_its_logs(study, dancer, tmp_path):
+    words = ["tiny.txt", *flags(epochs=1, DR=dancer)]
+    study(*words)
+    run = tmp_path / "study/tiny/seed=0"
+    for path in [*run.glob("*.ckpt"), run / "result.json"]:
+        path.unlink()
+    before = (run / "metrics.csv").read_bytes()
+    with pytest.raises(SystemExit):
+        study(*words)
+    assert (run / "metrics.csv").read_bytes() == before
+    assert "holds another run" in (tmp_path / "study/study.md").read_text()
+
+
 def test_what_git_keeps_of_a_study_draws_it_again(done, tmp_path):
     """The patterns of .gitignore leave the logs in docs/runs: nothing is trained again, and all but frames drawn."""
     folder, words = done
@@ -326,6 +350,10 @@ def test_without_a_run_that_ends_the_study_fails(study, dancer, tmp_path, capsys
     (["tiny.txt" + " --tfr 1" * 50, "--epochs", "1"], "too long for the name of a folder"),
     (["tiny.txt", "--epochs", "1", "--minutes", "1"], "not allowed with"),
     (["tiny.txt", "--epochs", "1", "--DR", "nowhere"], "--DR nowhere"),
+    (["tiny.txt --resume", "--epochs", "1"], '"tiny.txt --resume": a recipe is trained from its start'),
+    (["tiny.txt --test", "--epochs", "1"], "leave --resume and --test out"),
+    (["tiny.txt --network pyramid --F_dim 8", "--epochs", "1"], "--F_dim 8"),
+    (["tiny.txt --kl_anneal_type Cyclical --kl_anneal_ratio 2", "--epochs", "1"], "--kl_anneal_ratio"),
 ])
 def test_mistakes_are_named(study, tmp_path, capsys, words, named):
     with pytest.raises(SystemExit) as ended:

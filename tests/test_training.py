@@ -3,6 +3,7 @@
 import copy
 import math
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import faults
@@ -125,14 +126,25 @@ def test_step_whose_gradient_is_not_finite_is_skipped(kind, dtype, graphs, fault
         assert taken["clips"] == pytest.approx(parts * CLIPS / (LENGTH - 1))
 
 
-@pytest.mark.parametrize("skipped, is_last, dtype, in_a_row, ends", [
+@pytest.mark.parametrize("skipped, epoch_is_over, dtype, in_a_row, ends", [
     (30, False, "float32", 49, ""), (50, False, "float32", 50, "the last 50 steps"),
     (50, False, "float16", 50, "the last 50 steps"), (29, False, "float32", 29, ""), (30, True, "float32", 0, ""),
     (31, True, "float32", 0, "31 of 60 steps"), (31, True, "float16", 0, "")])
-def test_run_ends_when_most_steps_are_skipped(skipped, is_last, dtype, in_a_row, ends):
+def test_run_ends_when_most_steps_are_skipped(skipped, epoch_is_over, dtype, in_a_row, ends):
     state = RunState(skipped_in_a_row=in_a_row)
+    trainer = SimpleNamespace(dtype=getattr(torch, dtype), loss_settings={"clamp": True})
+    row = {"epoch": 0, "skipped_steps": skipped}
     with pytest.raises(RunError, match=f"gradient of {ends} was not finite") if ends else nullcontext():
-        check_steps_taken({"epoch": 0, "skipped_steps": skipped}, 60, state, is_last, getattr(torch, dtype))
+        check_steps_taken(row, 60, state, epoch_is_over, trainer)
+
+
+@pytest.mark.parametrize("dtype, clamp, tried", [
+    ("float32", True, "a lower --lr"), ("float32", False, "--clamp_feedback, a lower --lr"),
+    ("float16", True, "--amp off, a lower --lr")])
+def test_what_is_on_already_is_no_remedy(dtype, clamp, tried):
+    trainer = SimpleNamespace(dtype=getattr(torch, dtype), loss_settings={"clamp": clamp})
+    with pytest.raises(RunError, match=f"; try {tried} or a lower --kl_weight$"):
+        check_steps_taken({"epoch": 0, "skipped_steps": 50}, 60, RunState(skipped_in_a_row=50), False, trainer)
 
 
 @pytest.mark.parametrize("skipped, before, expected", [
@@ -144,11 +156,11 @@ def test_skipped_steps_in_a_row_go_on_from_look_to_look(skipped, before, expecte
 def test_means_of_an_epoch_are_over_the_steps_that_were_taken():
     totals = dict(zip(TOTALS, (6.0, 4.0, 2.0, 8.0, 2.0, 3.0)))
     schedules = Schedules(**schedule_settings(trainer_parser().parse_args([])))
-    row = metrics_row(0, schedules, RunState(batches_done=1, totals=totals), 1)
+    row = metrics_row(0, schedules, RunState(batches_done=1, totals=totals), 1, 1)
     assert [row[name] for name in (*TERMS, "skipped_steps")] == [3, 2, 1, 4, 3]
     del totals["skipped_steps"]  # as an older version saved them
-    assert metrics_row(0, schedules, RunState(batches_done=1, totals=totals), 1) == row | {"skipped_steps": 0}
-    none_taken = metrics_row(0, schedules, RunState(batches_done=1, totals=dict.fromkeys(TOTALS, 0.0)), 1)
+    assert metrics_row(0, schedules, RunState(batches_done=1, totals=totals), 1, 1) == row | {"skipped_steps": 0}
+    none_taken = metrics_row(0, schedules, RunState(batches_done=1, totals=dict.fromkeys(TOTALS, 0.0)), 1, 1)
     assert all(math.isnan(none_taken[name]) for name in TERMS)
 
 
@@ -306,7 +318,8 @@ def test_every_step_has_the_learning_rate_of_its_middle(dancer, monkeypatch):
     args = trainer_parser().parse_args(flags(num_epoch=3, lr=0.004, lr_schedule="Cosine"))
     rates, [group] = [], trainer.optimizer.param_groups
     monkeypatch.setattr(trainer.optimizer, "step", lambda: rates.append(group["lr"]))
-    train_one_epoch(trainer, batches, 1, Schedules(**schedule_settings(args)), RunState(), Mock())
+    row = train_one_epoch(trainer, batches, 1, Schedules(**schedule_settings(args)), RunState(), Mock())
+    assert row["lr"] == pytest.approx(rates[-1])
     assert rates == pytest.approx([0.002 * (1 + math.cos(math.pi * (12 + step + 0.5) / 36)) for step in range(12)])
 
 

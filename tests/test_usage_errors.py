@@ -360,6 +360,9 @@ def test_run_is_not_resumed_on_another_dataset(refusal, call, dancer, broken, tm
     change_images(broken / "val/val_label", "shifted")
     error = refusal("Trainer", "--resume", "--save_root", "run", "--num_epoch", 2, "--DR", broken)
     assert f"--DR {broken}" in error and "has changed since" in error and "--ckpt_path" in error
+    cut = shutil.copytree(dancer, tmp_path / "cut")
+    (cut / "val/sequences.txt").write_text("10\n10\n")  # the same frames, but no clip across this seam
+    assert "has changed since" in refusal("Trainer", "--resume", *flags(save_root="run", num_epoch=2, DR=cut))
     call("Trainer", "--resume", *flags(save_root="run", num_epoch=2, DR=shutil.copytree(dancer, tmp_path / "moved")))
 
 
@@ -375,7 +378,7 @@ def test_run_that_another_process_continues_meanwhile_is_not_continued_from_an_o
         ((folder / "last.ckpt", answer) for answer in answers), None) or newest(folder))
     with pytest.raises(SystemExit) as ended:
         call("Trainer", "--resume", *flags(save_root="run", num_epoch=3))
-    assert ended.value.code == 2 and "meanwhile; start again" in capsys.readouterr().err
+    assert ended.value.code == 2 and "meanwhile; give the command again" in capsys.readouterr().err
     assert (tmp_path / "run/last.ckpt").read_bytes() == newer
 
 

@@ -79,6 +79,13 @@ def test_videos_are_written_in_the_formats_asked_for(ffmpeg, tmp_path, video_for
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
+@pytest.mark.parametrize("first, then", [("gif", "mp4"), ("mp4", "gif"), ("both", "gif")])
+def test_no_earlier_video_of_another_format_is_left_beside(ffmpeg, tmp_path, first, then):
+    for video_format in (first, then):
+        write_video(tmp_path / "a", plain_frames([0, 100]), VideoFormat(video_format))
+    assert [path.name for path in tmp_path.iterdir()] == [f"a.{then}"]
+
+
 def test_frames_of_an_mp4_are_composed_one_at_a_time(ffmpeg, tmp_path):
     video = torch.from_numpy(pixels(40, 3, 96, 192))
     videos = {"label": video, "truth": video}

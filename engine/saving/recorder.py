@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -28,8 +29,8 @@ SAME_PSNR = 1e-3  # dB, up to which a rollout can be the one that a PSNR is of
 class RunRecorder:
     """Writes logs and checkpoints into the folder of a run, and stops the run after a signal.
 
-    Every process has one and calls its `after_steps` and `after_epoch`; rank 0 alone writes files and calls
-    `before_validation` and `after_validation`. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up
+    Every process has one and calls its `keep_state`, `stop_if_asked`, `after_steps` and `after_epoch`; rank 0 alone
+    writes files, and validates. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up
     to date by the training. arguments: every flag, as a dict. dataset: see resume.identity_of. The others: the flags of
     these names.
     """
@@ -40,7 +41,7 @@ class RunRecorder:
         self.same_in_all_checkpoints = {"arguments": arguments, **dataset, "world_size": world_size()}
         self.save_seconds, self.per_save = 60 * save_minutes, per_save
         self.stop = StopSignals()
-        self.saved_at = self.counted_at = self.validation_began = time.monotonic()
+        self.saved_at = self.counted_at = time.monotonic()
         self.kept = None  # the content of a checkpoint before the round or validation in progress, else None
         self.event_files = EventFiles(folder) if tensorboard else None
         self._write_logs()
@@ -57,30 +58,40 @@ class RunRecorder:
         are killed before.
         """
         if self.stop.signal_number and self.kept:
-            self._count_seconds()
-            save_checkpoint([self.folder / "last.ckpt"], self.kept | {"seconds": self.state.seconds})
-            self.kept = None
+            self._save_kept()
             if world_size() == 1:
                 self._stop_after(self.stop.signal_number)
 
     def after_steps(self, row):
         """Save within an epoch if it is time, and stop if a signal has come."""
-        is_time = time.monotonic() - self.saved_at > self.save_seconds
+        is_time = self._is_time()
         number, is_time = all_reduce((self.stop.signal_number or 0, is_time), "MAX", self.trainer.device)
         if number or is_time:
             self._save(["last.ckpt"], row)
         self.kept = None
         self._stop_after(number)
 
-    def before_validation(self, row):
-        """Keep the state, for a stop within the validation; row: that of the epoch so far."""
-        self.keep_state(row)
-        self.validation_began = time.monotonic()
+    @contextmanager
+    def validation(self, row):
+        """Around a validation: its epoch is saved if it is time, if it fails, or if a signal comes in the block.
 
-    def after_validation(self, row, videos, video_format=None):
+        row: that of the epoch so far. The seconds that the validation takes go into it, as validation_seconds.
+        """
+        began = time.monotonic()
+        if self._is_time():
+            self._save(["last.ckpt"], row)
+        self.keep_state(row)
+        try:
+            yield
+        except Exception:
+            if self.kept:  # not after a signal, which has saved it
+                self._save_kept()
+            raise
+        row["validation_seconds"] = time.monotonic() - began
+
+    def keep_rollout(self, row, videos, video_format=None):
         """Keep the rollout of a validation and its PSNR per frame, if it is the best so far; before after_epoch.
 
-        The seconds that the validation took go into the row, as validation_seconds, for times.csv.
         videos: see engine.evaluation.validate. video_format: write the first of them, the best or not, as epoch=N;
         a VideoFormat, or None.
         """
@@ -92,7 +103,6 @@ class RunRecorder:
                 write_best_rollout(self.folder, videos["prediction"])
         except RunError as error:  # the checkpoint is worth more
             print(f"note: {error}; the figures and videos of this run will lack it")
-        row["validation_seconds"] = time.monotonic() - self.validation_began
 
     def after_epoch(self, row):
         """Log the epoch and save its checkpoints, and stop if a signal has come."""
@@ -126,6 +136,16 @@ class RunRecorder:
             write_epoch_logs(self.folder, self.state.rows)
             if self.event_files:
                 self.event_files.write(self.state.rows)
+
+    def _is_time(self):
+        """Whether --save_minutes have passed since something was saved."""
+        return time.monotonic() - self.saved_at > self.save_seconds
+
+    def _save_kept(self):
+        """Save what `keep_state` kept."""
+        self._count_seconds()
+        save_checkpoint([self.folder / "last.ckpt"], self.kept | {"seconds": self.state.seconds})
+        self.kept = None
 
     def _count_seconds(self):
         now = time.monotonic()
@@ -162,7 +182,7 @@ def write_best_rollout(folder, prediction):
 
 
 def read_best_rollout(folder):
-    """The prediction that `after_validation` kept: uint8 [B, T, 3, H, W]; None if there is none, or it is damaged."""
+    """The prediction that `keep_rollout` kept: uint8 [B, T, 3, H, W]; None if there is none, or it is damaged."""
     path = folder / BEST_ROLLOUT
     try:
         prediction = np.load(path) if path.is_file() else None
@@ -175,7 +195,7 @@ def keep_psnr_of_the_best(folder, videos, best_psnr):
     """Write psnr_per_frame.csv anew, or remove it, if it is not of the best model.
 
     The run may have been killed between writing it and its checkpoint. videos: the rollout of the best validation, see
-    `after_validation`, or None.
+    `keep_rollout`, or None.
     """
     path, columns = folder / "psnr_per_frame.csv", read_psnr_per_frame(folder)
     if not columns or abs(np.nanmean(np.concatenate([*columns.values()])) - best_psnr) <= SAME_PSNR:

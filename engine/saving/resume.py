@@ -45,7 +45,7 @@ def newest_checkpoint(folder):
 def check_newest(folder, checkpoint):
     """Raise UsageError if another process has trained the run in a folder further since this checkpoint was read."""
     if progress(newest_checkpoint(folder)[1]) != progress(checkpoint):
-        raise UsageError(f"--resume: another process has trained the run in {folder} further meanwhile; start again")
+        raise UsageError(f"--resume: another process has trained the run in {folder} further meanwhile; give the command again")
 
 
 def progress(checkpoint):
@@ -128,13 +128,13 @@ def restore(trainer, checkpoint, path, train_set, val_set, *, batch_size, accumu
 
 def identity_of(train_set, val_set):
     """What tells the dataset of a run from another, as a checkpoint holds it."""
-    return {"sequence_lengths": train_set.sequence_lengths,
+    return {"sequence_lengths": train_set.sequence_lengths, "val_sequence_lengths": val_set.sequence_lengths,
             "thumbnails": {"train": train_set.thumbnails(), "val": val_set.thumbnails()}}
 
 
 def same_dataset(before, now):
     """Whether a run was trained and validated on this dataset: see `identity_of`. An older checkpoint tells less."""
-    if before["sequence_lengths"] != now["sequence_lengths"]:
+    if any(before.get(name, now[name]) != now[name] for name in ("sequence_lengths", "val_sequence_lengths")):
         return False
     thumbnails = before.get("thumbnails", {})
     return all(images.shape == now["thumbnails"][split].shape

@@ -4,7 +4,7 @@ import math
 import platform
 import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from cli.parser import typed_command
 from ..devices import machine_name
 from ..processes import broadcast, rank, world_size
 from .event_files import EVENT_FILES
-from .logs import CHECKPOINTS, checkpoints_in, clear_test
+from .logs import CHECKPOINTS, checkpoints_in, clear_test, read_record
 from .recorder import BEST_ROLLOUT
 from .resume import check_newest
 
@@ -28,7 +28,7 @@ FIGURE_FILES = ("loss", "teacher_forcing_ratio", "beta", "learning_rate", "valid
                 "psnr_per_frame", "z", "rate_distortion")
 LEFT_BY_A_RUN = (*CHECKPOINTS, "best.gif", "best.mp4", "best.npz", "epoch=*.gif", "epoch=*.mp4", "metrics.csv",
                  "times.csv", "psnr_per_frame.csv", "args.json", "result.json", "page.html",
-                 *(f"{name}.png" for name in FIGURE_FILES))
+                 "failed.txt", *(f"{name}.{suffix}" for name in FIGURE_FILES for suffix in ("png", "pdf", "svg")))
 
 
 @contextmanager
@@ -55,18 +55,26 @@ def open_run(save_root, model, *, arguments, fps, resumed, overwrite, first_epoc
         if not resumed:
             clear_run(folder)
         write_json(folder / "args.json", {
-            "arguments": arguments,
-            "command": typed_command(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-            "machine": machine_name(parameters[0].device),
-            "git_commit": git_commit(),
-            "parameters": sum(weights.numel() for weights in parameters),
-            "processes": world_size(),
-            "frames_per_second": fps,
-            "seed": arguments["seed"],
-        })
+            "arguments": arguments, "parameters": sum(weights.numel() for weights in parameters),
+            "frames_per_second": fps, "seed": arguments["seed"], **how_it_is_made(folder, parameters[0].device)})
         print(f"the run is in {folder}")
         yield folder
+
+
+def how_it_is_made(folder, device):
+    """The command, versions, machine and so on of this run; of a resumed one as it began, and a list of how it goes on.
+
+    Call it when the folder is cleared, if the run is a new one: what args.json says is kept.
+    """
+    session = {"command": typed_command(), "machine": machine_name(device), "git_commit": git_commit(),
+               "processes": world_size(), "versions": {
+                   "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
+    began = {}
+    with suppress(UsageError):  # it is damaged
+        began = read_record(folder)
+    if not session.keys() <= began.keys():
+        return session
+    return {name: began[name] for name in session} | {"resumed": [*began.get("resumed", []), session]}
 
 
 def holds_run(folder):

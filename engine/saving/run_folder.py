@@ -52,29 +52,30 @@ def open_run(save_root, model, *, arguments, fps, resumed, overwrite, first_epoc
             check_free(folder, overwrite)
         replaced = [folder / "last.ckpt", folder / "best.ckpt"] if resumed else checkpoints_in(folder)
         check_room(folder, parameters, num_epoch // per_save - first_epoch // per_save + 3, replaced)
-        if not resumed:
+        began = {}  # args.json as it is, of a resumed run
+        if resumed:
+            with suppress(UsageError):  # it is damaged
+                began = read_record(folder)
+        else:
             clear_run(folder)
         write_json(folder / "args.json", {
             "arguments": arguments, "parameters": sum(weights.numel() for weights in parameters),
-            "frames_per_second": fps, "seed": arguments["seed"], **how_it_is_made(folder, parameters[0].device)})
+            "frames_per_second": fps, "seed": arguments["seed"], **how_it_is_made(parameters[0].device, began)})
         print(f"the run is in {folder}")
         yield folder
 
 
-def how_it_is_made(folder, device):
-    """The command, versions, machine and so on of this run; of a resumed one as it began, and a list of how it goes on.
+def how_it_is_made(device, began):
+    """The command, machine, versions and so on of a run; of a resumed one as it began, and a list of how it went on.
 
-    Call it when the folder is cleared, if the run is a new one: what args.json says is kept.
+    began: args.json of a resumed run, {} of a new one.
     """
     session = {"command": typed_command(), "machine": machine_name(device), "git_commit": git_commit(),
                "processes": world_size(), "versions": {
                    "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
-    began = {}
-    with suppress(UsageError):  # it is damaged
-        began = read_record(folder)
-    if not session.keys() <= began.keys():
+    if not began:
         return session
-    return {name: began[name] for name in session} | {"resumed": [*began.get("resumed", []), session]}
+    return {name: began.get(name) for name in session} | {"resumed": [*began.get("resumed", []), session]}
 
 
 def holds_run(folder):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.errors import UsageError, run_script
 from cli.files import make_folder, usable, write_json
-from cli.flags import network_settings, tester_parser
+from cli.flags import tester_parser
 
 if __name__ == "__main__":
     tester_parser().parse_args()  # answers --help, and a mistyped flag, before torch takes seconds to load
@@ -27,6 +27,7 @@ from engine.testing.onnx_export import write_onnx
 from engine.testing.perceptual import load_lpips
 from engine.testing.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
 from media.video import VideoFormat, check_video_format, write_comparison, write_video
+from modules.ensemble import MeanOfModels
 from modules.metrics import psnr_per_frame, summarise
 from modules.views import MeanOfViews
 
@@ -35,24 +36,24 @@ MEMORY_REMEDY = "close other programs that use it, give fewer --samples, or on a
 
 
 def main():
-    args, checkpoint = tester_flags()
+    args, checkpoints = tester_flags()
     check_video_format(args.video_format if args.make_gif else None)
     tune_cpu()
     if args.onnx:
-        return export(args, checkpoint)
+        return export(args, *checkpoints[0])
     device = choose_device(args.device, args.gpu)
     with report_full_memory(device, MEMORY_REMEDY):
-        test(args, checkpoint, device)
+        test(args, checkpoints, device)
 
 
-def test(args, checkpoint, device):
+def test(args, checkpoints, device):
     """Generate what the flags ask for: the sequences of a split, or the dance of --drive."""
     metrics = METRICS | ({"lpips": load_lpips(device)} if args.lpips else {})
     dtype = choose_precision(args.amp, device)
     root = dataset_or_dancer(args.DR)
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
-    model = build_tested_model(args, device, dtype, checkpoint)
-    print(f"generating on {device}")
+    model = build_tested_model(checkpoints, args.views, device, dtype)
+    print(f"generating on {device}" + f", the mean of {1 + len(args.ensemble)} networks" * bool(args.ensemble))
     generate_videos = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
                               temperature=args.temperature, clamp=args.clamp_feedback)
     if args.drive:
@@ -95,15 +96,16 @@ def generate_and_score(args, root, options, generate_videos, metrics, video_form
     print(f"written to {folder}")
 
 
-def build_tested_model(args, device, dtype, checkpoint):
-    """The checkpoint's model; with --views the mean of its predictions from several views."""
-    model = build_model(network_settings(args), device, dtype, checkpoint, args.ckpt_path)
-    return MeanOfViews(model, args.views) if args.views > 1 else model
+def build_tested_model(checkpoints, views, device, dtype):
+    """The model of the checkpoints, see `tester_flags`: the mean of theirs, and of that the mean over several views."""
+    models = [build_model(settings, device, dtype, checkpoint, path) for settings, checkpoint, path in checkpoints]
+    model = MeanOfModels(models) if len(models) > 1 else models[0]
+    return MeanOfViews(model, views) if views > 1 else model
 
 
-def export(args, checkpoint):
-    """Write a time step of the checkpoint's model as ONNX."""
-    model = build_model(network_settings(args), torch.device("cpu"), torch.float32, checkpoint, args.ckpt_path)
+def export(args, settings, checkpoint, path):
+    """Write a time step of a checkpoint's model as ONNX."""
+    model = build_model(settings, torch.device("cpu"), torch.float32, checkpoint, path)
     write_onnx(args.onnx, model, (args.frame_H, args.frame_W), clamp=args.clamp_feedback)
 
 

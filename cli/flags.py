@@ -224,6 +224,9 @@ def add_test_flags(parser):
     group.add_argument("--views", type=positive_int, default=1, metavar="N",
                        help="make each frame the mean of N predictions, from inputs shifted sideways: N times the "
                             "work, for a network trained with --random_shift")
+    group.add_argument("--ensemble", type=path_name, nargs="+", default=[], metavar="CKPT",
+                       help="make each frame the mean of what --ckpt_path and these checkpoints predict, such as those "
+                            "of runs with other seeds: as many times the work")
     group.add_argument("--samples", type=natural_int, default=0, metavar="K",
                        help="draw K futures of every sequence and score their mean and the best of them; those of the "
                             "first are shown side by side in a video: what z does")

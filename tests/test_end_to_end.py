@@ -315,6 +315,19 @@ def test_validation_split_is_tested_as_the_trainer_validated_it(dancer, tmp_path
     assert not (tmp_path / "1/submission.csv").exists()
 
 
+def test_an_ensemble_of_equal_networks_is_one_of_them(dancer, tmp_path, call, capsys):
+    """With z = 0, which each would draw otherwise. The mean of others is of none of them."""
+    for seed in (0, 1):
+        call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root=seed, seed=seed))
+    words = flags(ckpt_path="0/best.ckpt", split="val", temperature=0, device="cpu", amp="off")
+    psnr = []
+    for number, ensemble in enumerate(([], ["0/best.ckpt", "0/last.ckpt"], ["1/best.ckpt"])):
+        call("Tester", *words, "--save_root", f"test{number}", *(["--ensemble", *ensemble] if ensemble else []))
+        assert (f"the mean of {1 + len(ensemble)} networks" in capsys.readouterr().out) == bool(ensemble)
+        psnr.append(json.loads((tmp_path / f"test{number}/scores.json").read_text())["this model"]["psnr"])
+    assert psnr[1] == pytest.approx(psnr[0], abs=1e-3) and psnr[2] != pytest.approx(psnr[0], abs=1e-3)
+
+
 def test_training_split_is_tested_as_if_it_were_validation(prolonged, dancer, tmp_path, call):
     """The training frames that the run's --partial takes are here those of the validation sequence.
 

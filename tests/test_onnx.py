@@ -135,7 +135,8 @@ def test_missing_packages_are_told(model, call, capsys, monkeypatch, tmp_path):
     assert "--onnx" in error and "pip install -r requirements/onnx.txt" in error
 
 
-@pytest.mark.parametrize("words", [["--views", 2], ["--samples", 3], ["--gt", "gt.csv"], ["--split", "val"]])
+@pytest.mark.parametrize("words", [["--views", 2], ["--ensemble", "a.ckpt"], ["--samples", 3], ["--gt", "gt.csv"],
+                                   ["--split", "val"]])
 def test_what_generates_sequences_does_not_go_with_a_single_step(words, call, capsys):
     with pytest.raises(SystemExit) as ended:
         call("Tester", "--ckpt_path", "best.ckpt", "--onnx", "dancer.onnx", *words)

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import TINY_CLIPS, TINY_NETWORK, TINY_TRAINING, flags, read_csv
 from modules import VAE_Model
+from modules.ensemble import MeanOfModels
 from modules.losses import kl_divergence
 from modules.noise import GivenNoise, Noise
 from modules.pixels import shifted, to_unit
@@ -147,6 +148,25 @@ def test_the_mean_of_views_is_that_of_shifted_rollouts_of_one_step():
         views.append(moved.roll(-pixels_right, dims=-1))
     steps = rollout(MeanOfViews(model, 3), frame[:, None], labels, GivenNoise(epsilon[:, None]), temperature=1.0)
     torch.testing.assert_close([step.frame for step in steps], [torch.stack(views).mean(dim=0)])
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_an_ensemble_predicts_the_mean_of_its_networks_each_with_a_z_of_its_own(views):
+    """Of any dimensions, and of both kinds."""
+    torch.manual_seed(0)
+    models = [pyramid(), pyramid(F_dim=14, L_dim=4, N_dim=2, D_out_dim=8), VAE_Model(**TINY_NETWORK)]
+    (frames, labels), ensemble = pixels(length=2), MeanOfModels(models)
+    frame, epsilon = to_unit(frames[:, 0]), [torch.randn(CLIPS, *model.z_shape(8, 16)) for model in models]
+    joined = torch.cat([z.flatten(1) for z in epsilon], dim=1)
+    assert ensemble.z_shape(8, 16) == joined.shape[1:]
+
+    def predicted(model, z):
+        model = MeanOfViews(model, views) if views > 1 else model
+        step, = rollout(model.eval(), frame[:, None], labels, GivenNoise(z[:, None]), temperature=1.0)
+        return step.frame
+
+    mean = torch.stack([predicted(*pair) for pair in zip(models, epsilon)]).mean(dim=0)
+    torch.testing.assert_close(predicted(ensemble, joined), mean)
 
 
 def test_one_view_is_the_model_itself():

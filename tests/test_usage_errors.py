@@ -175,6 +175,17 @@ def test_flag_contradicts_the_checkpoint(train, refusal, dancer, checkpoint):
             assert f"{flag} {value}" in error and str(checkpoint) in error
 
 
+def test_checkpoint_of_an_ensemble_that_does_not_fit_is_named(refusal, call, dancer, checkpoint, tmp_path):
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="large", frame_H=16))
+    words = ["Tester", "--DR", dancer, *flags(ckpt_path="large/best.ckpt", device="cpu")]
+    assert "--ensemble nowhere.ckpt: there is no such file" in refusal(*words, "--ensemble", "nowhere.ckpt")
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="small"))
+    error = refusal(*words, "--ensemble", "large/last.ckpt", "small/best.ckpt")
+    assert "--ensemble small/best.ckpt is of frames of 8 x 16, and --ckpt_path of 16 x 16" in error
+    torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "other.ckpt")
+    assert "--ensemble other.ckpt is a checkpoint of another network" in refusal(*words, "--ensemble", "other.ckpt")
+
+
 def test_run_does_not_start_from_a_checkpoint_in_its_own_folder(refusal, call, dancer, tmp_path):
     call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
     kept = (tmp_path / "run/best.ckpt").read_bytes()

@@ -135,11 +135,12 @@ def _is_plain_tensor(value):
             and not (value.is_quantized or value.is_complex()))
 
 
-def network_dimensions(weights, path, network=None):
+def network_dimensions(weights, path, network=None, flag="--ckpt_path"):
     """Read network, F_dim, L_dim, N_dim and D_out_dim off the tensors of a checkpoint.
 
     network: what the checkpoint says; without it, as in one of another program, it is the first that the tensors fit.
-    All tensors must fit, so that a few wrong ones cannot ask for a network that fills the memory.
+    All tensors must fit, so that a few wrong ones cannot ask for a network that fills the memory. flag: the one that
+    the checkpoint was given by, for the error.
     """
     first = []
     for name in [network] if network else NETWORKS:
@@ -154,8 +155,8 @@ def network_dimensions(weights, path, network=None):
         if not differences:
             return {"network": name, **dimensions}
         first = first or differences
-    _refuse(first, path)
-    raise UsageError(f"--ckpt_path {path} is a checkpoint of another network")
+    _refuse(first, path, flag)
+    raise UsageError(f"{flag} {path} is a checkpoint of another network")
 
 
 def load_weights(model, content, path):
@@ -184,11 +185,11 @@ def _differences(ours, theirs):
     return sorted(differences)
 
 
-def _refuse(differences, path):
+def _refuse(differences, path, flag="--ckpt_path"):
     """Raise UsageError if a checkpoint's tensors differ from those of the network; see `_differences`."""
     if differences:
         shown = "; ".join(differences[:5])
-        raise UsageError(f"--ckpt_path {path} does not fit the network in {len(differences)} places: {shown}")
+        raise UsageError(f"{flag} {path} does not fit the network in {len(differences)} places: {shown}")
 
 
 def load_optimizer(optimizer, content, path):

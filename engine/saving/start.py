@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.flags import FROM_A_CHECKPOINT, LPIPS_MIN_SIDE, tester_parser, trainer_parser
+from cli.flags import FROM_A_CHECKPOINT, LPIPS_MIN_SIDE, network_settings, tester_parser, trainer_parser
 
 from .checkpoint import load_checkpoint, network_dimensions
 from .resume import FIXED_IN_A_RUN, check_resumable, newest_checkpoint
@@ -64,7 +64,11 @@ def resumed_flags(parser, args, typed):
 
 
 def tester_flags():
-    """The flags of Tester.py, completed by what the checkpoint answers, and the checkpoint."""
+    """The flags of Tester.py, completed by what the checkpoint answers, and the checkpoints to test.
+
+    Each is a tuple: the parameters of its network, see cli.flags.network_settings, its content and its path. The first
+    is that of --ckpt_path, the others are those of --ensemble.
+    """
     parser = tester_parser()
     args, typed = parser.parse_args(), parser.typed_flags()
     if not args.ckpt_path:
@@ -74,7 +78,8 @@ def tester_flags():
     if args.lpips and min(args.frame_H, args.frame_W) < LPIPS_MIN_SIDE:
         raise UsageError(f"--lpips needs frames of at least {LPIPS_MIN_SIDE} x {LPIPS_MIN_SIDE} pixels, and those of "
                          f"{args.ckpt_path} are {args.frame_H} x {args.frame_W}; leave --lpips out")
-    return args, checkpoint
+    ensemble = [ensemble_checkpoint(path, parser, (args.frame_H, args.frame_W)) for path in args.ensemble]
+    return args, [(network_settings(args), checkpoint, args.ckpt_path), *ensemble]
 
 
 def check_test_flags(args, typed):
@@ -90,7 +95,7 @@ def check_test_flags(args, typed):
         raise UsageError("--poses goes with --drive, the video that they are of")
     if args.poses and Path(args.drive).is_dir():
         raise UsageError(f"--poses goes with a video, and --drive {args.drive} is a folder of labels; leave it out")
-    other = [flag for flag in ("gt", "samples", "lpips", "split", "views", "make_gif") if flag in typed]
+    other = [flag for flag in ("gt", "samples", "lpips", "split", "views", "ensemble", "make_gif") if flag in typed]
     if args.onnx and other:
         raise UsageError(f"--{other[0]} goes with generated sequences, and --onnx writes a single step; leave one of "
                          "them out")
@@ -109,6 +114,17 @@ def tested_checkpoint(parser, args, typed):
     if not getattr(args, "onnx", None):  # a single step, of no dataset
         adopt_flags(args, typed, saved, ("DR", "partial", "train_vi_len", "val_vi_len", "temperature", "seed"))
     return checkpoint
+
+
+def ensemble_checkpoint(path, parser, frame_size):
+    """A checkpoint of --ensemble, see `tester_flags`. frame_size: height and width of the frames of --ckpt_path."""
+    checkpoint = load_checkpoint(path, "--ensemble")
+    saved = saved_flags(parser, checkpoint, path)
+    size = saved.get("frame_H", frame_size[0]), saved.get("frame_W", frame_size[1])
+    if size != frame_size:
+        raise UsageError(f"--ensemble {path} is of frames of {size[0]} x {size[1]}, and --ckpt_path of "
+                         f"{frame_size[0]} x {frame_size[1]}; leave it out")
+    return network_dimensions(checkpoint["state_dict"], path, saved.get("network"), "--ensemble"), checkpoint, path
 
 
 def saved_flags(parser, checkpoint, path):

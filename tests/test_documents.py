@@ -89,6 +89,9 @@ def test_results_are_those_of_the_kept_runs():
     assert rows["this model"] == shown(scores[:1], "this model")
     assert rows["five seeds, mean"] == shown(scores, "this model")
     assert rows["these five with `--views 2"][3:] == shown(views, "this model")[3:]
+    together = RUNS.parent / "ensemble" / "seeds_0+1+2+3+4"
+    ensemble = {split: read_json(together / split / "scores.json") for split in ("val", "test")}
+    assert rows["five networks as one, `--ensemble"] == shown([ensemble], "this model")
     for name, who in (("nearest label", "nearest label"), ("training mean frame", "mean frame"),
                       ("first frame repeated", "first frame")):
         assert rows[name] == shown(scores[:1], who)

@@ -53,7 +53,8 @@ def test(args, checkpoints, device):
     root = dataset_or_dancer(args.DR)
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
     model = build_tested_model(checkpoints, args.views, device, dtype)
-    print(f"generating on {device}" + f", the mean of {1 + len(args.ensemble)} networks" * bool(args.ensemble))
+    together = f", each frame the mean of {1 + len(args.ensemble)} networks" if args.ensemble else ""
+    print(f"generating on {device}{together}")
     generate_videos = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
                               temperature=args.temperature, clamp=args.clamp_feedback)
     if args.drive:

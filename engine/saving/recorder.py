@@ -30,9 +30,8 @@ class RunRecorder:
     """Writes logs and checkpoints into the folder of a run, and stops the run after a signal.
 
     Every process has one and calls its `keep_state`, `stop_if_asked`, `after_steps` and `after_epoch`; rank 0 alone
-    writes files, and validates. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up
-    to date by the training. arguments: every flag, as a dict. dataset: see resume.identity_of. The others: the flags of
-    these names.
+    writes files, and validates. A `row` is a row of metrics.csv as a dict. state: the RunState, kept up to date by the
+    training. arguments: every flag, as a dict. dataset: see resume.identity_of. The others: the flags of these names.
     """
 
     def __init__(self, folder, trainer, state, *, arguments, dataset, num_epoch, save_minutes, per_save,

@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from functools import partial
 
-from cli.errors import RunError, Stopped, UsageError, end_at_a_signal, one_line, run_script
+from cli.errors import RunError, Stopped, UsageError, one_line, raise_stopped, run_script
 from cli.flags import network_settings, schedule_settings, trainer_parser
 from cli.parser import as_typed
 
@@ -139,8 +139,8 @@ def batch_settings(args, epoch):
 def draw_at_the_end(folder, val_set, state, device, video_format):
     """Draw the figures and the best video of a run when it ends, also when it is stopped or fails."""
     remedy = (f"what was saved in {folder} is intact: if last.ckpt is there, continue with --resume and "
-              "--checkpoint_frames, on a GPU also --no-cuda_graphs, or with a lower --batch_size and an --accumulate "
-              "higher by as much; or train anew with --bptt 1, a lower --train_vi_len or a lower --interleave")
+              "--checkpoint_frames, on a GPU --no-cuda_graphs, or a lower --batch_size and an --accumulate higher by "
+              "as much; or train anew with a lower --train_vi_len or --interleave, or with --bptt 1, the least")
     try:
         with report_full_memory(device, remedy):
             yield
@@ -152,7 +152,8 @@ def draw_at_the_end(folder, val_set, state, device, video_format):
         except Exception as other:  # the first error is the one to report
             print(f"note: the figures of this run are not complete ({one_line(other)})")
         raise
-    end_at_a_signal("interrupted; the training is done and saved")
+    again = as_typed("python", "Trainer.py", "--resume", "--save_root", folder)
+    raise_stopped(f"the training is done and saved; for the rest of its figures: {again}", at_ctrl_c=True)
     draw(folder, val_set, state, video_format)
 
 

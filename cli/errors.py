@@ -87,21 +87,15 @@ def handle_first(numbers, act):
         signal.signal(number, handle)
 
 
-def raise_stopped(message):
+def raise_stopped(message, at_ctrl_c=False):
     """Let SIGTERM and SIGHUP raise Stopped with this message, so that what is unfinished is removed, as at Ctrl-C.
 
-    A second one quits at once.
+    at_ctrl_c: let SIGINT do so too. A second one quits at once.
     """
     def stop(number):
         raise Stopped(number, message)
 
-    handle_first(ending_signals(), stop)
-
-
-def end_at_a_signal(message):
-    """Undo StopSignals: from now on a signal ends the program at once, SIGTERM and SIGHUP with this message."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    raise_stopped(message)
+    handle_first(ending_signals() + [signal.SIGINT] * at_ctrl_c, stop)
 
 
 class StopSignals:

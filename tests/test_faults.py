@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from importlib import import_module
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ import faults
 from cli.errors import RunError, StopSignals, run_script
 from cli.flags import add_feedback_flags, add_network_flags, add_training_flags, flags_of
 from conftest import ROOT, Malicious, flags, link, posix_only, read_csv, signals_restored
-from engine.saving.checkpoint import load_checkpoint
-from engine.saving.recorder import BEST_ROLLOUT
+from engine.saving.checkpoint import load_checkpoint, save_checkpoint
+from engine.saving.recorder import BEST_ROLLOUT, RunRecorder
 from engine.saving.resume import FIXED_IN_A_RUN
 from engine.saving.run_folder import FIGURE_FILES, clear_run
 from figures.curves import FIGURES
@@ -110,28 +111,44 @@ def test_epoch_whose_validation_fails_is_saved(error, train, whole, call, tmp_pa
     assert faults.differing_files(tmp_path / "run", whole) == []
 
 
-def test_long_epoch_is_saved_before_its_validation(train, tmp_path, call, monkeypatch):
-    """If nothing was saved for --save_minutes: say because the epoch is a single round of batches."""
+@pytest.mark.parametrize("moment, batches_done", [("engine.evaluation.generate", 7), ("Trainer.train_one_epoch", 0)])
+def test_run_is_saved_within_a_long_validation_or_round(moment, batches_done, train, whole, tmp_path, call, monkeypatch):
+    """Killed there after --save_minutes it has lost no more than these."""
     class Killed(BaseException):
         pass
 
-    def die(*_):
+    module, name = moment.rsplit(".", 1)
+    long = getattr(import_module(module), name)
+
+    def long_one(*arguments, **more):
+        patch.setattr(RunRecorder, "_is_time", lambda recorder: True)
+        patch.setattr("engine.saving.recorder.save_checkpoint", save_and_die)
+        return long(*arguments, **more)
+
+    def save_and_die(*arguments):
+        save_checkpoint(*arguments)
         raise Killed
 
-    monkeypatch.setattr("Trainer.validate", die)
-    monkeypatch.setattr("engine.saving.recorder.RunRecorder.after_steps", lambda *_: None)
-    with pytest.raises(Killed):
-        call("Trainer", *train(save_root="run", save_minutes=1e-9))
-    assert load_checkpoint(tmp_path / "run/last.ckpt")["batches_done"] == 7
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(moment, long_one)
+        call("Trainer", *train(save_root="run", save_minutes=1000))
+    assert load_checkpoint(tmp_path / "run/last.ckpt")["batches_done"] == batches_done
+    call("Trainer", "--resume", "--save_root", "run")
+    assert faults.differing_files(tmp_path / "run", whole) == []
 
 
-def test_signal_after_the_training_ends_the_program_at_once(train, ends, tmp_path, monkeypatch):
-    monkeypatch.setattr("Trainer.draw", lambda *_: signal.raise_signal(signal.SIGTERM))
-    error, said = ends(128 + signal.SIGTERM, "Trainer", *train(save_root="run", num_epoch=1))
-    assert "the training is done and saved" in error and "saving" not in said
-    monkeypatch.setattr("Trainer.draw", lambda *_: signal.raise_signal(signal.SIGINT))
-    error, _ = ends(128 + signal.SIGINT, "Trainer", *train(save_root="other", num_epoch=1))
-    assert error == "Trainer.py: interrupted\n"
+def test_error_of_a_validation_is_told_though_the_epoch_cannot_be_saved(train, ends, monkeypatch):
+    monkeypatch.setattr("Trainer.validate", failing)
+    monkeypatch.setattr("engine.saving.recorder.save_checkpoint", lambda *_: (_ for _ in ()).throw(RunError("full")))
+    error, said = ends(1, "Trainer", *train(save_root="run", save_minutes=1000))
+    assert "memory" in error and "note: the epoch cannot be saved (full)" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_after_the_training_ends_the_program_at_once(number, train, ends, tmp_path, monkeypatch):
+    monkeypatch.setattr("Trainer.draw", lambda *_: signal.raise_signal(number))
+    error, said = ends(128 + number, "Trainer", *train(save_root="run", num_epoch=1))
+    assert "done and saved; " in error and faults.RESUME in error and "saving" not in said
 
 
 @posix_only

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from cli.errors import RunError, Stopped, StopSignals
+from cli.errors import RunError, Stopped, StopSignals, one_line
 from cli.files import patiently, write_bytes, writing
 from cli.parser import as_typed
 from cli.progress import Progress
@@ -42,6 +42,7 @@ class RunRecorder:
         self.stop = StopSignals()
         self.saved_at = self.counted_at = time.monotonic()
         self.kept = None  # the content of a checkpoint before the round or validation in progress, else None
+        self.is_saved = False  # whether last.ckpt holds that, or what has come since
         self.event_files = EventFiles(folder) if tensorboard else None
         self._write_logs()
 
@@ -51,18 +52,19 @@ class RunRecorder:
             self.kept = copy.deepcopy(self._content(row))
 
     def stop_if_asked(self):
-        """After a signal, save what `keep_state` kept, and stop: within a round of batches, or a validation.
+        """Within a round of batches, or a validation: save what `keep_state` kept if it is time, and after a signal stop.
 
         Several processes must stop at the same step: they stop in `after_steps` or `after_epoch`, unless they
         are killed before.
         """
-        if self.stop.signal_number and self.kept:
+        if self.kept and (self.stop.signal_number or self._is_time()):
             self._save_kept()
             if world_size() == 1:
                 self._stop_after(self.stop.signal_number)
 
     def after_steps(self, row):
         """Save within an epoch if it is time, and stop if a signal has come."""
+        self.is_saved = False
         is_time = self._is_time()
         number, is_time = all_reduce((self.stop.signal_number or 0, is_time), "MAX", self.trainer.device)
         if number or is_time:
@@ -72,19 +74,19 @@ class RunRecorder:
 
     @contextmanager
     def validation(self, row):
-        """Around a validation: its epoch is saved if it is time, if it fails, or if a signal comes in the block.
+        """Around a validation: its epoch is saved if it fails, and by the `stop_if_asked` in it.
 
         row: that of the epoch so far. The seconds that the validation takes go into it, as validation_seconds.
         """
         began = time.monotonic()
-        if self._is_time():
-            self._save(["last.ckpt"], row)
         self.keep_state(row)
         try:
             yield
         except Exception:
-            if self.kept:  # not after a signal, which has saved it
+            try:
                 self._save_kept()
+            except Exception as other:  # the first error is the one to report
+                print(f"note: the epoch cannot be saved ({one_line(other)})")
             raise
         row["validation_seconds"] = time.monotonic() - began
 
@@ -141,10 +143,12 @@ class RunRecorder:
         return time.monotonic() - self.saved_at > self.save_seconds
 
     def _save_kept(self):
-        """Save what `keep_state` kept."""
+        """Save what `keep_state` kept, unless that is done."""
+        if self.is_saved:
+            return
         self._count_seconds()
         save_checkpoint([self.folder / "last.ckpt"], self.kept | {"seconds": self.state.seconds})
-        self.kept = None
+        self.saved_at, self.is_saved = time.monotonic(), True
 
     def _count_seconds(self):
         now = time.monotonic()
@@ -155,7 +159,7 @@ class RunRecorder:
         self._count_seconds()
         if rank() == 0:
             save_checkpoint([self.folder / name for name in names], self._content(row))
-        self.saved_at = time.monotonic()
+        self.saved_at, self.is_saved = time.monotonic(), True
 
     def _content(self, row):
         trainer = self.trainer

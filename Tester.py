@@ -81,7 +81,7 @@ def generate_and_score(args, root, options, generate_videos, metrics, video_form
     with usable("--save_root", folder):
         clear_test(folder)
         clear_test_videos(folder)
-    write_split(folder, args.split)
+    write_split(folder, args.split, checkpoints=[args.ckpt_path, *args.ensemble], views=args.views)
     if args.split == "test":
         write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
     if video_format:

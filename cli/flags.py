@@ -138,8 +138,8 @@ def add_feedback_flags(parser):
                             "(truncated backpropagation); 0: whole clips, as the course does")
     group.add_argument("--interleave", type=positive_int, default=8, metavar="BATCHES",
                        help="train this many batches in turn, an optimizer step on each, at frames spread over their "
-                            "clips. They are in memory together, and a run is saved only after all of them are "
-                            "done. Without effect where --bptt is 0")
+                            "clips. They are in memory together, and a run that is stopped within them goes back "
+                            "to their start. Without effect where --bptt is 0")
     group.add_argument("--input_noise", type=natural_float, default=0.3,
                        help="Gaussian noise on every input frame in training, in single pixels and in areas of 8 "
                             "pixels; their standard deviations are drawn from 0 to this")
@@ -224,9 +224,9 @@ def add_test_flags(parser):
     group.add_argument("--views", type=positive_int, default=1, metavar="N",
                        help="make each frame the mean of N predictions, from inputs shifted sideways: N times the "
                             "work, for a network trained with --random_shift")
-    group.add_argument("--ensemble", type=path_name, nargs="+", default=[], metavar="CKPT",
+    group.add_argument("--ensemble", type=path_name, nargs="+", action="extend", default=[], metavar="CKPT",
                        help="make each frame the mean of what --ckpt_path and these checkpoints predict, such as those "
-                            "of runs with other seeds: as many times the work")
+                            "of runs with other seeds: N networks take N times the work")
     group.add_argument("--samples", type=natural_int, default=0, metavar="K",
                        help="draw K futures of every sequence and score their mean and the best of them; those of the "
                             "first are shown side by side in a video: what z does")

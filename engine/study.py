@@ -188,6 +188,8 @@ def train_and_test(run, splits, truth, scripts):
     try:
         if checkpoints_in(folder):
             scripts.run(folder, "Trainer", "--resume", "--save_root", folder)
+        elif len(read_metrics(folder).get("epoch", [])):
+            raise RunError(f"{folder} holds the logs of a run, but no checkpoint; bring it back, or remove that folder")
         else:
             scripts.run(folder, "Trainer", *run.words, "--save_root", folder)
         for split in splits:

@@ -58,14 +58,19 @@ def write_comparison(path, videos, video_format):
 def _write(path, video_format, gif, mp4):
     """Write the frames of the formats that are wanted, generators of arrays [H, W, 3].
 
-    A file of the other format, of an earlier video, is removed.
+    Then a file of the other format, which is of an earlier video, is removed.
     """
-    for kind, write, frames in (("gif", write_gif, gif), ("mp4", write_mp4, mp4)):
-        file = path.with_name(f"{path.name}.{kind}")
-        if video_format.files in (kind, "both"):
-            write(file, frames, video_format.fps)
-        else:
+    files, fps = video_format
+    gif_file, mp4_file = (path.with_name(f"{path.name}.{kind}") for kind in ("gif", "mp4"))
+    if files in ("gif", "both"):
+        write_gif(gif_file, gif, fps)
+    if files in ("mp4", "both"):
+        write_mp4(mp4_file, mp4, fps)
+    for file in {"gif": [mp4_file], "mp4": [gif_file], "both": []}[files]:
+        try:
             patiently(partial(file.unlink, missing_ok=True), path=file)
+        except OSError as error:
+            print(f"note: {file}, of an earlier video, cannot be removed ({error.strerror})")
 
 
 def _scale(height):

@@ -13,7 +13,7 @@ import Preparer
 import Study
 from cli import flags
 from cli.files import read_json
-from conftest import ROOT
+from conftest import ROOT, posix_only
 from figures.curves import mean_and_range
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
@@ -37,13 +37,13 @@ def commands(block):
     """The scripts that a block of shell commands starts, each as a list of words; nothing is started or written."""
     script = 'noted() { printf "%s\\0" "$@" $\'\\n\'; }\n' + re.sub(r"(?:\.venv/bin/|\b)python3? ", "noted ", block)
     said = subprocess.run([shutil.which("bash"), "-r", "-c", script], cwd=ROOT, env={"PATH": ""}, capture_output=True,
-                          text=True).stdout
+                          text=True, encoding="utf-8").stdout
     started = [line.split("\0") for line in said.split("\0\n\0") if line]
     assert len(started) >= len(re.findall(r"(?<!Scripts\\)python3? \S+\.py", block)), block
     return started
 
 
-@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@posix_only
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_of_a_page_are_understood(page, monkeypatch):
     """And the recipes and scripts in them exist."""
@@ -71,7 +71,13 @@ def table_rows(page, heading):
     """The cells of the rows of the first table after a line that begins with `heading`, by their first cell."""
     text = page.read_text(encoding="utf-8").split(f"\n{heading}")[1]
     rows = [line.strip("|").split("|") for line in text.split("\n|", 1)[1].split("\n\n")[0].splitlines()]
-    return {name.strip(" *`"): [cell.strip(" *`") for cell in cells] for name, *cells in rows}
+    return {name.strip(" *`"): [cell.strip(" *`") for cell in cells] for name, *cells in rows[2:]}
+
+
+def shown(scores, who):
+    """The means of a predictor's scores over some runs, as the pages show them."""
+    return [f"{np.mean([of_run[split][who][name] for of_run in scores]):.{3 if name == 'ssim' else 2}f}"
+            for split, name in COLUMNS]
 
 
 def test_results_are_those_of_the_kept_runs():
@@ -80,11 +86,6 @@ def test_results_are_those_of_the_kept_runs():
     scores = [read_json(run / "result.json")["scores"] for run in sorted((RUNS / "demo").glob("seed=*"))]
     views = [{"val": found, "test": found} for found in
              (read_json(run / "views_2/scores.json") for run in sorted((RUNS / "demo").glob("seed=*")))]
-
-    def shown(scores, who):
-        return [f"{np.mean([of_seed[split][who][name] for of_seed in scores]):.{3 if name == 'ssim' else 2}f}"
-                for split, name in COLUMNS]
-
     assert len(scores) == 5
     assert rows["this model"] == shown(scores[:1], "this model")
     assert rows["five seeds, mean"] == shown(scores, "this model")
@@ -95,6 +96,21 @@ def test_results_are_those_of_the_kept_runs():
     for name, who in (("nearest label", "nearest label"), ("training mean frame", "mean frame"),
                       ("first frame repeated", "first frame")):
         assert rows[name] == shown(scores[:1], who)
+
+
+def test_table_of_ensembles_is_of_the_kept_tests():
+    """In docs/study.md."""
+    rows = table_rows(ROOT / "docs" / "study.md", "### Several networks as one")
+    names = {"seeds 0 and 1": "0+1", "seeds 2 and 3": "2+3", "seeds 0, 1 and 2": "0+1+2", "seeds 0 to 3": "0+1+2+3",
+             "all five": "0+1+2+3+4", "seeds 0 and 1, `--views 2": "0+1_views_2",
+             "all five, `--views 2": "0+1+2+3+4_views_2"}
+    kept = RUNS.parent / "ensemble"
+    for name, seeds in names.items():
+        scores = {split: read_json(kept / f"seeds_{seeds}" / split / "scores.json") for split in ("val", "test")}
+        assert rows[name] == shown([scores], "this model")
+    alone = [read_json(kept / f"demo/seed={seed}/result.json")["scores"] for seed in range(5)]
+    cells = [cell.split(" (")[0] for cell in rows["each of the five"]]
+    assert cells == shown(alone, "this model") and len(rows) == 1 + len(names)
 
 
 @pytest.mark.parametrize("name", ["forced", "free"])

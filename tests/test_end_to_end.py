@@ -321,10 +321,13 @@ def test_an_ensemble_of_equal_networks_is_one_of_them(dancer, tmp_path, call, ca
         call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root=seed, seed=seed))
     words = flags(ckpt_path="0/best.ckpt", split="val", temperature=0, device="cpu", amp="off")
     psnr = []
-    for number, ensemble in enumerate(([], ["0/best.ckpt", "0/last.ckpt"], ["1/best.ckpt"])):
+    shutil.copytree(tmp_path / "0", tmp_path / "copy")
+    for number, ensemble in enumerate(([], ["copy/best.ckpt", "copy/last.ckpt"], ["1/best.ckpt"])):
         call("Tester", *words, "--save_root", f"test{number}", *(["--ensemble", *ensemble] if ensemble else []))
         assert (f"the mean of {1 + len(ensemble)} networks" in capsys.readouterr().out) == bool(ensemble)
         psnr.append(json.loads((tmp_path / f"test{number}/scores.json").read_text())["this model"]["psnr"])
+        noted = json.loads((tmp_path / f"test{number}/split.json").read_text())
+        assert noted == {"split": "val", "checkpoints": ["0/best.ckpt", *ensemble], "views": 1}
     assert psnr[1] == pytest.approx(psnr[0], abs=1e-3) and psnr[2] != pytest.approx(psnr[0], abs=1e-3)
 
 

@@ -82,18 +82,49 @@ def test_drift_is_what_a_rollout_gains_by_the_truth(statements, tmp_path):
     assert statements.drift(tmp_path) == 0.5 and statements.test_psnr(tmp_path) == 25.0
 
 
-@pytest.mark.parametrize("script, runs, page, numbers", [
-    ("report/statements.py", "report", "report.md", r"\d+\.\d\d \(\d+\.\d\d\.\.\d+\.\d\d\)"),
-    ("study/data_and_time.py", "data_and_time", "study.md", r"\d+\.\d\d"),
-    ("study/single_flags.py", "causes", "study.md", r"\d+\.\d\d+")])
-def test_a_table_of_the_docs_comes_from_the_kept_logs(script, runs, page, numbers, monkeypatch, capsys):
-    """Of statements.py the first table, with its ranges."""
-    module = load(DOCS / script)
-    monkeypatch.setattr("sys.argv", [script, str(DOCS / "runs" / runs)])
-    monkeypatch.setattr(module, "save", lambda *_: None, raising=False)  # of the figure
-    module.main()
-    printed = re.findall(numbers, capsys.readouterr().out.split("1. Test PSNR")[0])
-    assert len(printed) >= 8 and {*printed} <= {*re.findall(numbers, (DOCS / page).read_text(encoding="utf-8"))}
+@pytest.fixture
+def printed_rows(monkeypatch, capsys):
+    """printed_rows(script, runs): the rows of the tables that a script of docs/ prints, each a list of cells."""
+    def rows(script, runs):
+        module = load(DOCS / script)
+        monkeypatch.setattr("sys.argv", [script, str(DOCS / "runs" / runs)])
+        monkeypatch.setattr(module, "save", lambda *_: None, raising=False)  # of the figure
+        module.main()
+        return [cells for cells in map(cells_of, capsys.readouterr().out.splitlines()) if len(cells) > 1]
+
+    return rows
+
+
+def cells_of(line):
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def page_rows(name):
+    return [cells_of(line) for line in (DOCS / name).read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+
+
+def test_table_of_data_and_time_is_of_the_kept_logs(printed_rows):
+    printed, page = printed_rows("study/data_and_time.py", "data_and_time"), page_rows("study.md")
+    assert len(printed) == 12 and all(row in page for row in printed)
+
+
+def test_table_of_single_flags_is_of_the_kept_logs(printed_rows):
+    """Its rows bear other names: `--kl_weight 1e-4` is course_kl_weight_1e-4."""
+    numbers = {re.sub(r"\W|_", "", name): cells for name, *cells in page_rows("study.md")}
+    rows = {name: cells for name, *cells in printed_rows("study/single_flags.py", "causes")[2:]}
+    for name, cells in rows.items():
+        shown = {"course": "coursetxt", "defaults": "alloftheseflagsandinterleave8thedefaults"}.get(
+            name, re.sub(r"\W|_", "", name.removeprefix("course")))
+        assert numbers[shown] == cells
+    assert len(rows) == 8
+
+
+def test_table_of_teacher_forcing_is_of_the_kept_logs(printed_rows):
+    """Of the test PSNR report.md has the mean alone."""
+    printed, page = printed_rows("report/statements.py", "report"), page_rows("report.md")
+    best, test = printed[2:6], printed[8:12]
+    for (name, *of_best), (_, *of_test) in zip(best, test, strict=True):
+        assert [name, *(f"{one.split(', ')[0]}, {other.split()[0]}" for one, other in zip(of_best, of_test))] in page
 
 
 def test_psnr_of_each_split_is_drawn_over_the_minutes_of_each_size(tmp_path):

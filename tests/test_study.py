@@ -153,7 +153,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_trained_anew_over_its_logs(stud
     with pytest.raises(SystemExit):
         study(*words)
     assert (run / "metrics.csv").read_bytes() == before
-    assert "holds another run" in (tmp_path / "study/study.md").read_text()
+    assert "holds the logs of a run, but no checkpoint" in (tmp_path / "study/study.md").read_text()
 
 
 def test_what_git_keeps_of_a_study_draws_it_again(done, tmp_path):
@@ -351,7 +351,8 @@ def test_without_a_run_that_ends_the_study_fails(study, dancer, tmp_path, capsys
     (["tiny.txt", "--epochs", "1", "--minutes", "1"], "not allowed with"),
     (["tiny.txt", "--epochs", "1", "--DR", "nowhere"], "--DR nowhere"),
     (["tiny.txt --resume", "--epochs", "1"], '"tiny.txt --resume": a recipe is trained from its start'),
-    (["tiny.txt --test", "--epochs", "1"], "leave --resume and --test out"),
+    (["tiny.txt --overwrite", "--epochs", "1"], "leave --resume, --test"),
+    (["tiny.txt --test", "--epochs", "1"], "leave --resume, --test and --overwrite out"),
     (["tiny.txt --network pyramid --F_dim 8", "--epochs", "1"], "--F_dim 8"),
     (["tiny.txt --kl_anneal_type Cyclical --kl_anneal_ratio 2", "--epochs", "1"], "--kl_anneal_ratio"),
 ])

@@ -181,7 +181,9 @@ def test_checkpoint_of_an_ensemble_that_does_not_fit_is_named(refusal, call, dan
     assert "--ensemble nowhere.ckpt: there is no such file" in refusal(*words, "--ensemble", "nowhere.ckpt")
     call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="small"))
     error = refusal(*words, "--ensemble", "large/last.ckpt", "small/best.ckpt")
-    assert "--ensemble small/best.ckpt is of frames of 8 x 16, and --ckpt_path of 16 x 16" in error
+    assert "--ensemble small/best.ckpt was trained with --frame_H 8, and --ckpt_path large/best.ckpt with 16" in error
+    for paths in (["large/best.ckpt"], ["large/last.ckpt", "--ensemble", tmp_path / "large/last.ckpt"]):
+        assert "is given twice" in refusal(*words, "--ensemble", *paths)
     torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "other.ckpt")
     assert "--ensemble other.ckpt is a checkpoint of another network" in refusal(*words, "--ensemble", "other.ckpt")
 

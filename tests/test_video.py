@@ -86,6 +86,12 @@ def test_no_earlier_video_of_another_format_is_left_beside(ffmpeg, tmp_path, fir
     assert [path.name for path in tmp_path.iterdir()] == [f"a.{then}"]
 
 
+def test_an_earlier_video_that_cannot_be_removed_is_told(tmp_path, capsys):
+    (tmp_path / "a.mp4").mkdir()  # as if another program had it open
+    write_video(tmp_path / "a", plain_frames([0, 100]), VideoFormat("gif"))
+    assert (tmp_path / "a.gif").is_file() and f"note: {tmp_path / 'a.mp4'}, of an earlier" in capsys.readouterr().out
+
+
 def test_frames_of_an_mp4_are_composed_one_at_a_time(ffmpeg, tmp_path):
     video = torch.from_numpy(pixels(40, 3, 96, 192))
     videos = {"label": video, "truth": video}

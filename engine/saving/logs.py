@@ -165,9 +165,9 @@ def clear_test_videos(folder):
                 patiently(path.unlink, path=path)
 
 
-def write_split(folder, split):
-    """Note which sequences a test is of, as split.json."""
-    write_json(folder / "split.json", {"split": split})
+def write_split(folder, split, **more):
+    """Note which sequences a test is of, and anything `more`, as split.json."""
+    write_json(folder / "split.json", {"split": split, **more})
 
 
 def read_split(folder):

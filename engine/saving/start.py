@@ -78,7 +78,10 @@ def tester_flags():
     if args.lpips and min(args.frame_H, args.frame_W) < LPIPS_MIN_SIDE:
         raise UsageError(f"--lpips needs frames of at least {LPIPS_MIN_SIDE} x {LPIPS_MIN_SIDE} pixels, and those of "
                          f"{args.ckpt_path} are {args.frame_H} x {args.frame_W}; leave --lpips out")
-    ensemble = [ensemble_checkpoint(path, parser, (args.frame_H, args.frame_W)) for path in args.ensemble]
+    ensemble = [ensemble_checkpoint(path, parser, args) for path in args.ensemble]
+    paths = [Path(path).resolve() for path in (args.ckpt_path, *args.ensemble)]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise UsageError(f"--ensemble: {twice[0]} is given twice, or is --ckpt_path; give each checkpoint once")
     return args, [(network_settings(args), checkpoint, args.ckpt_path), *ensemble]
 
 
@@ -116,14 +119,14 @@ def tested_checkpoint(parser, args, typed):
     return checkpoint
 
 
-def ensemble_checkpoint(path, parser, frame_size):
-    """A checkpoint of --ensemble, see `tester_flags`. frame_size: height and width of the frames of --ckpt_path."""
+def ensemble_checkpoint(path, parser, args):
+    """A checkpoint of --ensemble, see `tester_flags`. args: the flags of --ckpt_path, which must be its own too."""
     checkpoint = load_checkpoint(path, "--ensemble")
     saved = saved_flags(parser, checkpoint, path)
-    size = saved.get("frame_H", frame_size[0]), saved.get("frame_W", frame_size[1])
-    if size != frame_size:
-        raise UsageError(f"--ensemble {path} is of frames of {size[0]} x {size[1]}, and --ckpt_path of "
-                         f"{frame_size[0]} x {frame_size[1]}; leave it out")
+    for name in ("frame_H", "frame_W", "clamp_feedback"):
+        if saved.get(name, getattr(args, name)) != getattr(args, name):
+            raise UsageError(f"--ensemble {path} was trained with --{name} {saved[name]}, and --ckpt_path "
+                             f"{args.ckpt_path} with {getattr(args, name)}; leave it out")
     return network_dimensions(checkpoint["state_dict"], path, saved.get("network"), "--ensemble"), checkpoint, path
 
 

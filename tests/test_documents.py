@@ -113,6 +113,18 @@ def test_table_of_ensembles_is_of_the_kept_tests():
     assert cells == shown(alone, "this model") and len(rows) == 1 + len(names)
 
 
+def test_table_of_the_hour_is_of_the_kept_runs():
+    """In docs/study.md."""
+    rows = table_rows(ROOT / "docs" / "study.md", "**In an hour on two cores**")
+    kept = RUNS.parent / "hour"
+    runs = {f"seed {seed}": kept / f"gpu_val_every_6/seed={seed}" for seed in (0, 1)}
+    for name, run in runs.items():
+        result = read_json(run / "result.json")
+        assert rows[name][1:] == [f"{result['seconds']:,.0f}", *shown([result["scores"]], "this model")]
+    together = {split: read_json(kept / "seeds_0+1" / split / "scores.json") for split in ("val", "test")}
+    assert rows["both as one"][2:] == shown([together], "this model")
+
+
 @pytest.mark.parametrize("name", ["forced", "free"])
 def test_table_of_the_defaults_is_of_the_kept_runs(name):
     """Its rows of version 2 with several seeds, in docs/study.md."""

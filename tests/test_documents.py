@@ -118,11 +118,13 @@ def test_table_of_the_hour_is_of_the_kept_runs():
     rows = table_rows(ROOT / "docs" / "study.md", "**In an hour on two cores**")
     kept = RUNS.parent / "hour"
     runs = {f"seed {seed}": kept / f"gpu_val_every_6/seed={seed}" for seed in (0, 1)}
+    runs |= {f"best.txt, seed {seed}": kept / f"best_val_every_5/seed={seed}" for seed in (0, 1)}
     for name, run in runs.items():
         result = read_json(run / "result.json")
         assert rows[name][1:] == [f"{result['seconds']:,.0f}", *shown([result["scores"]], "this model")]
-    together = {split: read_json(kept / "seeds_0+1" / split / "scores.json") for split in ("val", "test")}
-    assert rows["both as one"][2:] == shown([together], "this model")
+    for name, folder in (("both as one", "seeds_0+1"), ("both of best.txt as one", "best_seeds_0+1")):
+        together = {split: read_json(kept / folder / split / "scores.json") for split in ("val", "test")}
+        assert rows[name][2:] == shown([together], "this model")
 
 
 @pytest.mark.parametrize("name", ["forced", "free"])

@@ -128,7 +128,8 @@ def read_recipes(texts, out):
         words = [f"@{path}", *flags]
         args = parser.parse_args(words)
         if args.resume or args.test or args.overwrite:
-            raise UsageError(f'"{text}": a recipe is trained from its start; leave --resume, --test and --overwrite out')
+            raise UsageError(f'"{text}": a recipe is trained from its start; leave --resume, --test and --overwrite '
+                             "out")
         network_settings(args), schedule_settings(args)  # which refuse values that do not go together
         name = " ".join([path.stem, *flags])
         folder = out / re.sub(r"[^\w.+-]+", "_", name.replace("--", ""))

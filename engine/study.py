@@ -14,7 +14,7 @@ from cli.flags import FLAGS_OF_OLDER_RUNS, FROM_A_CHECKPOINT, network_settings, 
 from cli.parser import typed_command
 from media.pixel_csv import pixels_of_a_frame
 
-from .saving.logs import checkpoints_in, read_arguments, read_metrics, read_times
+from .saving.logs import checkpoints_in, holds_run, read_arguments, read_metrics, read_times
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OF_THE_RECIPE = {"save_root", "resume", "overwrite"}  # in args.json, but different after --resume
@@ -188,7 +188,7 @@ def train_and_test(run, splits, truth, scripts):
     try:
         if checkpoints_in(folder):
             scripts.run(folder, "Trainer", "--resume", "--save_root", folder)
-        elif len(read_metrics(folder).get("epoch", [])):
+        elif holds_run(folder):
             raise RunError(f"{folder} holds the logs of a run, but no checkpoint; bring it back, or remove that folder")
         else:
             scripts.run(folder, "Trainer", *run.words, "--save_root", folder)

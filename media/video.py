@@ -66,11 +66,12 @@ def _write(path, video_format, gif, mp4):
         write_gif(gif_file, gif, fps)
     if files in ("mp4", "both"):
         write_mp4(mp4_file, mp4, fps)
-    for file in {"gif": [mp4_file], "mp4": [gif_file], "both": []}[files]:
+    other = {"gif": mp4_file, "mp4": gif_file}.get(files)
+    if other:
         try:
-            patiently(partial(file.unlink, missing_ok=True), path=file)
+            patiently(partial(other.unlink, missing_ok=True), path=other)
         except OSError as error:
-            print(f"note: {file}, of an earlier video, cannot be removed ({error.strerror})")
+            print(f"note: {other}, of an earlier video, cannot be removed ({error.strerror})")
 
 
 def _scale(height):

@@ -80,6 +80,11 @@ def shown(scores, who):
             for split, name in COLUMNS]
 
 
+def scores_of_splits(folder):
+    """What Tester.py has written into folder/val and folder/test, as in a result.json."""
+    return {split: read_json(folder / split / "scores.json") for split in ("val", "test")}
+
+
 def test_results_are_those_of_the_kept_runs():
     """The table of README.md."""
     rows = table_rows(PAGES[0], "## Results")
@@ -90,9 +95,8 @@ def test_results_are_those_of_the_kept_runs():
     assert rows["this model"] == shown(scores[:1], "this model")
     assert rows["five seeds, mean"] == shown(scores, "this model")
     assert rows["these five with `--views 2"][3:] == shown(views, "this model")[3:]
-    together = RUNS.parent / "ensemble" / "seeds_0+1+2+3+4"
-    ensemble = {split: read_json(together / split / "scores.json") for split in ("val", "test")}
-    assert rows["five networks as one, `--ensemble"] == shown([ensemble], "this model")
+    together = scores_of_splits(RUNS.parent / "ensemble" / "seeds_0+1+2+3+4")
+    assert rows["five networks as one, `--ensemble"] == shown([together], "this model")
     for name, who in (("nearest label", "nearest label"), ("training mean frame", "mean frame"),
                       ("first frame repeated", "first frame")):
         assert rows[name] == shown(scores[:1], who)
@@ -106,8 +110,7 @@ def test_table_of_ensembles_is_of_the_kept_tests():
              "all five, `--views 2": "0+1+2+3+4_views_2"}
     kept = RUNS.parent / "ensemble"
     for name, seeds in names.items():
-        scores = {split: read_json(kept / f"seeds_{seeds}" / split / "scores.json") for split in ("val", "test")}
-        assert rows[name] == shown([scores], "this model")
+        assert rows[name] == shown([scores_of_splits(kept / f"seeds_{seeds}")], "this model")
     alone = [read_json(kept / f"demo/seed={seed}/result.json")["scores"] for seed in range(5)]
     cells = [cell.split(" (")[0] for cell in rows["each of the five"]]
     assert cells == shown(alone, "this model") and len(rows) == 1 + len(names)
@@ -123,8 +126,7 @@ def test_table_of_the_hour_is_of_the_kept_runs():
         result = read_json(run / "result.json")
         assert rows[name][1:] == [f"{result['seconds']:,.0f}", *shown([result["scores"]], "this model")]
     for name, folder in (("both as one", "seeds_0+1"), ("both of best.txt as one", "best_seeds_0+1")):
-        together = {split: read_json(kept / folder / split / "scores.json") for split in ("val", "test")}
-        assert rows[name][2:] == shown([together], "this model")
+        assert rows[name][2:] == shown([scores_of_splits(kept / folder)], "this model")
 
 
 @pytest.mark.parametrize("name", ["forced", "free"])
@@ -137,7 +139,7 @@ def test_table_of_the_defaults_is_of_the_kept_runs(name):
         runs = [RUNS / f"small_val_every_5{'_tfr_0' * (name == 'free')}/seed={seed}"
                 for seed in range(int(first), int(last) + 1)]
         scores = [read_json(run / "result.json")["scores"] for run in runs]
-        values = {(split, key): [of_run[split]["this model"][key] for of_run in scores] for split, key in COLUMNS}
-        shown = [mean_and_range(values[split, "psnr"]) for split in ("val", "test")]
-        shown += [f"{np.mean(values['test', f'psnr_{part}_100']):.2f}" for part in ("first", "last")]
-        assert cells.replace("*", "").split(" | ") == shown
+        ranges = [mean_and_range([of_run[split]["this model"]["psnr"] for of_run in scores])
+                  for split in ("val", "test")]
+        first_and_last = shown(scores, "this model")[-3:-1]
+        assert cells.replace("*", "").split(" | ") == ranges + first_and_last

@@ -112,7 +112,8 @@ def test_epoch_whose_validation_fails_is_saved(error, train, whole, call, tmp_pa
 
 
 @pytest.mark.parametrize("moment, batches_done", [("engine.evaluation.generate", 7), ("Trainer.train_one_epoch", 0)])
-def test_run_is_saved_within_a_long_validation_or_round(moment, batches_done, train, whole, tmp_path, call, monkeypatch):
+def test_run_is_saved_within_a_long_validation_or_round(moment, batches_done, train, whole, tmp_path, call,
+                                                        monkeypatch):
     """Killed there after --save_minutes it has lost no more than these."""
     class Killed(BaseException):
         pass

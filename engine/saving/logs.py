@@ -30,6 +30,12 @@ def checkpoints_in(folder):
     return [path for pattern in CHECKPOINTS for path in sorted(folder.glob(pattern))]
 
 
+def holds_run(folder):
+    """Whether an epoch was logged or saved in the folder."""
+    log = folder / "metrics.csv"
+    return bool(checkpoints_in(folder)) or log.is_file() and log.read_bytes().strip().count(b"\n") > 0
+
+
 def write_columns(path, columns):
     """Write columns of numbers or text under their names; a shorter column leaves its last cells empty."""
     text = io.StringIO(newline="")

@@ -52,7 +52,7 @@ class RunRecorder:
             self.kept = copy.deepcopy(self._content(row))
 
     def stop_if_asked(self):
-        """Within a round of batches, or a validation: save what `keep_state` kept if it is time, and after a signal stop.
+        """Within a round of batches or a validation: save what `keep_state` kept if it is time, after a signal stop.
 
         Several processes must stop at the same step: they stop in `after_steps` or `after_epoch`, unless they
         are killed before.
@@ -68,7 +68,7 @@ class RunRecorder:
         is_time = self._is_time()
         number, is_time = all_reduce((self.stop.signal_number or 0, is_time), "MAX", self.trainer.device)
         if number or is_time:
-            self._save(["last.ckpt"], row)
+            self._save(["last.ckpt"], self._content(row))
         self.kept = None
         self._stop_after(number)
 
@@ -121,7 +121,7 @@ class RunRecorder:
             line += f"  PSNR {row['val_psnr']:.2f} dB (best {self.state.best_psnr:.2f})"
         self.state.last_epoch, self.state.batches_done, self.state.totals = epoch, 0, None
         self.kept = None
-        self._save(names[::-1], row)  # last.ckpt last: a run resumed from it has the others
+        self._save(names[::-1], self._content(row))  # last.ckpt last: a run resumed from it has the others
         Progress.write(f"{line}  {self.state.seconds - before:.1f} s")  # above the bar, if there is one
         try:
             self._write_logs()  # after the checkpoint, which holds the rows too
@@ -144,21 +144,19 @@ class RunRecorder:
 
     def _save_kept(self):
         """Save what `keep_state` kept, unless that is done."""
-        if self.is_saved:
-            return
-        self._count_seconds()
-        save_checkpoint([self.folder / "last.ckpt"], self.kept | {"seconds": self.state.seconds})
-        self.saved_at, self.is_saved = time.monotonic(), True
+        if not self.is_saved:
+            self._save(["last.ckpt"], self.kept)
 
     def _count_seconds(self):
         now = time.monotonic()
         self.state.seconds += now - self.counted_at
         self.counted_at = now
 
-    def _save(self, names, row):
+    def _save(self, names, content):
+        """Save a `_content` under these names, with the seconds up to now."""
         self._count_seconds()
         if rank() == 0:
-            save_checkpoint([self.folder / name for name in names], self._content(row))
+            save_checkpoint([self.folder / name for name in names], content | {"seconds": self.state.seconds})
         self.saved_at, self.is_saved = time.monotonic(), True
 
     def _content(self, row):

@@ -45,8 +45,8 @@ def newest_checkpoint(folder):
 def check_newest(folder, checkpoint):
     """Raise UsageError if another process has trained the run in a folder further since this checkpoint was read."""
     if progress(newest_checkpoint(folder)[1]) != progress(checkpoint):
-        raise UsageError(f"--resume: another process has trained the run in {folder} further meanwhile; give the command "
-                         "again")
+        raise UsageError(f"--resume: another process has trained the run in {folder} further meanwhile; give the "
+                         "command again")
 
 
 def progress(checkpoint):

@@ -19,7 +19,7 @@ from cli.parser import typed_command
 from ..devices import machine_name
 from ..processes import broadcast, rank, world_size
 from .event_files import EVENT_FILES
-from .logs import CHECKPOINTS, checkpoints_in, clear_test, read_record
+from .logs import CHECKPOINTS, checkpoints_in, clear_test, holds_run, read_record
 from .recorder import BEST_ROLLOUT
 from .resume import check_newest
 
@@ -76,12 +76,6 @@ def how_it_is_made(device, began):
     if not began:
         return session
     return {name: began.get(name) for name in session} | {"resumed": [*began.get("resumed", []), session]}
-
-
-def holds_run(folder):
-    """Whether an epoch was logged or saved in the folder."""
-    log = folder / "metrics.csv"
-    return bool(checkpoints_in(folder)) or log.is_file() and log.read_bytes().strip().count(b"\n") > 0
 
 
 def check_free(folder, overwrite):

@@ -9,6 +9,7 @@ from cli.flags import FROM_A_CHECKPOINT, LPIPS_MIN_SIDE, network_settings, teste
 from .checkpoint import load_checkpoint, network_dimensions
 from .resume import FIXED_IN_A_RUN, check_resumable, newest_checkpoint
 
+OF_ANY_TEST = ("frame_H", "frame_W", "clamp_feedback")  # a test is with the values of the training
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root")
 
 
@@ -34,9 +35,8 @@ def starting_checkpoint(parser, args, typed):
     if args.save_root and path.resolve().parent == Path(args.save_root).resolve():
         raise UsageError(f"--save_root {args.save_root} is the folder of --ckpt_path, which a new run would overwrite; "
                          "give another folder, or --resume to continue that run")
-    checkpoint = load_checkpoint(path)
-    saved = saved_flags(parser, checkpoint, path)
-    require_flags(args, typed, network_dimensions(checkpoint["state_dict"], path, saved.get("network")), path)
+    checkpoint, saved, network = read_checkpoint(path, parser)
+    require_flags(args, typed, network, path)
     adopt_flags(args, typed, saved, FROM_A_CHECKPOINT)
     return checkpoint
 
@@ -79,9 +79,6 @@ def tester_flags():
         raise UsageError(f"--lpips needs frames of at least {LPIPS_MIN_SIDE} x {LPIPS_MIN_SIDE} pixels, and those of "
                          f"{args.ckpt_path} are {args.frame_H} x {args.frame_W}; leave --lpips out")
     ensemble = [ensemble_checkpoint(path, parser, args) for path in args.ensemble]
-    paths = [Path(path).resolve() for path in (args.ckpt_path, *args.ensemble)]
-    if twice := [path for path in paths if paths.count(path) > 1]:
-        raise UsageError(f"--ensemble: {twice[0]} is given twice, or is --ckpt_path; give each checkpoint once")
     return args, [(network_settings(args), checkpoint, args.ckpt_path), *ensemble]
 
 
@@ -102,6 +99,9 @@ def check_test_flags(args, typed):
     if args.onnx and other:
         raise UsageError(f"--{other[0]} goes with generated sequences, and --onnx writes a single step; leave one of "
                          "them out")
+    paths = [Path(path).resolve() for path in (args.ckpt_path, *args.ensemble)]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise UsageError(f"--ensemble: {twice[0]} is given twice, or is --ckpt_path; give each checkpoint once")
     if args.lpips and args.split == "test" and not args.gt:
         raise UsageError("--lpips needs the true frames; give them by --gt, or score --split val")
 
@@ -109,11 +109,9 @@ def check_test_flags(args, typed):
 def tested_checkpoint(parser, args, typed):
     """The checkpoint to test; it sets what it was trained with, which a typed flag must not contradict."""
     path = args.ckpt_path
-    checkpoint = load_checkpoint(path)
-    saved = saved_flags(parser, checkpoint, path)
-    answers = network_dimensions(checkpoint["state_dict"], path, saved.get("network"))
-    answers |= {name: saved[name] for name in ("frame_H", "frame_W", "clamp_feedback") if name in saved}
-    require_flags(args, typed, answers, path)
+    checkpoint, saved, network = read_checkpoint(path, parser)
+    answers = {name: saved[name] for name in OF_ANY_TEST if name in saved}
+    require_flags(args, typed, network | answers, path)
     if not getattr(args, "onnx", None):  # a single step, of no dataset
         adopt_flags(args, typed, saved, ("DR", "partial", "train_vi_len", "val_vi_len", "temperature", "seed"))
     return checkpoint
@@ -121,22 +119,22 @@ def tested_checkpoint(parser, args, typed):
 
 def ensemble_checkpoint(path, parser, args):
     """A checkpoint of --ensemble, see `tester_flags`. args: the flags of --ckpt_path, which must be its own too."""
-    checkpoint = load_checkpoint(path, "--ensemble")
-    saved = saved_flags(parser, checkpoint, path)
-    for name in ("frame_H", "frame_W", "clamp_feedback"):
+    checkpoint, saved, network = read_checkpoint(path, parser, "--ensemble")
+    for name in OF_ANY_TEST:
         if saved.get(name, getattr(args, name)) != getattr(args, name):
             raise UsageError(f"--ensemble {path} was trained with --{name} {saved[name]}, and --ckpt_path "
                              f"{args.ckpt_path} with {getattr(args, name)}; leave it out")
-    return network_dimensions(checkpoint["state_dict"], path, saved.get("network"), "--ensemble"), checkpoint, path
+    return network, checkpoint, path
 
 
-def saved_flags(parser, checkpoint, path):
-    """The flags in a checkpoint, checked; {} in one of another program."""
+def read_checkpoint(path, parser, flag="--ckpt_path"):
+    """A checkpoint given by a flag, the flags in it, {} in one of another program, and its network's dimensions."""
+    checkpoint = load_checkpoint(path, flag)
     saved = checkpoint.get("arguments", {})
     if isinstance(saved, Namespace):
         saved = vars(saved)
     parser.check_saved(saved, path)
-    return saved
+    return checkpoint, saved, network_dimensions(checkpoint["state_dict"], path, saved.get("network"), flag)
 
 
 def adopt_flags(args, typed, saved, names):

@@ -120,12 +120,12 @@ def test_table_of_the_hour_is_of_the_kept_runs():
     """In docs/study.md."""
     rows = table_rows(ROOT / "docs" / "study.md", "**In an hour on two cores**")
     kept = RUNS.parent / "hour"
-    runs = {f"seed {seed}": kept / f"gpu_val_every_6/seed={seed}" for seed in (0, 1)}
+    runs = {f"gpu.txt, seed {seed}": kept / f"gpu_val_every_6/seed={seed}" for seed in (0, 1)}
     runs |= {f"best.txt, seed {seed}": kept / f"best_val_every_5/seed={seed}" for seed in (0, 1)}
     for name, run in runs.items():
         result = read_json(run / "result.json")
         assert rows[name][1:] == [f"{result['seconds']:,.0f}", *shown([result["scores"]], "this model")]
-    for name, folder in (("both as one", "seeds_0+1"), ("both of best.txt as one", "best_seeds_0+1")):
+    for name, folder in (("both of gpu.txt as one", "seeds_0+1"), ("both of best.txt as one", "best_seeds_0+1")):
         assert rows[name][2:] == shown([scores_of_splits(kept / folder)], "this model")
 
 

@@ -32,6 +32,7 @@ from modules.metrics import psnr_per_frame, summarise
 from modules.views import MeanOfViews
 
 SAMPLES_ON_PAGE = 4
+MOST_GIF_FRAMES = 3000  # of a dance; a writer of GIFs holds all its frames
 MEMORY_REMEDY = "close other programs that use it, give fewer --samples, or on a GPU --device cpu"
 
 
@@ -113,12 +114,15 @@ def export(args, settings, checkpoint, path):
 def generate_drive(drive, folder, train_set, generate_videos, video_files):
     """Generate the dance of --drive from the training frame nearest to its first label, and write it as `driven`.
 
-    A video that drives is shown beside it, and the result is written as GIF and as MP4.
+    A video that drives is shown beside it, and the result is written as MP4 and, if it is not too long, as GIF.
     """
     [prediction] = generate_videos([nearest_start(train_set, drive.labels[0])], [drive.labels])
     videos = {"label": drive.labels, "prediction": prediction}
     if drive.video is not None:
         videos, video_files = {"driven by": drive.video, **videos}, "both"
+        if len(prediction) > MOST_GIF_FRAMES:
+            video_files = "mp4"
+            print(f"note: {len(prediction)} frames are too many for a GIF; {folder / 'driven.mp4'} shows them")
     write_comparison(folder / "driven", videos, VideoFormat(video_files, drive.fps))
     print(f"{len(prediction) - 1} frames generated; the dance is in {folder}")
 

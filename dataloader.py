@@ -227,13 +227,12 @@ def list_frames_and_labels(root, mode):
 def list_test_sequences(root):
     """List the test sequences: their names, first frames and labels (one list for each); raises UsageError."""
     images, folder = root / "test" / "test_img", root / "test" / "test_label"
-    names = [path.name for path in folder.iterdir() if path.name.isdecimal()] if _is_folder(folder) else []
+    names = _numbered(folder)
     if not names:
         raise UsageError(f"{folder} has no sequences; put the labels of sequence s into {folder / 's'}")
-    names.sort(key=int)
-    lone = [path for path in sorted(images.glob("*")) if path.name.isdecimal() and path.name not in names]
+    lone = [name for name in _numbered(images) if name not in names]
     if lone:
-        raise UsageError(f"{lone[0]} has no labels in {folder / lone[0].name}; add them, or remove it: every later "
+        raise UsageError(f"{images / lone[0]} has no labels in {folder / lone[0]}; add them, or remove it: every later "
                          "row of the submission would move up")
     first_frames, labels = [], []
     for name in names:
@@ -277,11 +276,7 @@ def list_images(folder, may_skip=True):
     if not _is_folder(folder):
         raise UsageError(f"{folder} is missing; --DR wants the LAB4 layout (README, Your own data)")
     images, others = {}, {}
-    try:
-        entries = sorted(patiently(lambda: list(os.scandir(folder)), is_away), key=lambda entry: entry.name)
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-    for entry in entries:
+    for entry in _entries(folder):
         if entry.name.startswith("."):  # such as the ._0.png that macOS puts beside 0.png
             continue
         path = folder / entry.name
@@ -321,6 +316,20 @@ def _refuse_other_formats(paths):
                          f".png, or move it away{more}")
 
 
+def _numbered(folder):
+    """The names of a folder's entries that are numbers alone, in their order; none if there is no such folder."""
+    names = [entry.name for entry in _entries(folder) if entry.name.isdecimal()] if _is_folder(folder) else []
+    return sorted(names, key=int)
+
+
+def _entries(folder):
+    """A folder's entries, sorted by their names; raises UsageError, or RunError while its drive is away."""
+    try:
+        return sorted(patiently(lambda: list(os.scandir(folder)), is_away), key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+
+
 def _is_folder(path):
     return _exists(path) and path.is_dir()
 
@@ -343,7 +352,7 @@ def _unreadable(path, error):
     """The error to raise for a file or folder that is there and cannot be read."""
     if is_away(error):
         return RunError(f"{_printable(path)} cannot be read ({error.strerror}); its drive may be away: try again")
-    return UsageError(f"{_printable(path)} cannot be read ({error.strerror or error}); allow it, or give another --DR")
+    return UsageError(f"{_printable(path)} cannot be read ({error.strerror or error}); allow it, or give another folder")
 
 
 def _refuse_dead_link(path):
@@ -383,7 +392,7 @@ def describe_dataset(root):
                 span = " to ".join(map(str, sorted({min(lengths), max(lengths)})))
                 sequences = f"{len(lengths)} sequences of {span}" if len(lengths) > 1 else "1 sequence"
                 fact = f"{len(frames)} frames with labels, in {sequences}"
-        except UsageError as error:
+        except (UsageError, RunError) as error:
             problems.append(str(error))
             continue
         sizes = set()

@@ -232,9 +232,11 @@ def check_replaceable(flag, folder, kind, marker, ours, overwrite):
     names = own_entries(folder)
     if not names:
         return
-    others = {name for name in names - {marker, *ours} if name[0] != "."}
-    if read_json_or_none(folder / marker) is None or others:
+    others = sorted(names - {marker, *ours})
+    if read_json_or_none(folder / marker) is None:
         raise UsageError(f"{flag} {folder} exists and is not a {kind} made here; name a new folder")
+    if others:
+        raise UsageError(f"{flag} {folder} holds {others[0]} beside a {kind}; move that away, or name a new folder")
     if not overwrite:
         raise UsageError(f"{flag} {folder} holds a {kind} already; name a new folder or add --overwrite")
 

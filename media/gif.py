@@ -12,8 +12,9 @@ MAX_FPS = 50  # no browser shows more of a GIF
 
 
 def write_gif(path, frames, fps=DEFAULT_FPS):
-    """Write frames, uint8 arrays [H, W, 3], as an endless GIF; few of them are in memory if they are a generator.
+    """Write frames, uint8 arrays [H, W, 3], as an endless GIF.
 
+    frames may be a generator; until the last one Pillow keeps each in memory, a byte a pixel.
     fps: frames a second. A GIF counts in hundredths of a second, so that frames may last a hundredth more or less than
     their neighbours. Browsers show no frame for less than two of them: of more frames a second some are left out.
     """

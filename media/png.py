@@ -3,10 +3,13 @@
 import imageio.v3 as iio
 import numpy as np
 
+from cli.files import writing
+
 
 def write_png(path, pixels):
-    """Write pixels, uint8 [H, W, 3], as a PNG file with the fastest compression."""
-    iio.imwrite(path, pixels, extension=".png", compress_level=1)
+    """Write pixels, uint8 [H, W, 3], as a PNG file with the fastest compression; raises RunError."""
+    with writing(path):
+        iio.imwrite(path, pixels, extension=".png", compress_level=1)
 
 
 def as_read(frames, frame_size):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import whole_folder, write_json
+from cli.files import whole_folder, write_json, write_text
 from cli.progress import Progress
 from media.ffmpeg import length_and_rate, load_ffmpeg, read_video
 from media.gif import write_gif
@@ -29,6 +29,7 @@ HELD_OUT = 0.1  # of a video, for validation and again for the test
 MIN_FRAMES = 60  # of a video
 TRUTH_PART = 4  # the frames in gt.csv have a quarter of the dataset's height and width
 PREVIEW_FRAMES = 150
+PREVIEW_FPS = 5  # at least, where a long video's frames are some seconds apart
 
 
 class Take(NamedTuple):
@@ -119,13 +120,14 @@ def write_takes(root, takes, frame_size):
     first = {"train": 0, "val": 0}  # number of the next file
     truth, preview = [], []
     truth_size = [side // TRUTH_PART for side in frame_size]
+    every = -(-total // PREVIEW_FRAMES)
     with Progress(total=total, desc="writing", unit="frame") as progress:
         for number, take in enumerate(takes):
             folders = make_folders(root, number)
             truth.append([])
             for name, index, frame in cut_frames(take, frame_size):
                 label = draw_label(take.poses[index], frame_size)
-                if progress.n % -(-total // PREVIEW_FRAMES) == 0:
+                if progress.n % every == 0:
                     preview.append(overlay(frame, label))
                 if name == "test":
                     truth[number].append(as_read(frame, truth_size))
@@ -138,10 +140,10 @@ def write_takes(root, takes, frame_size):
                 first[name] += length_of(take.parts[name])
     for name in first:
         lengths = [length_of(take.parts[name]) for take in takes]
-        (root / name / "sequences.txt").write_text("".join(f"{length}\n" for length in lengths), encoding="utf-8")
+        write_text(root / name / "sequences.txt", "".join(f"{length}\n" for length in lengths))
     write_poses(root / "train" / "poses.csv", np.concatenate([take.poses[take.parts["train"]] for take in takes]))
     write_pixels_csv(root / "test" / "gt.csv", [np.stack(frames) for frames in truth])
-    write_gif(root / "preview.gif", np.stack(preview))
+    write_gif(root / "preview.gif", np.stack(preview), fps=max(takes[0].fps / every, PREVIEW_FPS))
 
 
 def make_folders(root, number):

@@ -22,6 +22,7 @@ JOINTS = ("nose", *[f"{side}_{name}" for name in ("eye", "ear", "shoulder", "elb
                     for side in ("left", "right")])
 INDEX = {name: index for index, name in enumerate(JOINTS)}
 MIN_CONFIDENCE = 0.1  # below it a joint is not seen
+FARTHEST = 100_000  # pixels from the upper left corner, of a joint
 COLUMNS = 1 + 3 * len(JOINTS)
 
 
@@ -141,4 +142,8 @@ def _parse_line(cells, place):
     except ValueError:
         raise UsageError(f"{place}: not the number of a frame and {COLUMNS - 1} numbers, x, y and confidence of "
                          f"{len(JOINTS)} joints") from None
-    return int(frame), without_doubtful(np.array(numbers).reshape(-1, 3))
+    pose = without_doubtful(np.array(numbers).reshape(-1, 3))
+    if (far := pose[np.abs(pose[:, :2]).max(axis=1) > FARTHEST]).size:
+        raise UsageError(f"{place}: a joint at {far[0, 0]:g}, {far[0, 1]:g}; give x and y in pixels, and a confidence "
+                         "of 0 to a joint that is not seen")
+    return int(frame), pose

@@ -16,6 +16,7 @@ from .tracks import bridged_frames, steady
 MIN_INSIDE = 0.5  # part of the joints that lie in the picture
 MIN_HEIGHT = 0.05  # of the picture, of a person
 MAX_EARLY = 0.5  # seconds before the end of a video at which its poses may end
+MAX_MISSING = 0.02  # of the length that a video's file says
 SAME_RATE = 0.02  # two rates that differ by no more, as 29.97 and 30, are called by one number
 
 
@@ -46,6 +47,7 @@ def find_person(path, fps, poses_file, flag, fps_flag=None):
                                   unit="frame"):
                 size = frame.shape[:2]
                 found.append(estimate(frame) if estimate else None)
+    note_missing_part(path, flag, len(found) / fps, seconds)
     if poses_file:
         check_rate(poses_file, path, len(found), fps, native, fps_flag)
         people = read_people(poses_file, "--poses", len(found), f" at {fps:g} a second")
@@ -63,6 +65,17 @@ def find_person(path, fps, poses_file, flag, fps_flag=None):
     lost = int((~present(poses)).sum())
     report = f"nobody in {lost} of {len(found)} frames ({bridged_frames(poses, steadied)} bridged); {who}"
     return Person(steadied, size, fps, report)
+
+
+def note_missing_part(path, flag, read, seconds):
+    """Note a video that ends sooner than its file says, as a copy does that broke off.
+
+    read: seconds of it that could be read. seconds: what the file says, 0 where it does not. Its sound may last longer
+    than its picture, so this is no error.
+    """
+    if read < seconds - max(1, MAX_MISSING * seconds):
+        print(f"note: {flag} {path} is {seconds:.1f} seconds long by its own account, and {read:.1f} of them can be "
+              "read; if it was copied or uploaded, look whether that ended")
 
 
 def check_seen(poses_file):

@@ -4,7 +4,6 @@ choreography.py invents the dances, stage.py draws them; this file writes them i
 in dancer.json.
 """
 
-import json
 import multiprocessing
 import os
 import signal
@@ -21,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cli.errors import RunError
-from cli.files import read_json_or_none, whole_folder
+from cli.files import read_json_or_none, whole_folder, write_json, write_text
 from cli.progress import Progress
 from media.pixel_csv import PUBLIC_SEQUENCES, write_pixels_csv
 from media.png import as_read, write_png
@@ -107,7 +106,7 @@ def _write_dataset(root, settings, num_workers):
     jobs += _jobs(root / "val", compose(seed, 1, 0, settings["val_frames"]))
     for sequence in range(tests):
         jobs += _jobs(root / "test", compose(seed, 2, sequence, settings["test_frames"]), test_sequence=sequence)
-    (root / "train" / "sequences.txt").write_text("".join(f"{length}\n" for length in lengths), encoding="utf-8")
+    write_text(root / "train" / "sequences.txt", "".join(f"{length}\n" for length in lengths))
 
     truth = [[] for _ in range(tests)]
     with closing(drawn(_draw_job, jobs, num_workers)) as results:
@@ -116,7 +115,7 @@ def _write_dataset(root, settings, num_workers):
                 truth[job.test_sequence].append(as_read(frames, TRUTH_SIZE))
     usage = ["Public" if sequence < PUBLIC_SEQUENCES else "Private" for sequence in range(tests)]
     write_pixels_csv(root / "test" / "gt.csv", [np.concatenate(parts) for parts in truth], usage)
-    (root / MARKER).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    write_json(root / MARKER, settings)
 
 
 def _jobs(folder, dance, first=0, test_sequence=None):

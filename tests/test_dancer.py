@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -292,9 +293,15 @@ def test_what_file_managers_and_cloud_drives_put_into_a_folder_is_not_in_the_way
 
 
 def test_a_hidden_folder_of_the_users_is_never_touched(tmp_path):
-    (tmp_path / ".git").mkdir()
-    with pytest.raises(UsageError, match="--dancer .* name a new folder"):
-        dancer.make_dancer(tmp_path, **TINY, num_workers=1)
+    for is_a_dancer in (False, True):
+        if is_a_dancer:
+            dancer.make_dancer(tmp_path / "data", **TINY, num_workers=1)
+        (tmp_path / "data/.git").mkdir(parents=True)
+        (tmp_path / "data/.git/HEAD").touch()
+        with pytest.raises(UsageError, match="--dancer .* name a new folder"):
+            dancer.make_dancer(tmp_path / "data", **TINY, num_workers=1, overwrite=True)
+        assert (tmp_path / "data/.git/HEAD").is_file()
+        shutil.rmtree(tmp_path / "data")
 
 
 def test_a_folder_of_somebody_else_is_never_touched(tmp_path):

@@ -131,6 +131,15 @@ def test_a_video_drives_the_model(prepared, tmp_path):
         assert gif.n_frames == 10 and gif.info["duration"] == 30  # GIFs count hundredths of a second
 
 
+def test_a_long_dance_is_an_mp4_alone(prepared, tmp_path, monkeypatch, capsys):
+    import Tester
+
+    monkeypatch.setattr(Tester, "MOST_GIF_FRAMES", 9)
+    call_script(tmp_path, "Tester", *prepared, "--drive", "other.mp4", "--poses", "other.csv", "--save_root", "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["driven.mp4"]
+    assert "10 frames are too many for a GIF" in capsys.readouterr().out
+
+
 def test_a_video_of_almost_the_rate_of_the_dataset_drives_at_its_own(prepared, tmp_path):
     from media.ffmpeg import write_mp4
 

@@ -192,6 +192,14 @@ def test_film_shows_the_training_frames_with_their_poses(tmp_path, monkeypatch):
         with pytest.raises(SystemExit):  # her folder holds nothing else
             call_script(tmp_path, "Preparer", "--dancer", "dancer", "--film", "dancer/films/b.mp4", *words)
         assert not (tmp_path / "dancer/films").exists()
+    (tmp_path / "dancer/val/val_img/0.png").write_bytes(b"")
+    words += ["--num_workers", 1, "--overwrite"]  # replaces the dancer as well
+    call_script(tmp_path, "Preparer", "--dancer", "dancer", "--film", "b.mp4", *words)
+    assert (tmp_path / "dancer/val/val_img/0.png").stat().st_size
+    (tmp_path / "c.csv").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        call_script(tmp_path, "Preparer", "--dancer", "dancer", "--film", "c.mp4", *words)
+    assert ended.value.code == 2 and not (tmp_path / "c.mp4").exists()
     points, exposure = compose(0, 0, 0, 5)
     true = np.array([draw_frame(point, level, Stage()) for point, level in zip(points, exposure)], float)
     for number, frame in enumerate(frames):

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -26,11 +27,12 @@ from cli.files import atomic_write, locked, usable, why_no_locks, write_bytes
 from cli.parser import Parser, as_typed, typed_command, words_of
 from cli.progress import Progress
 from conftest import PATIENCE, ROOT, call_script, flags, posix_only, read_csv, signals_restored, started, wait_until
-from dataloader import Dataset_Dance
+from dataloader import Dataset_Dance, describe_dataset
 from engine.saving.checkpoint import load_checkpoint
 from engine.saving.logs import clear_test
 from engine.saving.resume import newest_checkpoint
 from media.images import read_image
+from media.png import write_png
 
 
 PRODUCT = [*product(), *sorted((ROOT / "docs").rglob("*.py"))]
@@ -362,6 +364,26 @@ def test_dataset_whose_drive_is_away_for_a_moment_is_read(dancer, tmp_path, at_o
         with monkeypatch.context() as patch, pytest.raises(RunError, match="cannot be read .*: try again"):
             patch.setattr(os, name, failing(None, away, 99))
             Dataset_Dance(data, None, "val", 5)
+
+
+def test_folder_that_cannot_be_listed_is_one_problem_of_several(dancer, tmp_path, at_once, monkeypatch):
+    data = shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded"))
+    shutil.rmtree(data / "val")
+    scandir = os.scandir
+    for name in ("test_label", "test_img"):
+        for error in (errno.EACCES, errno.EIO):
+            failed = OSError(error, os.strerror(error))
+            monkeypatch.setattr(os, "scandir", lambda path: failing(None, failed, 99)() if str(path).endswith(name)
+                                else scandir(path))
+            problems, _ = describe_dataset(data)
+            assert len(problems) == 2 and "val_img is missing" in problems[0]
+            assert f"{name} cannot be read ({os.strerror(error)})" in problems[1]
+
+
+def test_drive_that_goes_away_while_a_png_is_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("imageio.v3.imwrite", failing(None, OSError(errno.ENOTCONN, "not connected"), 99))
+    with pytest.raises(RunError, match="0.png cannot be written .not connected"):
+        write_png(tmp_path / "0.png", np.zeros((2, 2, 3), np.uint8))
 
 
 def test_drive_that_windows_lost_is_away_for_a_moment():

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import packages_distributions, requires
 from importlib.util import find_spec
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image, ImageSequence
 
 from cli.errors import UsageError
 from cli.flags import network_settings, trainer_parser
@@ -98,6 +99,21 @@ def test_what_is_no_file_of_poses_is_refused(text, tmp_path):
         read_people(tmp_path / "a.csv", "--x", 4)
     with pytest.raises(UsageError, match="--x .*nowhere.csv"):
         read_people(tmp_path / "nowhere.csv", "--x", 4)
+
+
+@pytest.mark.parametrize("place", [1e9, -1e20])
+def test_a_joint_far_off_is_refused_unless_it_is_doubtful(place, tmp_path):
+    """Where the rounding of float32 is larger than a pixel no line can be drawn."""
+    pose = standing(50, 90, 70)
+    pose[3, 0] = place
+    for confidence in (0.01, 1):
+        pose[3, 2] = confidence
+        (tmp_path / "a.csv").write_text("\n".join(",".join(map(str, [frame, *pose.flatten()])) for frame in (0, 1)))
+        if confidence < 1:
+            assert not seen(read_poses(tmp_path / "a.csv", "--x", 2))[:, 3].any()
+        else:
+            with pytest.raises(UsageError, match="--x .*a.csv, line 1: a joint at .* in pixels"):
+                read_poses(tmp_path / "a.csv", "--x", 2)
 
 
 # Tracks
@@ -218,8 +234,8 @@ def video(tmp_path):
     pytest.importorskip("imageio_ffmpeg", reason="the extra of requirements/video.txt is not installed")
     from media.ffmpeg import write_mp4
 
-    def write(name, poses, fps=30):
-        write_mp4(tmp_path / f"{name}.mp4", [picture(pose) for pose in poses], fps)
+    def write(name, poses, fps=30, pictures=None):
+        write_mp4(tmp_path / f"{name}.mp4", [picture(pose) for pose in poses] if pictures is None else pictures, fps)
         write_poses(tmp_path / f"{name}.csv", poses)
         return ["--video", f"{name}.mp4", "--poses", f"{name}.csv"]
 
@@ -266,7 +282,8 @@ def test_dataset_of_a_video(video, tmp_path, capsys):
     seen_first = resize_image(read_image(root / "test/test_img/0/0.png"), (32, 64))
     assert pixels.shape == (20, 3 * 32 * 64) and np.array_equal(pixels[0], seen_first.flatten().numpy())
     assert len(list((root / "test/test_label/0").iterdir())) == 20
-    assert (root / "preview.gif").stat().st_size > 1000
+    with Image.open(root / "preview.gif") as preview:  # at the video's pace
+        assert sum(picture.info["duration"] for picture in ImageSequence.Iterator(preview)) == round(200 / 30, 2) * 1000
     assert json.loads((root / "video.json").read_text())["fps"] == 30
 
 
@@ -346,6 +363,18 @@ def test_own_rate_is_told_by_the_last_number(last, native, told, tmp_path):
     write_poses(tmp_path / "a.csv", np.concatenate([nobody(last), walk(1)]))
     with pytest.raises(UsageError, match=f"give --fps {native}") if told else nullcontext():
         check_rate(tmp_path / "a.csv", "a.mp4", 3000, 30.0, native, "--fps")
+
+
+def test_a_video_that_breaks_off_is_noted(video, tmp_path, capsys):
+    """Such as a copy that is not complete."""
+    pictures = np.random.default_rng(0).integers(0, 256, (300, 50, 100, 3), np.uint8)  # no small file
+    words = video("a", walk(300), pictures=pictures)
+    path = tmp_path / "a.mp4"
+    for part, noted in ((1, False), (0.6, True)):
+        path.write_bytes(path.read_bytes()[:int(part * path.stat().st_size)])
+        with suppress(UsageError):  # of the poses that have no frames
+            find_person(path, 30, tmp_path / words[-1], "--video")
+        assert ("--video" in (said := capsys.readouterr().out) and "10.0 seconds" in said) == noted
 
 
 @pytest.mark.parametrize("last, noted", [(2999, False), (2984, False), (2983, True)])

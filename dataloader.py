@@ -352,7 +352,8 @@ def _unreadable(path, error):
     """The error to raise for a file or folder that is there and cannot be read."""
     if is_away(error):
         return RunError(f"{_printable(path)} cannot be read ({error.strerror}); its drive may be away: try again")
-    return UsageError(f"{_printable(path)} cannot be read ({error.strerror or error}); allow it, or give another folder")
+    said = f"{_printable(path)} cannot be read ({error.strerror or error})"
+    return UsageError(f"{said}; allow it, or give another folder")
 
 
 def _refuse_dead_link(path):

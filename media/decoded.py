@@ -1,7 +1,9 @@
 """Decode images once, in parallel, and cache the resized pixels in a file that later runs read."""
 
+import glob
 import hashlib
 import os
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +21,7 @@ from modules.pixels import to_uint8
 from .images import read_image, resize_image
 
 LISTED_PROBLEMS = 10
+KEPT_SECONDS = 30 * 24 * 3600  # of pixels that another --partial may use
 MAPPED = 2**31  # bytes, from which a cache is mapped into memory and not read into it
 READER_VERSION = 2  # raise it when read_image or resize_image gives other pixels
 
@@ -86,10 +89,11 @@ def decode_cached(root, paths, frame_size, num_workers):
     """
     folder = paths[0].parent
     height, width = frame_size
-    prefix = f"{'-'.join(folder.relative_to(root).parts)}-{height}x{width}-{len(paths)}"
-    files = _list_files(paths)
-    beside = root / ".decoded" / f"{prefix}-{_fingerprint(files)}.npy"  # whatever this machine calls that folder
-    of_user = [cache / f"{prefix}-{_fingerprint(files, folder)}.npy" for cache in _user_cache()]
+    name = (f"{'-'.join(folder.relative_to(root).parts)}-{height}x{width}-{len(paths)}-"
+            f"{_hash(str(READER_VERSION), _list_files(paths))}.npy")
+    beside = root / ".decoded" / name  # whatever this machine calls that folder
+    # That of the user holds several datasets, which only their places may tell apart
+    of_user = [cache / f"{_hash(str(folder.resolve()))}-{name}" for cache in _user_cache()]
     shape = (len(paths), 3, height, width)
     for path in (beside, *of_user):
         pixels = _read_cache(path, shape)
@@ -103,20 +107,26 @@ def decode_cached(root, paths, frame_size, num_workers):
                 np.save(file, pixels.numpy())
         except (OSError, RunError):
             continue
-        if path == beside:
-            _remove_others(path, f"{prefix}-*.npy")
-            remove_leftovers(path.parent, f"{prefix}-*.npy")
+        _remove_outdated(path)
         mapped = _read_cache(path, shape) if pixels.nbytes >= MAPPED else None
         return pixels if mapped is None else mapped  # not every drive can map a file
     return pixels
 
 
-def _remove_others(path, pattern):
-    """Remove the files beside `path` of this pattern, as far as that can be done; it is of no consequence."""
+def _remove_outdated(path):
+    """Remove earlier files of the same folder and frame size beside `path`, as far as that can be done.
+
+    Those of as many images are of a changed dataset. Those of another number may serve another --partial: they stay for
+    KEPT_SECONDS.
+    """
+    prefix, count, _ = path.name.rsplit("-", 2)
+    pattern = f"{glob.escape(prefix)}-*.npy"
     with suppress(OSError):
-        for outdated in set(path.parent.glob(pattern)) - {path}:
+        for other in set(path.parent.glob(pattern)) - {path}:
             with suppress(OSError):  # on Windows another run may have one mapped
-                outdated.unlink()
+                if other.name.rsplit("-", 2)[1] == count or time.time() - other.stat().st_mtime > KEPT_SECONDS:
+                    other.unlink()
+    remove_leftovers(path.parent, pattern)
 
 
 def _user_cache():
@@ -148,12 +158,9 @@ def _list_files(paths):
     return b"".join(files)
 
 
-def _fingerprint(files, folder=None):
-    """Hash a list of images, see `_list_files`, how they are read and, if it is given, the place of their folder.
-
-    The user's cache holds several datasets, which only their places may tell apart.
-    """
-    place = folder.resolve() if folder else ""
-    digest = hashlib.sha256(f"{READER_VERSION} {place}".encode(errors="surrogateescape"))
-    digest.update(files)
+def _hash(*texts):
+    """Hash texts or bytes to 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text if isinstance(text, bytes) else text.encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

@@ -380,6 +380,30 @@ def test_a_root_that_cannot_be_written_is_cached_for_the_user(tmp_path, monkeypa
     assert_clip(open_set(tmp_path / "data")[0], frames, labels)
 
 
+@pytest.mark.parametrize("of_user", [False, True])
+def test_a_cache_does_not_grow_with_every_change(of_user, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    frames, _ = write_split(tmp_path / "data", "train", 9)
+    write_split(tmp_path / "other", "train", 9)
+    for name in ("data", "other") if of_user else ():
+        (tmp_path / name / ".decoded").write_text("in the way of the folder")
+    for number in range(3):  # frames change, the labels do not
+        iio.imwrite(tmp_path / "data/train/train_img/5.png", frames[number])
+        for name in ("data", "other"):
+            open_set(tmp_path / name)
+    assert len(list(tmp_path.rglob("*.npy"))) == 4
+    (tmp_path / "data/train/train_img/8.png").unlink()
+    (tmp_path / "data/train/train_label/8.png").unlink()
+    open_set(tmp_path / "data")
+    of_nine = [path for path in tmp_path.rglob("*.npy") if "-9-" in path.name]
+    assert len(of_nine) == 4 and len(list(tmp_path.rglob("*-8-*.npy"))) == 2  # another --partial may use them
+    for path in of_nine:
+        os.utime(path, (0, 0))
+    iio.imwrite(tmp_path / "data/train/train_img/5.png", frames[3])
+    open_set(tmp_path / "data")
+    assert len([path for path in of_nine if path.exists()]) == 3  # those of the labels were read, not written
+
+
 def test_without_any_place_for_a_cache_the_set_is_read_all_the_same(tmp_path, monkeypatch):
     frames, labels = write_split(tmp_path / "data", "train", 4)
     (tmp_path / "data/.decoded").write_text("in the way")

@@ -143,3 +143,18 @@ def test_table_of_the_defaults_is_of_the_kept_runs(name):
                   for split in ("val", "test")]
         first_and_last = shown(scores, "this model")[-3:-1]
         assert cells.replace("*", "").split(" | ") == ranges + first_and_last
+
+
+@pytest.mark.parametrize("name", ["forced", "free"])
+def test_rows_of_fifty_epochs_are_of_the_kept_runs(name):
+    """In the same table: a number for each seed."""
+    text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    row = rf"^\| small \| \*\*defaults, {name}, fifty epochs\*\*.* \| ([\d, ]+) \| (.*?) \|$"
+    [(seeds, cells)] = re.findall(row, text, re.MULTILINE)
+    runs = {seed: RUNS.parent / f"fifty/small_val_every_5{'_tfr_0' * (name == 'free')}/seed={seed}"
+            for seed in seeds.split(", ")}
+    assert len(runs) == len(list(runs["0"].parent.iterdir()))
+    scores = [read_json(run / "result.json")["scores"] for run in runs.values()]
+    of_seeds = [", ".join(f"{of_run[split]['this model']['psnr']:.2f}" for of_run in scores)
+                for split in ("val", "test")]
+    assert cells.replace("*", "").split(" | ") == of_seeds + shown(scores, "this model")[-3:-1]

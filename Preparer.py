@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from cli.errors import UsageError, raise_stopped, run_script
-from cli.files import check_output
 from cli.flags import flags_of
 from cli.parser import Parser, as_typed, at_least, multiple_of, path_name, positive_float, positive_int, seed_number
 from stage_dancer.dataset import dancer_settings, is_dancer, make_dancer
@@ -98,14 +97,16 @@ def draw(root, film, num_workers, overwrite, **settings):
         if Path(root).resolve() in Path(film).resolve().parents:
             raise UsageError(f"--film {film} lies in the folder of the dancer, which holds nothing else; name another")
         check_mp4(film, "--film")
-        check_output("--film", Path(film).with_suffix(".csv"), ".csv")  # of her poses
-        there = [path for path in (Path(film), Path(film).with_suffix(".csv")) if path.exists()]
+        poses = Path(film).with_suffix(".csv")
+        if poses.is_dir():
+            raise UsageError(f"--film {film}: {poses}, where its poses would go, is a folder; name another file")
+        there = [path for path in (Path(film), poses) if path.exists()]
         if there and not overwrite:
             raise UsageError(f"--film {film}: {there[0]} is there already; name another file or add --overwrite")
         if overwrite or not is_dancer(root, **settings):
             make_dancer(root, num_workers, overwrite, **settings)
         make_film(film, settings["frames"], settings["seed"], num_workers)
-        print(f"{film} shows her training frames, and {film} with .csv for its suffix holds their poses")
+        print(f"{film} shows her training frames, and {poses} holds their poses")
     print(f"{root} holds the stage dancer; train on it with {as_typed('--DR', root)}")
 
 

@@ -28,6 +28,15 @@ def is_out_of_reach(error):
     return is_away(error) or error.errno in NOT_ALLOWED
 
 
+def remedy_of(error):
+    """What helps against an OSError, in words; None if it is none of the kinds that a machine or a drive causes."""
+    if error.errno in FULL:
+        return "make room"
+    if error.errno == errno.ENOMEM:
+        return "free some memory"
+    return "allow it, or try again" if is_out_of_reach(error) else None
+
+
 class UsageError(Exception):
     """A mistake of the user's: one line that names the flag or the file, and the remedy."""
 
@@ -164,14 +173,10 @@ def run_script(main):
         print(f"{name}: {stopped}", file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
     except OSError as error:  # where no file was named; see cli.files.writing
-        if error.errno in FULL:
-            done, remedy = "written", "make room"
-        elif error.filename and is_out_of_reach(error):
-            done, remedy = "used", "allow it, or try again"
-        elif error.errno == errno.ENOMEM:
-            done, remedy = "used", "free some memory"
-        else:  # a bug of ours
+        remedy = remedy_of(error)
+        if not remedy or is_out_of_reach(error) and not error.filename:  # a bug of ours
             raise
+        done = "written" if error.errno in FULL else "used"
         print(f"{name}: stopped: {error.filename or 'a file'} cannot be {done} ({error.strerror}); what was saved "
               f"before is intact; {remedy}", file=sys.stderr)
         sys.exit(1)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .errors import RunError, UsageError, is_away
+from .errors import RunError, UsageError, is_away, remedy_of
 
 OPEN_ELSEWHERE = {5, 32}  # Windows: a file cannot be replaced while another program has it open
 WAITS = (0.1, 0.3, 1, 3, 6, 10, 10)  # seconds between the tries
@@ -55,9 +55,9 @@ def writing(path):
     try:
         yield
     except OSError as error:
-        remedy = f"{CLOSE_IT}; " if is_open_elsewhere(error) else ""
-        raise RunError(f"{path} cannot be written ({error.strerror or error}); {remedy}"
-                       "what was saved before is intact") from None
+        remedy = CLOSE_IT if is_open_elsewhere(error) else remedy_of(error)
+        raise RunError(f"{path} cannot be written ({error.strerror or error}); what was saved before is intact"
+                       + (f"; {remedy}" if remedy else "")) from None
 
 
 @contextmanager
@@ -220,8 +220,12 @@ def _rename(folder, target):
 
 
 def own_entries(folder):
-    """Return the names of a folder's entries, without the files that file managers and cloud drives put into any."""
-    return {entry.name for entry in folder.iterdir() if entry.name.lower() not in OF_FILE_MANAGERS}
+    """Return the names of a folder's entries, without the files that file managers and cloud drives put into any.
+
+    On a drive that is not its own macOS puts a ._name beside each name.
+    """
+    names = {entry.name for entry in folder.iterdir()}
+    return {name for name in names if name.lower() not in OF_FILE_MANAGERS and not name.startswith("._")}
 
 
 def check_replaceable(flag, folder, kind, marker, ours, overwrite):

@@ -29,7 +29,7 @@ from .choreography import choreograph, noise
 from .stage import Stage, draw_frame, draw_label, half_width_seen
 
 MARKER = "dancer.json"
-VERSION = 2  # raise it when the same settings give other bytes
+VERSION = 2  # raise it when the same settings give other images
 SEQUENCE_FRAMES = 630  # longest sequence of the training split
 TRUTH_SIZE = (32, 64)  # height and width of the frames in gt.csv
 EXPOSURE_RANGE = 0.05
@@ -54,7 +54,7 @@ def training_dances(frames, seed):
 
 
 def dancer_settings(frames=2520, val_frames=630, test_sequences=5, test_frames=630, seed=0):
-    """Return the settings that determine every byte of a dancer, as in dancer.json; test_frames is per sequence."""
+    """Return the settings that determine all files of a dancer, as in dancer.json; test_frames is per sequence."""
     return {"version": VERSION, "frames": frames, "val_frames": val_frames,
             "test_sequences": test_sequences, "test_frames": test_frames, "seed": seed}
 

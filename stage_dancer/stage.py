@@ -208,7 +208,8 @@ def _cast_shadow(canvas, points, stage):
     rows = slice(*np.searchsorted(stage.floor_z[:, 0], (z.min() - margin, z.max() + margin)))
     if rows.start == rows.stop:
         return
-    # Of the farthest row: a nearer one shows less, and a shadow at the picture's side ends early. Until VERSION rises
+    # These columns fit the farthest row. Nearer rows show less of the floor, so near the picture's side a shadow is cut
+    # off. A mend changes the images, and waits for the next VERSION.
     columns = slice(*np.searchsorted(stage.floor_x[rows.start], (x.min() - margin, x.max() + margin)))
     floor_x, floor_z = stage.floor_x[rows, columns], stage.floor_z[rows, columns]
     light = np.ones(floor_x.shape, np.float32)

@@ -286,7 +286,7 @@ def test_what_file_managers_and_cloud_drives_put_into_a_folder_is_not_in_the_way
     root.mkdir()
     if overwrite:
         dancer.make_dancer(root, **TINY, num_workers=1)
-    for name in ("desktop.ini", "Thumbs.db", ".DS_Store"):
+    for name in ("desktop.ini", "Thumbs.db", ".DS_Store", "._made"):
         (root / name).write_bytes(b"")
     dancer.make_dancer(root, **TINY, num_workers=1, overwrite=overwrite)
     assert dancer.is_dancer(root, **TINY) and not (root / "desktop.ini").exists()
@@ -439,12 +439,15 @@ def test_what_a_killed_process_of_the_same_number_left_is_not_in_the_way(tmp_pat
 @pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "make room"), (errno.ENOMEM, "free some memory"),
                                             (errno.EACCES, "allow it")])
 def test_an_error_of_the_making_is_none_of_the_folders_name(number, remedy, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(dancer, "_draw_job", lambda job: (_ for _ in ()).throw(OSError(
-        number, os.strerror(number), "a.png")))
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("imageio.v3.imwrite", fail)
     with pytest.raises(SystemExit) as ended:
         call_script(tmp_path, "Preparer", "--dancer", "half", "--frames", 5, "--num_workers", 1)
     error = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 1 and os.strerror(number) in error and remedy in error and "--dancer" not in error
+    assert ".png" in error
     assert list(tmp_path.iterdir()) == []
 
 

@@ -177,7 +177,7 @@ def test_true_poses_draw_the_label_of_the_dancer():
     assert absent and not any((draw_label(frame) < 250).sum() > 300 for frame in absent)
 
 
-def test_film_shows_the_training_frames_with_their_poses(tmp_path, monkeypatch):
+def test_film_shows_the_training_frames_with_their_poses(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(film, "ZOOM", 1)
     sizes = {"frames": 5, "val_frames": 2, "test_sequences": 1, "test_frames": 2}
     words = [word for name, value in sizes.items() for word in (f"--{name}", value)]
@@ -197,9 +197,10 @@ def test_film_shows_the_training_frames_with_their_poses(tmp_path, monkeypatch):
     call_script(tmp_path, "Preparer", "--dancer", "dancer", "--film", "b.mp4", *words)
     assert (tmp_path / "dancer/val/val_img/0.png").stat().st_size
     (tmp_path / "c.csv").mkdir()
+    capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         call_script(tmp_path, "Preparer", "--dancer", "dancer", "--film", "c.mp4", *words)
-    assert ended.value.code == 2 and not (tmp_path / "c.mp4").exists()
+    assert ended.value.code == 2 and "--film c.mp4: c.csv" in capsys.readouterr().err
     points, exposure = compose(0, 0, 0, 5)
     true = np.array([draw_frame(point, level, Stage()) for point, level in zip(points, exposure)], float)
     for number, frame in enumerate(frames):

@@ -372,9 +372,12 @@ def test_folder_that_cannot_be_listed_is_one_problem_of_several(dancer, tmp_path
     scandir = os.scandir
     for name in ("test_label", "test_img"):
         for error in (errno.EACCES, errno.EIO):
-            failed = OSError(error, os.strerror(error))
-            monkeypatch.setattr(os, "scandir", lambda path: failing(None, failed, 99)() if str(path).endswith(name)
-                                else scandir(path))
+            def list_others(path):
+                if str(path).endswith(name):
+                    raise OSError(error, os.strerror(error))
+                return scandir(path)
+
+            monkeypatch.setattr(os, "scandir", list_others)
             problems, _ = describe_dataset(data)
             assert len(problems) == 2 and "val_img is missing" in problems[0]
             assert f"{name} cannot be read ({os.strerror(error)})" in problems[1]

@@ -374,7 +374,8 @@ def test_a_video_that_breaks_off_is_noted(video, tmp_path, capsys):
         path.write_bytes(path.read_bytes()[:int(part * path.stat().st_size)])
         with suppress(UsageError):  # of the poses that have no frames
             find_person(path, 30, tmp_path / words[-1], "--video")
-        assert ("--video" in (said := capsys.readouterr().out) and "10.0 seconds" in said) == noted
+        said = capsys.readouterr().out
+        assert ("note: --video" in said) == ("10.0 seconds" in said) == noted
 
 
 @pytest.mark.parametrize("last, noted", [(2999, False), (2984, False), (2983, True)])

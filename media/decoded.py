@@ -90,10 +90,10 @@ def decode_cached(root, paths, frame_size, num_workers):
     folder = paths[0].parent
     height, width = frame_size
     name = (f"{'-'.join(folder.relative_to(root).parts)}-{height}x{width}-{len(paths)}-"
-            f"{_hash(str(READER_VERSION), _list_files(paths))}.npy")
+            f"{_hash(b'%d' % READER_VERSION + _list_files(paths))}.npy")
     beside = root / ".decoded" / name  # whatever this machine calls that folder
     # That of the user holds several datasets, which only their places may tell apart
-    of_user = [cache / f"{_hash(str(folder.resolve()))}-{name}" for cache in _user_cache()]
+    of_user = [cache / f"{_hash(os.fsencode(folder.resolve()))}-{name}" for cache in _user_cache()]
     shape = (len(paths), 3, height, width)
     for path in (beside, *of_user):
         pixels = _read_cache(path, shape)
@@ -158,9 +158,6 @@ def _list_files(paths):
     return b"".join(files)
 
 
-def _hash(*texts):
-    """Hash texts or bytes to 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text if isinstance(text, bytes) else text.encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]
+def _hash(content):
+    """Hash bytes to 16 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -52,7 +52,7 @@ class RunRecorder:
             self.kept = copy.deepcopy(self._content(row))
 
     def stop_if_asked(self):
-        """Within a round of batches or a validation: save what `keep_state` kept if it is time, after a signal stop.
+        """Within a round or a validation: save what `keep_state` kept if it is time, and before a signal stops the run.
 
         Several processes must stop at the same step: they stop in `after_steps` or `after_epoch`, unless they
         are killed before.

@@ -14,6 +14,10 @@ from .processes import averaging, data_parallel, report_lost_process, world_size
 TERMS = ("loss", "mse", "kl", "grad_norm")
 TOTALS = (*TERMS, "clips", "skipped_steps")  # what a step adds to an epoch's totals
 FP16_SCALE = 2.0**16  # of the loss at the start; the first steps halve it until no gradient overflows
+# Every step whose gradient is not finite halves the scale, whatever the reason: without an end to it, after a few dozen
+# every gradient would be 0 in fp16. After ten that of a trained network still points where it does in float32.
+FP16_HALVINGS = 10
+LEAST_FP16_SCALE = FP16_SCALE / 2**FP16_HALVINGS
 # Teacher-forced images in one batch. On a CPU more overflow its caches, and fewer leave cores idle. Where activations
 # are computed again, a batch is what fills the memory.
 IMAGES_AT_ONCE = {"cpu": 8}
@@ -61,7 +65,7 @@ class ClipTrainer:
         batches: see engine.batches.Batch.
         Yields the TOTALS of each step, [6], on the device. Summed over all steps, each of the TERMS is its mean over
         the predicted frames, added up over this process's clips, and `clips` is their number. A step whose gradient is
-        not finite is skipped: it adds only to `skipped_steps`. On CUDA nothing here waits for the GPU.
+        not finite is skipped: it adds only to `skipped_steps`. On one GPU nothing here waits for it.
         """
         segments = self.segments(batches[0].parts[0].labels.shape[1])
         of_each = [self._steps_on_batch(batch, beta, segments, begin=len(segments) * place // len(batches))
@@ -135,4 +139,6 @@ class ClipTrainer:
         elif is_finite:
             self.optimizer.step()
         self.scaler.update()
+        if self.scaler.is_enabled():
+            self.scaler.update(self.scaler.scale(torch.ones_like(norm)).clamp(min=LEAST_FP16_SCALE))
         return norm, is_finite

@@ -8,11 +8,11 @@ import torch
 from cli.errors import DIVERGED, RunError
 from cli.progress import Progress
 
-from .optimization import TERMS, TOTALS
+from .optimization import FP16_HALVINGS, TERMS, TOTALS
 from .processes import all_reduce, rank
 
 READ_EVERY = 10  # batches, at least, between two looks at the losses on a GPU: each look waits for it
-SKIPPED_IN_A_ROW = 50  # optimizer steps, after which a run has diverged; with fp16 the first few are often skipped
+SKIPPED_IN_A_ROW = 50  # optimizer steps, after which a run has diverged
 
 
 @dataclass
@@ -61,35 +61,41 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
             if may_wait and numbers.stop - state.batches_done < READ_EVERY:
                 continue
             of_steps = torch.stack(unread).cpu().double()  # [steps, TOTALS]
-            state.skipped_in_a_row = skipped_at_the_end(of_steps[:, -1] > 0, state.skipped_in_a_row)
+            longest, state.skipped_in_a_row = skipped_in_a_row(of_steps[:, -1] > 0, state.skipped_in_a_row)
             sums = all_reduce(of_steps.sum(dim=0).tolist(), "SUM", trainer.device)
             state.totals = {name: (state.totals or {}).get(name, 0.0) + value for name, value in zip(TOTALS, sums)}
             unread, state.batches_done = [], numbers.stop
             row = metrics_row(epoch, schedules, state, len(batches), steps_per_batch)
             epoch_is_over = numbers.stop == len(batches)
-            check_steps_taken(row, steps_per_batch * len(batches), state, epoch_is_over, trainer)
+            check_steps_taken(row, steps_per_batch * len(batches), longest, epoch_is_over, trainer)
             best = f" best PSNR {state.best_psnr:.2f}" if math.isfinite(state.best_psnr) else ""  # no validation yet
             progress.set_postfix_str(shown_metrics(row) + best, refresh=False)
             recorder.after_steps(row)
     return metrics_row(epoch, schedules, state, len(batches), steps_per_batch)
 
 
-def skipped_at_the_end(skipped, before):
-    """How many steps at the end of bool [steps] were skipped; all of them are added to the number `before` them."""
-    taken = (~skipped).nonzero()  # [number of these, 1]
-    return len(skipped) - 1 - taken[-1].item() if len(taken) else before + len(skipped)
+def skipped_in_a_row(skipped, before):
+    """How many steps of bool [steps] were skipped in a row: the most, and those at the end.
+
+    before: how many were at the end of the steps before these.
+    """
+    longest = last = before
+    for is_skipped in skipped.tolist():
+        last = last + 1 if is_skipped else 0
+        longest = max(longest, last)
+    return longest, last
 
 
-def check_steps_taken(row, steps, state, epoch_is_over, trainer):
+def check_steps_taken(row, steps, in_a_row, epoch_is_over, trainer):
     """Raise RunError if SKIPPED_IN_A_ROW optimizer steps were skipped, or most of the `steps` of an epoch that is over.
 
-    With fp16 most steps of an epoch may be skipped, if it is short.
+    in_a_row: how many were skipped in a row, the most. With fp16 the first few steps are skipped in any run.
     """
     is_fp16 = trainer.dtype == torch.float16
-    most = epoch_is_over and 2 * row["skipped_steps"] > steps and not is_fp16
-    if state.skipped_in_a_row < SKIPPED_IN_A_ROW and not most:
+    most = epoch_is_over and 2 * (row["skipped_steps"] - FP16_HALVINGS * is_fp16) > steps
+    if in_a_row < SKIPPED_IN_A_ROW and not most:
         return
-    which = f"{row['skipped_steps']} of {steps} steps" if most else f"the last {state.skipped_in_a_row} steps"
+    which = f"{row['skipped_steps']} of {steps} steps" if most else f"{in_a_row} steps in a row"
     remedy = "--amp off, " * is_fp16 + "--clamp_feedback, " * (not trainer.loss_settings["clamp"])
     raise RunError(f"{DIVERGED} in epoch {row['epoch']}: the gradient of {which} was not finite; what was saved is "
                    f"intact; try {remedy}a lower --lr or a lower --kl_weight")

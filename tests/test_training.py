@@ -22,7 +22,7 @@ from engine.evaluation import generate_sequences
 from engine.optimization import TERMS, TOTALS, ClipTrainer
 from engine.saving.checkpoint import load_checkpoint
 from engine.schedules import Schedules
-from engine.training import RunState, check_steps_taken, metrics_row, skipped_at_the_end, train_one_epoch
+from engine.training import RunState, check_steps_taken, metrics_row, skipped_in_a_row, train_one_epoch
 from modules import VAE_Model
 from modules.metrics import psnr
 from modules.noise import Noise
@@ -127,15 +127,15 @@ def test_step_whose_gradient_is_not_finite_is_skipped(kind, dtype, graphs, fault
 
 
 @pytest.mark.parametrize("skipped, epoch_is_over, dtype, in_a_row, ends", [
-    (30, False, "float32", 49, ""), (50, False, "float32", 50, "the last 50 steps"),
-    (50, False, "float16", 50, "the last 50 steps"), (29, False, "float32", 29, ""), (30, True, "float32", 0, ""),
-    (31, True, "float32", 0, "31 of 60 steps"), (31, True, "float16", 0, "")])
+    (30, False, "float32", 49, ""), (50, False, "float32", 50, "50 steps in a row"),
+    (50, False, "float16", 50, "50 steps in a row"), (29, False, "float32", 29, ""), (30, True, "float32", 0, ""),
+    (31, True, "float32", 0, "31 of 60 steps"), (40, True, "float16", 0, ""),
+    (41, True, "float16", 0, "41 of 60 steps")])
 def test_run_ends_when_most_steps_are_skipped(skipped, epoch_is_over, dtype, in_a_row, ends):
-    state = RunState(skipped_in_a_row=in_a_row)
     trainer = SimpleNamespace(dtype=getattr(torch, dtype), loss_settings={"clamp": True})
     row = {"epoch": 0, "skipped_steps": skipped}
     with pytest.raises(RunError, match=f"gradient of {ends} was not finite") if ends else nullcontext():
-        check_steps_taken(row, 60, state, epoch_is_over, trainer)
+        check_steps_taken(row, 60, in_a_row, epoch_is_over, trainer)
 
 
 @pytest.mark.parametrize("dtype, clamp, tried", [
@@ -144,13 +144,15 @@ def test_run_ends_when_most_steps_are_skipped(skipped, epoch_is_over, dtype, in_
 def test_what_is_on_already_is_no_remedy(dtype, clamp, tried):
     trainer = SimpleNamespace(dtype=getattr(torch, dtype), loss_settings={"clamp": clamp})
     with pytest.raises(RunError, match=f"; try {tried} or a lower --kl_weight$"):
-        check_steps_taken({"epoch": 0, "skipped_steps": 50}, 60, RunState(skipped_in_a_row=50), False, trainer)
+        check_steps_taken({"epoch": 0, "skipped_steps": 50}, 60, 50, False, trainer)
 
 
 @pytest.mark.parametrize("skipped, before, expected", [
-    ([0, 1, 1], 7, 2), ([1, 1, 1], 7, 10), ([1, 1, 0], 7, 0), ([0], 7, 0), ([1], 0, 1)])
+    ([0, 1, 1], 1, (2, 2)), ([1, 1, 1], 7, (10, 10)), ([1, 1, 0], 7, (9, 0)), ([0], 7, (7, 0)), ([1], 0, (1, 1)),
+    ([0, *[1] * 60, 0, 1], 0, (60, 1))])  # between two looks at a GPU's losses lie many steps
 def test_skipped_steps_in_a_row_go_on_from_look_to_look(skipped, before, expected):
-    assert skipped_at_the_end(torch.tensor(skipped).bool(), before) == expected
+    """The most of them, and those at the end."""
+    assert skipped_in_a_row(torch.tensor(skipped).bool(), before) == expected
 
 
 def test_means_of_an_epoch_are_over_the_steps_that_were_taken():
@@ -552,6 +554,26 @@ def test_half_precision_steps_find_a_scale():
         sums, _ = trained("free", device=torch.device("cuda"), dtype=torch.float16, steps=20)
     assert 0 < sums[:, TOTALS.index("skipped_steps")].sum() < 16
     assert sums[-1].isfinite().all() and sums[-1, TOTALS.index("clips")] == CLIPS
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_scale_of_half_precision_ends_above_0(graphs, monkeypatch):
+    """However many steps are not finite: the steps after them still train each network."""
+    monkeypatch.setattr(optimization, "FP16_SCALE", 2 * optimization.LEAST_FP16_SCALE)
+    with pretend("cuda"):
+        device = torch.device("cuda")
+        model = tiny_model().to(device).train()
+        trainer = ClipTrainer(model, device, torch.float16, **settings(cuda_graphs=graphs))
+        good, bad = batch("free", device), batch("free", device)
+        bad.frames[:, 1:] = math.nan
+        for _ in range(PLAIN_CALLS + 1):
+            list(trainer.steps_on([Batch([bad], CLIPS)], 0.01))
+        assert trainer.scaler.get_scale() == optimization.LEAST_FP16_SCALE
+        before = copy.deepcopy(model.state_dict())
+        sums = sum(trainer.steps_on([Batch([good], CLIPS)], 0.01)).cpu()
+        assert sums[TOTALS.index("skipped_steps")] == 0
+        for name, network in model.named_children():
+            assert any(not torch.equal(weights, before[f"{name}.{of}"]) for of, weights in network.named_parameters())
 
 
 @needs_cuda

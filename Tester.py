@@ -89,7 +89,7 @@ def generate_and_score(args, root, options, generate_videos, metrics, video_form
         write_videos(folder, names, labels, predictions, truth, video_format)
     of_samples = {}
     if args.samples:
-        samples = draw_samples(args.samples, names, frames, labels, generate_videos)
+        samples = draw_samples(args.samples, names, frames, labels, generate_videos, args.seed)
         of_samples = write_samples(folder, samples, labels[0], truth, metrics, video_format)
     if truth is not None:
         write_psnr_per_frame(folder, psnr_per_frame(predictions, truth), names)
@@ -161,10 +161,13 @@ def open_truth(split, gt, labels, frames, names):
     return (None if split == "test" else frames), None
 
 
-def draw_samples(count, names, frames, labels, generate_videos):
-    """Yield the name of each sequence and `count` videos generated from its first frame, [count, T, 3, H, W]."""
-    for name, frame, label in zip(names, frames, labels):
-        yield name, torch.stack(generate_videos([frame[0]] * count, [label] * count))
+def draw_samples(count, names, frames, labels, generate_videos, seed):
+    """Yield the name of each sequence and `count` videos generated from its first frame, [count, T, 3, H, W].
+
+    No two of all these videos draw the same z: generate_videos takes the seeds from its `seed` on, one for each video.
+    """
+    for number, (name, frame, label) in enumerate(zip(names, frames, labels)):
+        yield name, torch.stack(generate_videos([frame[0]] * count, [label] * count, seed=seed + number * count))
 
 
 def write_videos(folder, names, labels, predictions, truth, video_format):

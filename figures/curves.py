@@ -18,7 +18,7 @@ from .style import STYLES, log_scale, panels, save, with_legend
 OUT = "runs/figures"  # where figures of several runs go
 RECONSTRUCTIONS = {"mse": "MSE", "log_mse": "0.01 log(MSE + 1e-4)\n"}  # as an axis names them
 SMOOTHED_FRAMES = 15
-SAMPLES_TITLE = f"Samples: mean, 95 % band, and the best (thin); means of {SMOOTHED_FRAMES} frames"
+SAMPLES_TITLE = f"Samples: mean, 95 % band of a sequence, and the best (thin); means of {SMOOTHED_FRAMES} frames"
 
 
 def over_epochs(runs, column, minus=None):
@@ -37,13 +37,19 @@ def over_epochs(runs, column, minus=None):
 def plot_band(ax, x, values, label, marked=True, **style):
     """The mean of values [runs, n] over x [n], in a band from the least to the greatest.
 
+    Where a run has no value, because it ended earlier, each of the others is a thin line instead.
     marked: with a marker at each x while these can be told apart.
     """
     marker = "o" if marked and len(x) <= 100 or len(x) == 1 else ""
-    ax.plot(x, np.nanmean(values, axis=0), marker=marker, label=label, **style)
-    if len(values) > 1:
-        ax.fill_between(x, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=style["color"], alpha=0.2,
-                        linewidth=0)
+    of_all = ~np.isnan(values).any(axis=0)
+    in_all = values[:, of_all]
+    ax.plot(x[of_all], in_all.mean(axis=0), marker=marker, label=label, **style)
+    if len(values) == 1:
+        return
+    ax.fill_between(x[of_all], in_all.min(axis=0), in_all.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
+    for row in values if not of_all.all() else ():
+        ax.plot(x, np.where(of_all, np.nan, row), marker=marker, label="",
+                **style | {"linewidth": 0.7, "markersize": 2})
 
 
 def mean_and_range(values, digits=2):
@@ -90,18 +96,18 @@ def draw_schedule(column, title, y_label, runs, side_by_side):
 
 
 def draw_validation_psnr(runs, side_by_side):
-    """PSNR in dB at the validated epochs, a star at the best."""
+    """PSNR in dB at the validated epochs, of a single run with a star at the best."""
     curves = {}
     for label, seeds in by_label(runs).items():
         epochs, values = over_epochs(seeds, "val_psnr")
-        best = np.nanargmax(np.nanmean(values, axis=0))
         found = f"best {mean_and_range(np.nanmax(values, axis=1))} dB"
-        found += f" at epoch {epochs[best]:.0f}" if len(seeds) == 1 else ""
-        curves[f"{label}: {found}"] = epochs, values, best
+        found += f" at epoch {epochs[np.nanargmax(values)]:.0f}" if len(seeds) == 1 else ""
+        curves[f"{label}: {found}"] = epochs, values
     figure, axes = panels(list(curves), side_by_side, "Validation PSNR", ["validation PSNR (dB)"], "epoch")
-    for (label, (epochs, values, best)), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
+    for (label, (epochs, values)), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
         plot_band(ax, epochs, values, label, **style)
-        ax.plot(epochs[best], np.nanmean(values[:, best]), "*", markersize=11, color=style["color"])
+        if len(values) == 1:
+            ax.plot(epochs[np.nanargmax(values)], np.nanmax(values), "*", markersize=11, color=style["color"])
     return with_legend(figure, axes[0][0], list(curves))
 
 

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from cli.files import atomic_write
 from cli.tables import markdown_table, number
-from engine.saving.logs import write_columns
+from engine.saving.logs import read_arguments, write_columns
 
 from .curves import draw_psnr_over_seconds, draw_psnr_per_frame
 from .runs import read_runs
@@ -16,8 +16,12 @@ MEASURES = {"val": ("psnr", "ssim", "psnr_person"),
 
 
 def table_rows(recipes, runs):
-    """The rows of the table as dicts of numbers: the recipes, then the baselines."""
-    rows, scores = [], []
+    """The rows of the table as dicts of numbers: the recipes, then the baselines.
+
+    The baselines are those of a run with a test, if there is one, and of these of one with the most training frames,
+    among which the nearest label is sought.
+    """
+    rows = []
     for recipe in recipes:
         mine = [run for run in runs if run.recipe is recipe]
         results = [result for run in mine if (result := run.result)]
@@ -30,10 +34,10 @@ def table_rows(recipes, runs):
                     "seconds": np.mean([result["seconds"] for result in results])}
             row |= summary([result["scores"] for result in results], "this model")
         rows.append(row)
-        scores += [result["scores"] for result in results]
-    most_scores = max(scores, key=len, default={"val": {}})  # with those of the test, if a run has them
-    return rows + [{"recipe": name, **summary([most_scores], name)}
-                   for name in most_scores["val"] if name != "this model"]
+    scored = [(len(result["scores"]), read_arguments(run.folder).get("partial", 1), result["scores"])
+              for run in runs if (result := run.result)]
+    *_, scores = max(scored, key=lambda run: run[:2], default=(0, 0, {"val": {}}))
+    return rows + [{"recipe": name, **summary([scores], name)} for name in scores["val"] if name != "this model"]
 
 
 def summary(scores, predictor):

@@ -288,12 +288,25 @@ def test_runs_that_differ_in_the_seed_alone_are_one_curve_in_a_band(tmp_path, dr
         assert len(axes.collections) == 2
 
 
-def test_seed_that_ended_early_leaves_the_band_to_the_others(tmp_path, drawn):
+def test_mean_and_band_end_where_a_seed_ends_and_the_others_go_on_as_thin_lines(tmp_path, drawn):
     folders = [write_run(tmp_path / str(seed), f"--seed {seed}", epochs=epochs, val_every=1, val_psnr=20.0 + seed)
-               for seed, epochs in ((0, 2), (1, 4))]
+               for seed, epochs in ((0, 2), (1, 4), (2, 5))]
     Plotting.main(folders)
-    line = drawn["validation_psnr"].axes[0].lines[0]
-    assert_curve(line, [0, 1, 2, 3], [20.5, 20.5, 21, 21])
+    mean, *alone = drawn["validation_psnr"].axes[0].lines
+    assert_curve(mean, [0, 1], [21, 21])
+    band = drawn["validation_psnr"].axes[0].collections[0].get_paths()[0].vertices
+    assert (band.min(axis=0).tolist(), band.max(axis=0).tolist()) == ([0, 20], [1, 22])
+    shown = [line.get_xydata()[np.isfinite(line.get_ydata())].tolist() for line in alone]
+    assert shown == [[], [[2, 21], [3, 21]], [[2, 22], [3, 22], [4, 22]]]
+    assert all(line.get_linewidth() < mean.get_linewidth() for line in alone)
+
+
+def test_star_is_at_the_best_epoch_of_a_single_run(tmp_path, drawn):
+    """The best of a mean over seeds would be no best of any of them."""
+    Plotting.main([write_run(tmp_path / "alone", "--seed 0"), "--figures", "val_psnr"])
+    assert [line.get_marker() for line in drawn["validation_psnr"].axes[0].lines].count("*") == 1
+    Plotting.main([*write_seeds(tmp_path / "a"), "--figures", "val_psnr"])
+    assert [line.get_marker() for line in drawn["validation_psnr"].axes[0].lines].count("*") == 0
 
 
 def test_runs_of_one_label_are_one_curve_over_seconds(tmp_path):

@@ -76,9 +76,12 @@ def test_drift_is_what_a_rollout_gains_by_the_truth(statements, tmp_path):
 
     assert statements.drift(tmp_path) is None
     (tmp_path / "result.json").write_text(json.dumps({"scores": {"val": psnr(30.0), "test": psnr(25.0)}}))
+    of_frames = np.where(np.arange(1, 630) % 30, 31.0, 10.0)  # the true frame stands at 30, 60, ...
+    (tmp_path / "psnr_per_frame.csv").write_text(
+        "frame,0\n" + "".join(f"{frame},{value}\n" for frame, value in enumerate(of_frames, start=1)))
     assert statements.drift(tmp_path) is None
     (tmp_path / "val_30").mkdir()
-    (tmp_path / "val_30/scores.json").write_text(json.dumps(psnr(30.5)))
+    (tmp_path / "val_30/scores.json").write_text(json.dumps(psnr(31.5)))
     assert statements.drift(tmp_path) == 0.5 and statements.test_psnr(tmp_path) == 25.0
 
 

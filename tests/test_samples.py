@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import Plotting
+import Tester
 from cli.errors import UsageError
 from conftest import call_script, flags, read_csv
 from engine.saving import start
@@ -59,6 +60,25 @@ def test_band_over_the_frames_would_hold_95_percent_of_all_samples(count, part):
     """Few have a narrower one, from the least to the greatest. Scores are uniform in [0, 1], so a width is a part."""
     columns = samples_over_frames([scores_of(0, samples=count, frames=3000)])
     assert np.mean(columns["psnr_high"] - columns["psnr_low"]) == pytest.approx(part, abs=0.015)
+
+
+def test_band_of_several_sequences_is_that_of_a_sequence():
+    """A mean over them would differ less from sample to sample."""
+    columns = samples_over_frames([scores_of(seed, samples=200, frames=3000) for seed in range(4)])
+    assert np.mean(columns["psnr_high"] - columns["psnr_low"]) == pytest.approx(0.95, abs=0.015)
+
+
+def test_samples_of_all_sequences_draw_different_z():
+    seeds = []
+
+    def generate_videos(first_frames, labels, seed):
+        seeds.extend(range(seed, seed + len(labels)))  # as generate_sequences: one for each video
+        return [label.clone() for label in labels]
+
+    videos = torch.zeros(3, 2, 3, 8, 16, dtype=torch.uint8)
+    drawn = dict(Tester.draw_samples(4, ["0", "1", "2"], videos, videos, generate_videos, seed=7))
+    assert [len(samples) for samples in drawn.values()] == [4, 4, 4]
+    assert sorted(seeds) == list(range(7, 19))
 
 
 def test_mean_and_best_over_the_frames_are_those_of_the_table():

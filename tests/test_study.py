@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageOps
@@ -18,7 +19,7 @@ from cli.flags import trainer_parser
 from conftest import PATIENCE, ROOT, TINY_NETWORK, call_script, flags, posix_only, read_csv, started, wait_until
 from engine import study as engine_study
 from engine.saving.logs import TIMES_COLUMNS
-from figures.study import write_tables
+from figures.study import table_rows, write_tables
 
 RECIPE = " ".join(flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_size=2, partial=0.2, num_workers=1,
                         tfr=0, kl_weight=1e-5, num_epoch=9, device="cpu"))
@@ -171,6 +172,23 @@ def test_what_git_keeps_of_a_study_draws_it_again(done, tmp_path):
     assert {path.name for path in (tmp_path / "study").glob("*.png")} == PNGS - {"sheet.png"}
     old, new = ((parent / "study/study.csv").read_bytes() for parent in (folder, tmp_path))
     assert old == new
+
+
+def test_baselines_are_of_the_run_with_a_test_and_the_most_training_frames(tmp_path):
+    """The nearest label is one of those frames, and all recipes are beside it in one table."""
+    runs = []
+    for number, (splits, partial) in enumerate(((["val"], 1.0), (["val", "test"], 0.1), (["val", "test"], 1.0))):
+        scores = {split: {name: {"psnr": 20.0 + number} for name in ("this model", "nearest label")}
+                  for split in splits}
+        recipe = SimpleNamespace(name=str(number), failed="", epochs=2)
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / f"{number}/args.json").write_text(json.dumps({"arguments": {"partial": partial}}))
+        runs.append(SimpleNamespace(recipe=recipe, folder=tmp_path / str(number), failed="",
+                                    result={"parameters": 1, "seconds": 1.0, "scores": scores}))
+    for order in (runs, runs[::-1]):
+        *rows, nearest = table_rows([run.recipe for run in order], order)
+        assert nearest["recipe"] == "nearest label" and nearest["val_psnr"] == nearest["test_psnr"] == 22
+        assert [row["val_psnr"] for row in rows] == [run.result["scores"]["val"]["this model"]["psnr"] for run in order]
 
 
 def test_figures_show_every_recipe_as_a_curve_over_its_seeds(done, tmp_path, monkeypatch):

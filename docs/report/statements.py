@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from cli.files import read_json_or_none  # noqa: E402
 from cli.tables import markdown_table  # noqa: E402
-from engine.saving.logs import read_arguments, read_metrics  # noqa: E402
+from engine.saving.logs import read_arguments, read_metrics, read_psnr_per_frame  # noqa: E402
 from figures.curves import mean_and_range  # noqa: E402
 from paired import sign_flip_test  # noqa: E402
 
@@ -95,11 +95,16 @@ def test_psnr(run):
 
 
 def drift(run):
-    """What a rollout gains if it is given the true frame again every 30 frames, in val_30/; None if not measured."""
-    again, scores = (read_json_or_none(run / name) for name in ("val_30/scores.json", "result.json"))
-    if not again or not scores:
+    """What a rollout gains if it is given the true frame again every 30 frames, in val_30/; None if not measured.
+
+    In the mean over the frames that are generated in both.
+    """
+    again = read_json_or_none(run / "val_30/scores.json")
+    if not again:
         return None
-    return again["this model"]["psnr"] - scores["scores"]["val"]["this model"]["psnr"]
+    [psnr] = read_psnr_per_frame(run).values()  # of frames 1, 2, ...
+    generated = np.arange(1, len(psnr) + 1) % 30 > 0
+    return again["this model"]["psnr"] - float(psnr[generated].mean())
 
 
 def restlessness(run, column="loss"):

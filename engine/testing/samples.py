@@ -10,7 +10,7 @@ from modules.metrics import channel_psnr, in_chunks, psnr, ssim
 
 METRICS = {"psnr": psnr, "psnr_channels": channel_psnr, "ssim": ssim}
 LOWER_IS_BETTER = ("lpips",)
-BAND = (0.025, 0.975)  # probabilities: 95 % of all samples lie between their quantiles
+BAND = (0.025, 0.975)  # probabilities: 95 % of all samples of a sequence lie between their quantiles
 
 
 def score_samples(samples, truth, metrics):
@@ -53,9 +53,9 @@ def summarise_samples(scored):
 def samples_over_frames(scored):
     """Columns of samples_per_frame.csv: each metric at the frames 1..T-1, in the mean over the sequences.
 
-    `_mean` over the samples; `_low` and `_high`, the band in which 95 % of all samples would lie, estimated from these
-    (from fewer than 39 it is the least and the greatest, and holds less); `_best`: the best samples. A sequence that
-    is shorter counts as long as it lasts.
+    `_mean` over the samples; `_low` and `_high`, the band in which 95 % of all samples of a sequence would lie,
+    estimated from these (from fewer than 39 it is the least and the greatest, and holds less); `_best`: the best
+    samples. A sequence that is shorter counts as long as it lasts.
     """
     length = max(values.shape[1] for scores in scored for values in scores.values())
     columns = {"frame": range(1, length + 1)}
@@ -63,11 +63,10 @@ def samples_over_frames(scored):
         padded = np.full((len(scored), len(scored[0][name]), length), np.nan)  # [sequences, K, T-1]
         for row, scores in zip(padded, scored):
             row[:, :scores[name].shape[1]] = scores[name]
-        samples = np.nanmean(padded, axis=0)  # [K, T-1]
-        best = np.nanmean([row[best_sample(name, scores[name])] for row, scores in zip(padded, scored)], axis=0)
-        low, high = np.quantile(samples, BAND, axis=0, method="weibull")
-        columns |= {f"{name}_mean": samples.mean(axis=0), f"{name}_low": low, f"{name}_high": high,
-                    f"{name}_best": best}
+        best = [row[best_sample(name, scores[name])] for row, scores in zip(padded, scored)]
+        low, high = np.quantile(padded, BAND, axis=1, method="weibull")  # [sequences, T-1] each
+        of_sequences = {"mean": padded.mean(axis=1), "low": low, "high": high, "best": best}
+        columns |= {f"{name}_{of}": np.nanmean(values, axis=0) for of, values in of_sequences.items()}
     return columns
 
 

@@ -1,15 +1,17 @@
 """Generate the sequences of test, validation or training with a trained model: submission, videos and scores."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from cli.errors import UsageError, run_script
-from cli.files import make_folder, usable, write_json
+from cli.errors import UsageError, end_quietly_at_ctrl_c, run_script
+from cli.files import locked, usable, write_json
 from cli.flags import tester_parser
 
 if __name__ == "__main__":
+    end_quietly_at_ctrl_c()
     tester_parser().parse_args()  # answers --help, and a mistyped flag, before torch takes seconds to load
 
 import torch
@@ -59,23 +61,23 @@ def test(args, checkpoints, device):
     generate_videos = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
                               temperature=args.temperature, clamp=args.clamp_feedback)
     if args.drive:
-        folder = make_folder("--save_root", args.save_root or Path(args.ckpt_path).parent / "drive")
-        # before open_drive, which takes minutes to find poses: an unreadable image is told first
-        train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
-        drive = open_drive(args.drive, args.poses, root, **options)
-        return generate_drive(drive, folder, train_set, generate_videos, args.video_format)
+        with locked("--save_root", args.save_root or Path(args.ckpt_path).parent / "drive") as folder:
+            # before open_drive, which takes minutes to find poses: an unreadable image is told first
+            train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
+            drive = open_drive(args.drive, args.poses, root, **options)
+            return generate_drive(drive, folder, train_set, generate_videos, args.video_format)
     video_format = VideoFormat(args.video_format, noted_fps(root)) if args.make_gif else None
-    generate_and_score(args, root, options, generate_videos, metrics, video_format)
+    with open_test_folder(args.save_root or Path(args.ckpt_path).parent / args.split) as folder:
+        generate_and_score(args, folder, root, options, generate_videos, metrics, video_format)
 
 
-def generate_and_score(args, root, options, generate_videos, metrics, video_format):
-    """Generate the sequences of a split, write them, and score them where the truth is known."""
+def generate_and_score(args, folder, root, options, generate_videos, metrics, video_format):
+    """Generate the sequences of a split, write them into a folder, and score them where the truth is known."""
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, args.partial, options)
     truth, public = open_truth(args.split, args.gt, labels, frames, names)
     train_set = None  # of the baselines
     if truth is not None and args.split != "train" and (root / "train").is_dir():
         train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
-    folder = open_test_folder(args.save_root or Path(args.ckpt_path).parent / args.split)
 
     predictions = generate_videos([frame[0] for frame in frames], labels)
     print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} frames generated")
@@ -127,13 +129,14 @@ def generate_drive(drive, folder, train_set, generate_videos, video_files):
     print(f"{len(prediction) - 1} frames generated; the dance is in {folder}")
 
 
+@contextmanager
 def open_test_folder(folder):
-    """Make the folder of a test. Raises UsageError if it is the folder of a run."""
-    folder = make_folder("--save_root", folder)
-    if any((folder / name).is_file() for name in ("args.json", "metrics.csv")):
+    """Make the folder of a test, and hold its lock. Raises UsageError if it is the folder of a run."""
+    if any(Path(folder, name).is_file() for name in ("args.json", "metrics.csv")):
         raise UsageError(f"--save_root {folder} is the folder of a run, whose logs the test would replace; give "
                          "another folder, or leave the flag out")
-    return folder
+    with locked("--save_root", folder) as folder:
+        yield folder
 
 
 def open_sequences(root, split, val_vi_len, train_partial, options):

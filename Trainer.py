@@ -3,11 +3,13 @@
 from contextlib import contextmanager
 from functools import partial
 
-from cli.errors import RunError, Stopped, UsageError, one_line, raise_stopped, run_script
+from cli.errors import (
+    RunError, Stopped, UsageError, end_quietly_at_ctrl_c, one_line, raise_stopped, run_script)
 from cli.flags import network_settings, schedule_settings, trainer_parser
-from cli.parser import as_typed
+from cli.parser import script_command
 
 if __name__ == "__main__":
+    end_quietly_at_ctrl_c()
     trainer_parser().parse_args()  # answers --help, and a mistyped flag, before torch takes seconds to load
 
 import torch
@@ -152,7 +154,7 @@ def draw_at_the_end(folder, val_set, state, device, video_format):
         except Exception as other:  # the first error is the one to report
             print(f"note: the figures of this run are not complete ({one_line(other)})")
         raise
-    again = as_typed("python", "Trainer.py", "--resume", "--save_root", folder)
+    again = script_command("Trainer.py", "--resume", "--save_root", folder)
     raise_stopped(f"the training is done and saved; for the rest of its figures: {again}", at_ctrl_c=True)
     draw(folder, val_set, state, video_format)
 
@@ -199,8 +201,8 @@ def show_best(folder, val_set, train_set, state):
         print_scores(videos, train_set)
     else:
         print("its validation video is gone; to score it again: "
-              + as_typed("python", "Trainer.py", "--test", "--ckpt_path", path))
-    test = as_typed("python", "Tester.py", "--ckpt_path", path)
+              + script_command("Trainer.py", "--test", "--ckpt_path", path))
+    test = script_command("Tester.py", "--ckpt_path", path)
     print(f"\npage:    {folder / 'page.html'}\nfigures: {folder}\ntest:    {test}")
 
 

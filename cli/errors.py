@@ -152,9 +152,23 @@ def unless_unread():
             raise
 
 
+def end_quietly_at_ctrl_c():
+    """Let Ctrl-C end the program without a traceback until `run_script`: while torch is loaded, which takes seconds."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in the background of a shell script
+        signal.signal(signal.SIGINT, _end_quietly)
+
+
+def _end_quietly(number, _):
+    signal.signal(number, signal.default_int_handler)  # a notebook's process goes on
+    print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+    sys.exit(128 + number)
+
+
 def run_script(main):
     """Call main() and end the process with the exit status that its exception asks for."""
     name = Path(sys.argv[0]).name
+    if signal.getsignal(signal.SIGINT) is _end_quietly:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for output in ("stdout", "stderr"):
         stream = getattr(sys, output)
         if hasattr(stream, "reconfigure"):  # a notebook's stream lacks it

@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import time
@@ -70,14 +71,19 @@ def atomic_write(path, mode="wb", **arguments):
         yield file
 
 
-def write_bytes(path, content):
-    """Write a file like atomic_write, but keep trying for half a minute while its drive is away."""
+def write_whole(path, fill, mode="wb", **arguments):
+    """Write a file by fill(file) like atomic_write, and again for half a minute while its drive is away."""
     def write():
-        with _moved_when_complete(Path(path), "wb") as file:
-            file.write(content)
+        with _moved_when_complete(Path(path), mode, **arguments) as file:
+            fill(file)
 
     with writing(path):
         patiently(write, is_away)
+
+
+def write_bytes(path, content):
+    """Write a file like write_whole."""
+    write_whole(path, lambda file: file.write(content))
 
 
 def write_text(path, text):
@@ -103,7 +109,7 @@ def write_json(path, content):
 
 @contextmanager
 def _moved_when_complete(path, mode, **arguments):
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # in a container every process is number 1
     if "b" not in mode:
         arguments = {"encoding": "utf-8", "errors": NOT_IN_UTF_8, **arguments}
     try:
@@ -125,7 +131,7 @@ def remove_leftovers(folder, pattern, idle_seconds=LEFTOVER_SECONDS):
     """
     with suppress(OSError):
         for path in folder.glob(".*.tmp"):
-            name = re.fullmatch(r"\.(.+)\.\d+\.tmp", path.name, re.DOTALL)
+            name = re.fullmatch(r"\.(.+)\.[0-9a-f]+\.tmp", path.name, re.DOTALL)
             if not name or not fnmatchcase(name[1], pattern):
                 continue
             with suppress(OSError):  # on Windows another program may have it open
@@ -173,7 +179,7 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
     kind: what such a folder holds, for the messages. marker: a JSON file in every folder of this kind. ours: names of
     all entries that it may have. Raises UsageError if `folder` holds anything that must stay, or cannot be
     written; an error of what fills it stays what it is. Raises RunError, and leaves the complete folder beside it,
-    if `folder` can no longer be replaced.
+    if `folder` can no longer be replaced, or holds by now what must stay.
     """
     folder = Path(folder).resolve()
     process = f"{socket.gethostname()}.{os.getpid()}"
@@ -186,16 +192,17 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
             _make_unfinished(unfinished, folder, replaced)
         yield unfinished
         try:
+            check_replaceable(flag, folder, kind, marker, ours, overwrite)  # others may have filled it meanwhile
             if folder.exists():
                 _rename(folder, replaced)
             _rename(unfinished, folder)
-        except OSError as error:
+        except (OSError, UsageError) as error:
             kept = unfinished
             with suppress(OSError):  # under a name that no later process takes for a leftover
                 kept = unfinished.rename(complete)
-            raise RunError(f"{flag} {folder} cannot be replaced ({error.strerror or error}); the {kind} is complete in "
-                           f"{kept}: close what uses {folder}, remove it, and give the new one its "
-                           "name") from None
+            reason = "it holds something else now" if isinstance(error, UsageError) else error.strerror or error
+            raise RunError(f"{flag} {folder} cannot be replaced ({reason}); the {kind} is complete in {kept}: close "
+                           f"what uses {folder}, remove it, and give the new one its name") from None
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         if replaced.exists() and not folder.exists():

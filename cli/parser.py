@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 from .errors import UsageError
 
@@ -160,9 +161,20 @@ def _quoted_on_windows(word):
     return f'"{quoted}{backslashes}"'
 
 
+def interpreter():
+    """The Python that runs this program, as it was typed: an environment need not be activated."""
+    return sys.executable if os.name == "nt" or not sys.orig_argv else sys.orig_argv[0]
+
+
+def script_command(script, *words, processes=1):
+    """The command line that runs a script of this program, in one process or several, as one would type it here."""
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", processes) if processes > 1 else ()
+    return as_typed(interpreter(), *launcher, Path(sys.argv[0]).with_name(script), *words)
+
+
 def typed_command():
     """The command line of this program, as one would type it again."""
-    return as_typed("python", *sys.argv)
+    return as_typed(interpreter(), *sys.argv)
 
 
 def words_of(text):

@@ -54,11 +54,6 @@ def world_size():
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def launcher(processes):
-    """The command that starts a script in this many processes."""
-    return "python" if processes == 1 else f"torchrun --nproc_per_node {processes}"
-
-
 @contextmanager
 def rank_0_first():
     """Run the body on rank 0 first, so that the other ranks find its cached files."""

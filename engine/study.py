@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from cli.errors import DIVERGED, RunError, Stopped, StopSignals, UsageError
-from cli.files import read_json, write_json, writing
+from cli.files import read_json, write_json, write_text, writing
 from cli.flags import FLAGS_OF_OLDER_RUNS, FROM_A_CHECKPOINT, network_settings, trainer_parser
 from cli.parser import typed_command
 from media.pixel_csv import pixels_of_a_frame
@@ -90,24 +90,26 @@ class Scripts(StopSignals):
         running the script. After another failure, like a full disk, the script is tried again.
         """
         kept = folder / "failed.txt"
-        if kept.is_file():
-            raise RunError(kept.read_text(encoding="utf-8").strip())
+        if kept.is_file() and (reason := kept.read_text(encoding="utf-8").strip()):
+            raise RunError(reason)
         self.raise_if_stopped()
         print(f"{folder}: {script}.py")
         with writing(folder / "log.txt"):
             folder.mkdir(parents=True, exist_ok=True)
-            log = open(folder / "log.txt", "a", encoding="utf-8")
+            log = open(folder / "log.txt", "a+", encoding="utf-8", errors="replace")
         with log:
+            before = log.seek(0, os.SEEK_END)
             status = self.call(script, [*map(str, words)], log)
+            log.seek(before)
+            said = log.read().strip().split("\n")
         if status == 0:
             return
         self.raise_if_stopped()
         reason = f"{script}.py: ended by signal {-status}"
         if status > 0:
-            reason = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
-        reason = reason or f"{script}.py: exit status {status}"
+            reason = said[-1] or f"{script}.py: exit status {status}"
         if status == 1 and DIVERGED in reason:
-            kept.write_text(f"{reason}\n", encoding="utf-8")
+            write_text(kept, f"{reason}\n")
         raise RunError(reason)
 
     def call(self, script, words, log):

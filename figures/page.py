@@ -9,7 +9,7 @@ import numpy as np
 
 from cli.errors import UsageError
 from cli.files import atomic_write
-from cli.parser import as_typed
+from cli.parser import script_command
 from engine.saving.logs import read_record, read_scores, read_split
 from media.gif import DEFAULT_FPS
 
@@ -137,8 +137,9 @@ def scores_html(names, scores, folder):
                     baselines.setdefault((predictor, row.get("psnr")), (None, {"predictor": predictor, **cells}))
         if models:
             tables += table(caption, [*models, *baselines.values()])
-    command = as_typed("python", "Tester.py", "--ckpt_path", folder / "best.ckpt", "--gt", "FILE")
-    return tables or f"<p>No test yet. Scores come from <code>{escape(command)}</code></p>"
+    run = folder.parent if (folder.parent / "best.ckpt").is_file() else folder  # of a test in the run's folder
+    command = script_command("Tester.py", "--ckpt_path", run / "best.ckpt", "--gt", "FILE")
+    return tables or f"<p>No scores yet. They come from <code>{escape(command)}</code></p>"
 
 
 def measure_name(measure):

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import atomic_write
+from cli.files import write_whole
 
 from .csv_files import SEPARATORS, open_text, separator_of
 
@@ -20,7 +20,8 @@ def write_pixels_csv(path, sequences, usage=None):
     headed 0, 1, ... usage: a word for each sequence, for a last column `Usage` like that of the course's ground truth.
     """
     columns = int(np.prod(np.asarray(sequences[0]).shape[1:]))
-    with atomic_write(path, "w", newline="") as file:
+
+    def fill(file):
         header = ["id", *map(str, range(columns))] + (["Usage"] if usage else [])
         file.write(",".join(header) + "\n")
         row = 0
@@ -29,6 +30,8 @@ def write_pixels_csv(path, sequences, usage=None):
             for frame in np.asarray(frames):
                 file.write(f"{row},{','.join(_DIGITS[frame.reshape(-1)])}{last}\n")
                 row += 1
+
+    write_whole(path, fill, "w", newline="")
 
 
 def pixels_of_a_frame(path):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import dataloader
 from cli.errors import RunError, UsageError
 from cli.files import whole_folder
 from conftest import PATIENCE, ROOT, call_script, posix_only, started, wait_until
@@ -434,6 +435,29 @@ def test_what_a_killed_process_of_the_same_number_left_is_not_in_the_way(tmp_pat
     assert make() == unfinished
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
         "made", "made/dancer.json"]
+
+
+@pytest.mark.parametrize("kind", ["dancer.json", "thesis.txt"])
+def test_a_folder_that_others_filled_meanwhile_stays(kind, tmp_path):
+    with pytest.raises(RunError, match="holds something else now.* the dancer is complete in ") as raised:
+        with whole_folder("--dancer", tmp_path / "made", "dancer", "dancer.json", [], overwrite=False) as unfinished:
+            (unfinished / "dancer.json").write_text("{}")
+            (tmp_path / "made").mkdir()
+            (tmp_path / "made" / kind).write_text('{"of": "another process"}')
+    assert (tmp_path / "made" / kind).read_text() == '{"of": "another process"}'
+    kept, = (path for path in tmp_path.iterdir() if path.name != "made")
+    assert str(kept) in str(raised.value) and (kept / "dancer.json").read_text() == "{}"
+
+
+def test_a_dancer_that_another_training_made_meanwhile_is_used(tmp_path, monkeypatch):
+    def make(root):
+        root.mkdir(parents=True)
+        (root / "dancer.json").write_text(json.dumps(dancer.dancer_settings()))
+        return 1  # as of a Preparer.py that finds it there
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dataloader._run_preparer", make)
+    assert dataloader.dataset_or_dancer(None) == Path("data/dancer")
 
 
 @pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "make room"), (errno.ENOMEM, "free some memory"),

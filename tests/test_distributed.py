@@ -163,7 +163,8 @@ def test_stopped_run_of_two_processes_goes_on_as_if_nothing_had_been(by_two, dan
         wait_until((run / "last.ckpt").exists, training)
         training.terminate()
         said, _ = training.communicate(timeout=PATIENCE)
-    assert f"saved; continue with: torchrun --nproc_per_node 2 Trainer.py --resume --save_root {run}" in said
+    assert " -m torch.distributed.run --nproc_per_node 2 " in said
+    assert f"Trainer.py --resume --save_root {run}" in said
     assert "another process" not in said  # both stopped after the same step
     assert load_checkpoint(run / "last.ckpt")["last_epoch"] < 1
     train(2, "--resume", "--save_root", run)
@@ -180,4 +181,4 @@ def test_run_of_two_processes_is_not_resumed_by_one(by_two, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         call_script(tmp_path, "Trainer", "--resume", "--save_root", by_two, "--num_epoch", 3)
     assert ended.value.code == 2
-    assert "torchrun --nproc_per_node 2" in capsys.readouterr().err
+    assert "-m torch.distributed.run --nproc_per_node 2 Trainer.py --resume" in capsys.readouterr().err

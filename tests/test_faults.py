@@ -291,7 +291,7 @@ def test_a_rollout_that_is_gone_is_told_with_what_scores_it_again(run, call, cap
     """Names that begin with a dot are left out by `cp run/* elsewhere`."""
     (run / BEST_ROLLOUT).unlink()
     call("Trainer", "--resume", "--save_root", run)
-    assert f"python Trainer.py --test --ckpt_path {run / 'best.ckpt'}\n" in capsys.readouterr().out
+    assert f"{sys.orig_argv[0]} Trainer.py --test --ckpt_path {run / 'best.ckpt'}\n" in capsys.readouterr().out
 
 
 def test_a_resumed_run_keeps_how_it_began(run, call):

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -203,6 +204,28 @@ def test_a_test_is_as_fast_as_its_run_wherever_one_stands(tmp_path, monkeypatch)
     for place, folder in ((run / "test", "."), (run, "test"), (tmp_path, "run/test")):
         monkeypatch.chdir(place)
         assert data_of(write_page(tmp_path / "page.html", [folder]).read_text(encoding="utf-8"))["fps"] == 12
+
+
+def test_page_of_a_test_without_scores_names_the_checkpoint_of_its_run(tmp_path):
+    run = Path(write_run(tmp_path / "run", SIZE))
+    (run / "best.ckpt").touch()
+    (run / "test").mkdir()
+    save_videos(run / "test/first.npz", videos())
+    page = write_page(tmp_path / "page.html", [run / "test"]).read_text(encoding="utf-8")
+    assert f"Tester.py --ckpt_path {run / 'best.ckpt'} --gt FILE" in page
+
+
+def test_any_damage_to_the_arrays_of_videos_is_told(tmp_path):
+    """NumPy and its zip files raise errors of many kinds."""
+    path, random = tmp_path / "best.npz", np.random.default_rng(0)
+    save_videos(path, {"truth": torch.zeros(2, 3, 4, 8, dtype=torch.uint8)})
+    whole = path.read_bytes()
+    for place in random.integers(8 * len(whole), size=300):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with suppress(UsageError):  # a bit may be one of the pixels, or of a date
+            read_videos(path)
 
 
 def test_test_sequence_and_samples_are_shown_once_there_are_some(tmp_path):

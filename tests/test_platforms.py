@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,14 +26,16 @@ import cli.progress
 import faults
 from cli.errors import RunError, StopSignals, UsageError
 from cli.files import atomic_write, locked, usable, why_no_locks, write_bytes
-from cli.parser import Parser, as_typed, typed_command, words_of
+from cli.parser import Parser, as_typed, script_command, typed_command, words_of
 from cli.progress import Progress
 from conftest import PATIENCE, ROOT, call_script, flags, posix_only, read_csv, signals_restored, started, wait_until
 from dataloader import Dataset_Dance, describe_dataset
+from engine.saving import run_folder
 from engine.saving.checkpoint import load_checkpoint
 from engine.saving.logs import clear_test
 from engine.saving.resume import newest_checkpoint
 from media.images import read_image
+from media.pixel_csv import write_pixels_csv
 from media.png import write_png
 
 
@@ -97,6 +101,16 @@ def test_old_scores_open_in_another_program_are_named_with_the_remedy(tmp_path, 
     assert f"waiting for {tmp_path / 'split.json'}" in capsys.readouterr().out
 
 
+def test_writers_of_one_process_number_do_not_meet(tmp_path):
+    """In two containers that share a drive every process is number 1."""
+    with cli.files.atomic_write(tmp_path / "x") as one:
+        one.write(b"one")
+        with cli.files.atomic_write(tmp_path / "x") as other:
+            other.write(b"other")
+        assert (tmp_path / "x").read_bytes() == b"other"
+    assert (tmp_path / "x").read_bytes() == b"one" and len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOTCONN, errno.ESTALE])
 @pytest.mark.parametrize("times, works", [(2, True), (99, False)])
 def test_file_on_a_drive_that_is_away_is_written_when_it_is_back(number, times, works, tmp_path, at_once, monkeypatch):
@@ -109,6 +123,31 @@ def test_file_on_a_drive_that_is_away_is_written_when_it_is_back(number, times, 
         with pytest.raises(RunError, match="a.txt cannot be written [(]away[)]; what was"):
             write_bytes(path, b"new")
     assert path.read_bytes() == (b"new" if works else b"old") and list(tmp_path.iterdir()) == [path]
+
+
+def test_submission_on_a_drive_that_is_away_is_written_when_it_is_back(tmp_path, at_once, monkeypatch):
+    """It is written row by row, and from its first row again."""
+    monkeypatch.setattr(os, "fsync", failing(os.fsync, OSError(errno.EIO, "away"), 2))
+    write_pixels_csv(tmp_path / "submission.csv", [np.full((2, 3, 1, 1), 7, np.uint8)])
+    assert (tmp_path / "submission.csv").read_text() == "id,0,1,2\n0,7,7,7\n1,7,7,7\n"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_runs_without_a_name_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_folder, "datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2, 3, 4, 5)))
+    assert [run_folder.new_folder() for _ in range(3)] == [
+        f"runs/2026-01-02_030405{end}" for end in ("", "_2", "_3")]
+
+
+def test_a_page_that_is_drawn_while_a_run_starts_is_finished(train, tmp_path):
+    """Plotting.py draws into the folder of a run without its lock; what a killed training has left goes."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("page.html", "loss.png", "last.ckpt", "metrics.csv"):
+        (run / f".{name}.0123abcd.tmp").touch()
+    call_script(tmp_path, "Trainer", *train(save_root="run", num_epoch=1))
+    assert sorted(path.name for path in run.glob(".*.tmp")) == [".loss.png.0123abcd.tmp", ".page.html.0123abcd.tmp"]
 
 
 def test_full_disk_is_told_at_once(tmp_path, at_once, monkeypatch):
@@ -224,7 +263,7 @@ def test_no_home_is_needed(train, call, dancer, tmp_path, monkeypatch):
 def test_folder_of_any_name_holds_a_run_and_its_figures(name, train, tmp_path, capsys):
     call_script(tmp_path, "Trainer", *train(save_root=name, num_epoch=1), draw=True)
     told = capsys.readouterr().out.splitlines()[-1].removeprefix("test:")
-    assert shlex.split(told) == ["python", "Tester.py", "--ckpt_path", f"{name}/best.ckpt"]  # to be pasted
+    assert shlex.split(told) == [sys.orig_argv[0], "Tester.py", "--ckpt_path", f"{name}/best.ckpt"]  # to be pasted
     call_script(tmp_path, "Trainer", *train(save_root=f"{name}2", num_epoch=1))
     call_script(tmp_path, "Plotting", name, f"{name}2", *flags(out="figures", figures="loss"))
     assert (tmp_path / name / "loss.png").exists() and (tmp_path / "figures/loss.png").exists()
@@ -425,10 +464,29 @@ def test_quoted_flags_keep_their_backslashes():
 
 
 def test_command_is_told_as_the_system_types_it(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["Trainer.py", "--DR", "my data"])
-    assert typed_command() == "python Trainer.py --DR 'my data'"
+    """With the Python that was typed: that of an environment that need not be activated, or a newer one."""
+    monkeypatch.setattr(sys, "argv", ["dance/Trainer.py", "--DR", "my data"])
+    monkeypatch.setattr(sys, "orig_argv", [".venv/bin/python", "-u", *sys.argv])
+    assert typed_command() == ".venv/bin/python dance/Trainer.py --DR 'my data'"
+    assert script_command("Tester.py", "--amp", "off") == ".venv/bin/python dance/Tester.py --amp off"
+    assert (script_command("Trainer.py", processes=2)
+            == ".venv/bin/python -m torch.distributed.run --nproc_per_node 2 dance/Trainer.py")
     monkeypatch.setattr(os, "name", "nt")
-    assert typed_command() == 'python Trainer.py --DR "my data"'
+    monkeypatch.setattr(sys, "executable", "python")  # Windows starts an environment's Python by another one
+    assert typed_command() == 'python dance/Trainer.py --DR "my data"'
+
+
+@posix_only
+@pytest.mark.parametrize("script", ["Trainer", "Tester"])
+def test_ctrl_c_while_torch_is_loaded_is_told_in_a_line(script, tmp_path):
+    (tmp_path / "torch.py").write_text("print('loading', flush=True)\nimport time\ntime.sleep(60)\n")
+    words = ["--ckpt_path", "x"] if script == "Tester" else []
+    with started([sys.executable, ROOT / f"{script}.py", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                 text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}) as process:
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGINT and said == f"{script}.py: interrupted\n"
 
 
 @pytest.mark.parametrize("word, typed", [

@@ -12,6 +12,7 @@ import torch
 import Plotting
 import Tester
 from cli.errors import UsageError
+from cli.files import locked
 from conftest import call_script, flags, read_csv
 from engine.saving import start
 from engine.saving.logs import read_videos
@@ -128,6 +129,12 @@ def test_tester_scores_samples_of_every_sequence(trained, dancer, call, capsys, 
 
     Plotting.main(["drawn", "zero", "--figures", "samples", "--out", "figures"])
     assert (tmp_path / "figures/samples.png").is_file()
+
+
+def test_a_test_in_a_folder_that_another_one_writes_is_refused(trained, call, capsys, tmp_path):
+    with locked("--save_root", tmp_path / "out"), pytest.raises(SystemExit) as ended:
+        call("Tester", "--ckpt_path", trained / "best.ckpt", "--save_root", "out")
+    assert ended.value.code == 2 and "--save_root out is in use by process" in capsys.readouterr().err
 
 
 def test_samples_without_a_truth_are_shown_alone(trained, call, capsys, tmp_path):

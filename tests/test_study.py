@@ -244,7 +244,7 @@ def test_interrupted_study_goes_on(study, dancer, tmp_path):
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGINT and "Traceback" not in error
-    assert error.splitlines()[-1].startswith("Study.py: continue with: python ")
+    assert error.splitlines()[-1].startswith(f"Study.py: continue with: {sys.executable} {ROOT / 'Study.py'} tiny.txt ")
     assert read_csv(tmp_path / "study/study.csv")[0]["seeds"] == "0"
     assert not any((run / "failed.txt").exists() for run in runs)
 
@@ -268,6 +268,23 @@ def test_only_a_training_that_diverges_is_not_tried_again(tmp_path, monkeypatch,
         engine_study.Scripts().run(tmp_path, "Trainer")
     assert str(failed.value) == (said or "Trainer.py: exit status 1")
     assert (tmp_path / "failed.txt").is_file() == kept
+
+
+def test_reason_of_a_failure_is_what_this_try_said_last(tmp_path, monkeypatch):
+    """And not what an earlier one did, which the same log holds."""
+    said = ["Trainer.py: stopped: the training has diverged in epoch 0", ""]
+    monkeypatch.setattr(engine_study.Scripts, "call", lambda scripts, script, words, log: print(said.pop(0), file=log) or 1)
+    for reason in ("Trainer.py: stopped: the training has diverged in epoch 0", "Trainer.py: exit status 1"):
+        with pytest.raises(RunError, match=reason):
+            engine_study.Scripts().run(tmp_path, "Trainer")
+        (tmp_path / "failed.txt").unlink(missing_ok=True)  # as a user does to try again
+    assert not said
+
+
+def test_a_reason_that_a_full_disk_left_empty_is_no_reason(tmp_path, monkeypatch):
+    (tmp_path / "failed.txt").touch()
+    monkeypatch.setattr(engine_study.Scripts, "call", lambda *_: 0)
+    engine_study.Scripts().run(tmp_path, "Trainer")
 
 
 def test_log_of_a_script_is_in_utf_8_whatever_the_system_writes_in(tmp_path, monkeypatch):
@@ -371,6 +388,8 @@ def test_without_a_run_that_ends_the_study_fails(study, dancer, tmp_path, capsys
     (["tiny.txt --resume", "--epochs", "1"], '"tiny.txt --resume": a recipe is trained from its start'),
     (["tiny.txt --overwrite", "--epochs", "1"], "leave --resume, --test"),
     (["tiny.txt --test", "--epochs", "1"], "leave --resume, --test and --overwrite out"),
+    *[([f"tiny.txt {flag}", "--epochs", "1"], f'"tiny.txt {flag}": leave {flag.split()[0]} out of a recipe')
+      for flag in ("--DR data/me", "--seed 7", "--num_epoch 3", "--save_root runs/x")],
     (["tiny.txt --network pyramid --F_dim 8", "--epochs", "1"], "--F_dim 8"),
     (["tiny.txt --kl_anneal_type Cyclical --kl_anneal_ratio 2", "--epochs", "1"], "--kl_anneal_ratio"),
 ])

@@ -11,12 +11,12 @@ import torch
 
 from cli.errors import RunError, Stopped, StopSignals, one_line
 from cli.files import patiently, write_bytes, writing
-from cli.parser import as_typed
+from cli.parser import script_command
 from cli.progress import Progress
 from media.video import write_comparison
 from modules.metrics import psnr_per_frame
 
-from ..processes import all_reduce, launcher, rank, world_size
+from ..processes import all_reduce, rank, world_size
 from ..training import shown_metrics
 from .checkpoint import save_checkpoint
 from .event_files import EventFiles
@@ -167,8 +167,8 @@ class RunRecorder:
 
     def _stop_after(self, signal_number):
         if signal_number:
-            command = as_typed("Trainer.py", "--resume", "--save_root", self.folder)
-            raise Stopped(int(signal_number), f"saved; continue with: {launcher(world_size())} {command}")
+            command = script_command("Trainer.py", "--resume", "--save_root", self.folder, processes=world_size())
+            raise Stopped(int(signal_number), f"saved; continue with: {command}")
 
 
 def first_of_each(videos):

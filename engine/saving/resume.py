@@ -8,9 +8,10 @@ import torch
 
 from cli.errors import UsageError
 from cli.flags import FLAGS_OF_OLDER_RUNS
+from cli.parser import script_command
 
 from ..optimization import TOTALS
-from ..processes import launcher, world_size
+from ..processes import world_size
 from ..training import RunState
 from .checkpoint import load_checkpoint, load_optimizer
 from .logs import checkpoints_in, rows_before, without_own_checkpoint
@@ -149,6 +150,7 @@ def check_step(checkpoint, batch_size, accumulate):
     before = saved["batch_size"] * saved["accumulate"] * processes
     now = batch_size * accumulate * world_size()
     if now != before:
+        again = script_command("Trainer.py", "--resume", processes=processes)
         raise UsageError(f"--resume: a step of this run takes {before} clips, but --batch_size {batch_size} x "
                          f"--accumulate {accumulate} x {world_size()} processes is {now}; give flags whose product is "
-                         f"{before}, or as many processes as before: {launcher(processes)} Trainer.py --resume ...")
+                         f"{before}, or as many processes as before: {again} ...")

@@ -26,9 +26,10 @@ from .resume import check_newest
 # What Trainer.py, Study.py and Plotting.py write into the folder of a run, and nothing of the user's
 FIGURE_FILES = ("loss", "teacher_forcing_ratio", "beta", "learning_rate", "validation_psnr", "psnr_over_seconds",
                 "psnr_per_frame", "z", "rate_distortion")
-LEFT_BY_A_RUN = (*CHECKPOINTS, "best.gif", "best.mp4", "best.npz", "epoch=*.gif", "epoch=*.mp4", "metrics.csv",
-                 "times.csv", "psnr_per_frame.csv", "args.json", "result.json", "page.html",
-                 "failed.txt", *(f"{name}.{suffix}" for name in FIGURE_FILES for suffix in ("png", "pdf", "svg")))
+WRITTEN_IN_A_RUN = (*CHECKPOINTS, "best.gif", "best.mp4", "best.npz", "epoch=*.gif", "epoch=*.mp4", "metrics.csv",
+                    "times.csv", "psnr_per_frame.csv", "args.json")  # by whoever holds the folder's lock
+LEFT_BY_A_RUN = (*WRITTEN_IN_A_RUN, "result.json", "failed.txt", "page.html",
+                 *(f"{name}.{suffix}" for name in FIGURE_FILES for suffix in ("png", "pdf", "svg")))
 
 
 @contextmanager
@@ -40,12 +41,13 @@ def open_run(save_root, model, *, arguments, fps, resumed, overwrite, first_epoc
     to begin with.
     """
     parameters = list(model.parameters())
-    folder = Path(save_root or broadcast(f"runs/{datetime.now():%Y-%m-%d_%H%M%S}", parameters[0].device))
+    folder = Path(save_root or broadcast(new_folder() if rank() == 0 else None, parameters[0].device))
     if rank() > 0:
         yield folder
         return
     with locked("--save_root", folder):
-        remove_leftovers(folder, "*", idle_seconds=-math.inf)  # the folder is locked: nobody is at them
+        for pattern in WRITTEN_IN_A_RUN:
+            remove_leftovers(folder, pattern, idle_seconds=-math.inf)  # the folder is locked: nobody is at them
         if resumed:
             check_newest(folder, resumed)
         else:
@@ -63,6 +65,16 @@ def open_run(save_root, model, *, arguments, fps, resumed, overwrite, first_epoc
             "frames_per_second": fps, "seed": arguments["seed"], **how_it_is_made(parameters[0].device, began)})
         print(f"the run is in {folder}")
         yield folder
+
+
+def new_folder():
+    """Make a folder below runs/ with the time as its name, and a number if there is one. Returns its name."""
+    name = f"runs/{datetime.now():%Y-%m-%d_%H%M%S}"
+    for folder in (name, *(f"{name}_{number}" for number in range(2, 1000))):
+        with usable("--save_root", folder), suppress(FileExistsError):
+            Path(folder).mkdir(parents=True)
+            return folder
+    raise UsageError(f"--save_root {name} and hundreds like it exist; name a folder")
 
 
 def how_it_is_made(device, began):

@@ -130,12 +130,13 @@ def read_recipes(texts, out):
         if args.resume or args.test or args.overwrite:
             raise UsageError(f'"{text}": a recipe is trained from its start; leave --resume, --test and --overwrite '
                              "out")
-        typed = parser.typed_flags(words).keys() & {"DR", "seed", "save_root"} | parser.typed_flags(flags).keys() & {
-            "num_epoch"}  # which a recipe file has for Trainer.py
-        if typed:
-            raise UsageError(f'"{text}": leave --{min(typed)} out of a recipe; Study.py has --DR, --seeds, --epochs, '
+        refused = parser.typed_flags(words).keys() & {"DR", "seed", "save_root"}
+        refused |= parser.typed_flags(flags).keys() & {"num_epoch"}  # a recipe file has it for Trainer.py
+        if refused:
+            raise UsageError(f'"{text}": leave --{min(refused)} out of a recipe; Study.py has --DR, --seeds, --epochs, '
                              "--minutes and --out")
-        network_settings(args), schedule_settings(args)  # which refuse values that do not go together
+        network_settings(args)  # these two refuse values that do not go together
+        schedule_settings(args)
         name = " ".join([path.stem, *flags])
         folder = out / re.sub(r"[^\w.+-]+", "_", name.replace("--", ""))
         if len(os.fsencode(folder.name)) > MAX_NAME:

@@ -62,7 +62,7 @@ def test(args, checkpoints, device):
                               temperature=args.temperature, clamp=args.clamp_feedback)
     if args.drive:
         with locked("--save_root", args.save_root or Path(args.ckpt_path).parent / "drive") as folder:
-            # before open_drive, which takes minutes to find poses: an unreadable image is told first
+            # first, because open_drive takes minutes: an image that cannot be read is told at once
             train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
             drive = open_drive(args.drive, args.poses, root, **options)
             return generate_drive(drive, folder, train_set, generate_videos, args.video_format)

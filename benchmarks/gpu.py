@@ -7,6 +7,7 @@ Steps are ClipTrainer.steps_on on clips of random pixels.
 
 import gc
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -63,11 +64,11 @@ def measure(args):
             for _ in ours.trainer.steps_on(batches, BETA):
                 pass
 
-    train(turns=-(-(PLAIN_CALLS + 1) // len(batches)))  # after these all kernels are recorded
-    turns = -(-MEASURED_STEPS // steps)
+    train(turns=math.ceil((PLAIN_CALLS + 1) / len(batches)))  # after these all kernels are recorded
+    turns = math.ceil(MEASURED_STEPS / steps)
     seconds = seconds_of(lambda: train(turns), ours.device) / (turns * steps)
     memory = torch.cuda.max_memory_reserved() / 2**20
-    epoch = -(-(FRAMES // args.train_vi_len) // args.batch_size) * len(ours.trainer.segments(args.train_vi_len))
+    epoch = math.ceil(FRAMES // args.train_vi_len / args.batch_size) * len(ours.trainer.segments(args.train_vi_len))
     labels = torch.zeros(5, 60, 3, args.frame_H, args.frame_W, dtype=torch.uint8)
     ours.roll_out(labels[:, 0], labels[:, :3])
     rollout = seconds_of(lambda: ours.roll_out(labels[:, 0], labels), ours.device)

@@ -20,7 +20,7 @@ from .errors import RunError, UsageError, is_away, remedy_of
 
 OPEN_ELSEWHERE = {5, 32}  # Windows: a file cannot be replaced while another program has it open
 WAITS = (0.1, 0.3, 1, 3, 6, 10, 10)  # seconds between the tries
-NAMED_WAIT = 1  # of these
+NAMED_WAIT = 1  # the one of these after which the file is named
 LEFTOVER_SECONDS = 3600
 OF_FILE_MANAGERS = {"thumbs.db", "desktop.ini", ".ds_store", ".localized", ".directory"}
 CLOSE_IT = "close the program that may have it open"
@@ -48,6 +48,11 @@ def patiently(action, may_pass=is_open_elsewhere, path=None):
                 print(f"waiting for {path}, which another program has open")
             time.sleep(seconds)
     return action()
+
+
+def remove_file(path):
+    """Remove a file, unless it is gone; wait while another program has it open."""
+    patiently(partial(path.unlink, missing_ok=True), path=path)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Every flag, with its group, help and default: defined once, shared by the scripts."""
+"""The flags of Trainer.py and Tester.py, with group, help and default."""
 
 from argparse import BooleanOptionalAction
 

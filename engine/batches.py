@@ -4,6 +4,7 @@ Everything random is a pure function of the seed, the epoch, the batch and the c
 an uninterrupted one draws.
 """
 
+import math
 from copy import copy
 from typing import NamedTuple
 
@@ -102,9 +103,10 @@ class EpochBatches:
         starts = self.starts[number]
         clips = len(starts)
         forced = self._teacher_forcing(number, clips)
-        parts = -(-clips // (self.batch_size * world_size()))  # of each process
-        bounds = [part * clips // (parts * world_size()) for part in range(parts * world_size() + 1)]
-        mine = [range(bounds[part], bounds[part + 1]) for part in range(rank() * parts, (rank() + 1) * parts)]
+        parts = math.ceil(clips / (self.batch_size * world_size()))  # of each process
+        of_all = parts * world_size()
+        rows_of_parts = [range(part * clips // of_all, (part + 1) * clips // of_all) for part in range(of_all)]
+        mine = rows_of_parts[rank() * parts:(rank() + 1) * parts]
         return Batch([self._clips(number, starts, forced, rows or range(1), counted=len(rows)) for rows in mine], clips)
 
     def _clips(self, number, starts, forced, rows, counted):

@@ -144,7 +144,8 @@ def tune_cpu():
 
     What each is worth: benchmarks/README.md. Other allocators than glibc's are left alone.
     """
-    np.finfo(np.float32), np.finfo(np.float64)  # computed once; before 2.4 numpy warns of denormals that are zero
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)  # computed once; before 2.4 numpy warns of denormals that are zero
     torch.set_flush_denormal(True)
     try:
         glibc = ctypes.CDLL("libc.so.6")

@@ -20,8 +20,8 @@ Z_CLIPS, Z_FRAMES = 4, 16  # on which z is measured: few, so that it costs littl
 def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temperature, clamp, after_frame=None):
     """Generate all sequences as one batch, or as smaller ones: on a CPU, and where memory is too small.
 
-    Linux ends a process that takes more memory than there is without an error, so on a CPU the frames of a batch never
-    have more than PIXELS_ON_CPU, unless a single one has.
+    Linux kills a process that runs out of memory, without an error. So on a CPU the frames of a batch never have more
+    than PIXELS_ON_CPU, unless a single one has.
     first_frames: uint8 [3, H, W] each; labels: uint8 [T, 3, H, W] each. dtype: what the networks compute in.
     after_frame: called after each generated frame; it may raise, to end this. The other parameters: see
     modules.rollout.generate; the size of a batch changes nothing but rounding. Returns a list of uint8 [T, 3, H, W],

@@ -19,7 +19,7 @@ FP16_SCALE = 2.0**16  # of the loss at the start; the first steps halve it until
 FP16_HALVINGS = 10
 LEAST_FP16_SCALE = FP16_SCALE / 2**FP16_HALVINGS
 # Teacher-forced images in one batch. On a CPU more overflow its caches, and fewer leave cores idle. Where activations
-# are computed again, a batch is what fills the memory.
+# are computed again, such a batch is what fills the memory, on any device.
 IMAGES_AT_ONCE = {"cpu": 8}
 
 
@@ -39,8 +39,9 @@ class ClipTrainer:
         self.optimizer = getattr(torch.optim, optim)(model.parameters(), lr, fused=device.type != "mps")
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16, init_scale=FP16_SCALE)
         self.clipper = GradientClipper(model, device)
-        share = 1 / world_size()  # the processes skip the same steps
-        self.totals_of_skipped = torch.tensor([share * (name == "skipped_steps") for name in TOTALS], device=device)
+        share = 1 / world_size()  # of a process: all of them skip the same steps
+        self.totals_of_skipped = torch.tensor([share if name == "skipped_steps" else 0.0 for name in TOTALS],
+                                              device=device)
         self.around_step = nullcontext
         if label_norm == "fixed":
             self.around_step = getattr(model.label_transformation, "learning_lines", nullcontext)

@@ -65,7 +65,7 @@ def rank_0_first():
 
 
 def all_reduce(values, operation, device):
-    """The "SUM" or "MAX" of each value over all processes, as a list of floats."""
+    """The "SUM" or "MAX" of each value over all processes, as a list of numbers."""
     if world_size() == 1:
         return list(values)
     tensor = torch.tensor(values, dtype=torch.float64, device=device)

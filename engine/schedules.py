@@ -9,10 +9,11 @@ def cyclical(epoch, num_epoch, kl_anneal_cycle, kl_anneal_ratio):
     In each, beta rises linearly from 0 at the first epoch to 1 at the last epoch of the first `kl_anneal_ratio`, and
     stays 1 for the rest. So a period of two or more epochs has both a 0 and a 1; a period of one epoch is 1.
     """
-    cycle = epoch * kl_anneal_cycle // num_epoch
-    first, following = (-(-c * num_epoch // kl_anneal_cycle) for c in (cycle, cycle + 1))
-    epochs_rising = kl_anneal_ratio * (following - first)
-    if following - first <= 1 or epochs_rising == 0:
+    period = epoch * kl_anneal_cycle // num_epoch
+    first, following = (math.ceil(number * num_epoch / kl_anneal_cycle) for number in (period, period + 1))
+    length = following - first  # in epochs
+    epochs_rising = kl_anneal_ratio * length
+    if length <= 1 or epochs_rising == 0:
         return 1.0
     return min((epoch - first) / max(epochs_rising - 1, 1), 1.0)
 

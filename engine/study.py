@@ -1,5 +1,6 @@
 """Train and test recipes with several seeds under one budget, each run in processes of its own."""
 
+import math
 import os
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def run_seconds(epochs, times, flags):
     if fast:
         training /= flags.fast_partial
     shorter = min(epochs, fast) * (1 - flags.fast_partial)
-    return training * (epochs - shorter) + validation * -(-epochs // flags.val_every)
+    return training * (epochs - shorter) + validation * math.ceil(epochs / flags.val_every)
 
 
 def train_and_test(run, splits, truth, scripts):

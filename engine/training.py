@@ -61,7 +61,8 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
             if may_wait and numbers.stop - state.batches_done < READ_EVERY:
                 continue
             of_steps = torch.stack(unread).cpu().double()  # [steps, TOTALS]
-            longest, state.skipped_in_a_row = skipped_in_a_row(of_steps[:, -1] > 0, state.skipped_in_a_row)
+            skipped = of_steps[:, TOTALS.index("skipped_steps")] > 0
+            longest, state.skipped_in_a_row = skipped_in_a_row(skipped, state.skipped_in_a_row)
             sums = all_reduce(of_steps.sum(dim=0).tolist(), "SUM", trainer.device)
             state.totals = {name: (state.totals or {}).get(name, 0.0) + value for name, value in zip(TOTALS, sums)}
             unread, state.batches_done = [], numbers.stop
@@ -96,7 +97,7 @@ def check_steps_taken(row, steps, in_a_row, epoch_is_over, trainer):
     if in_a_row < SKIPPED_IN_A_ROW and not most:
         return
     which = f"{row['skipped_steps']} of {steps} steps" if most else f"{in_a_row} steps in a row"
-    remedy = "--amp off, " * is_fp16 + "--clamp_feedback, " * (not trainer.loss_settings["clamp"])
+    remedy = ("--amp off, " if is_fp16 else "") + ("" if trainer.loss_settings["clamp"] else "--clamp_feedback, ")
     raise RunError(f"{DIVERGED} in epoch {row['epoch']}: the gradient of {which} was not finite; what was saved is "
                    f"intact; try {remedy}a lower --lr or a lower --kl_weight")
 

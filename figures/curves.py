@@ -16,7 +16,7 @@ from .runs import Run, by_label, differing_flags, label_by_difference, read_runs
 from .style import STYLES, log_scale, panels, save, with_legend
 
 OUT = "runs/figures"  # where figures of several runs go
-RECONSTRUCTIONS = {"mse": "MSE", "log_mse": "0.01 log(MSE + 1e-4)\n"}  # as an axis names them
+RECONSTRUCTION_LABELS = {"mse": "MSE", "log_mse": "0.01 log(MSE + 1e-4)\n"}  # of an axis
 SMOOTHED_FRAMES = 15
 SAMPLES_TITLE = f"Samples: mean, 95 % band of a sequence, and the best (thin); means of {SMOOTHED_FRAMES} frames"
 
@@ -47,7 +47,9 @@ def plot_band(ax, x, values, label, marked=True, **style):
     if len(values) == 1:
         return
     ax.fill_between(x[of_all], in_all.min(axis=0), in_all.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
-    for row in values if not of_all.all() else ():
+    if of_all.all():
+        return
+    for row in values:
         ax.plot(x, np.where(of_all, np.nan, row), marker=marker, label="",
                 **style | {"linewidth": 0.7, "markersize": 2})
 
@@ -76,7 +78,7 @@ def reconstruction_term(runs):
     """What stands beside the KL in the loss of these runs; the name of the flag if they differ or it is not known."""
     terms = {(FLAGS_OF_OLDER_RUNS | run.arguments)["reconstruction"] if run.arguments else None for run in runs}
     [term] = terms if len(terms) == 1 else [None]
-    return RECONSTRUCTIONS.get(term, term or "--reconstruction")
+    return RECONSTRUCTION_LABELS.get(term, term or "--reconstruction")
 
 
 def draw_schedule(column, title, y_label, runs, side_by_side):
@@ -227,7 +229,7 @@ def rate_and_distortion(run):
     return run.metrics["val_kl"][last], 10 ** (-run.metrics["val_psnr_posterior"][last] / 10)
 
 
-FIGURES = {  # mostly by the column or the file that each needs: name of the figure's file, function
+FIGURES = {  # the word for --figures: name of the figure's file, draw function
     "loss": ("loss", draw_loss),
     "tfr": ("teacher_forcing_ratio",
             partial(draw_schedule, "tfr", "Teacher forcing ratio", "probability of teacher forcing")),

@@ -8,7 +8,7 @@ from string import Template
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import atomic_write
+from cli.files import write_text
 from cli.parser import script_command
 from engine.saving.logs import read_record, read_scores, read_split
 from media.gif import DEFAULT_FPS
@@ -52,8 +52,7 @@ def write_page(path, folders, tests=True):
         scores=scores_html(names, scores, paths[0]), legend=legend(names), curves=curves or "<p>No epoch yet.</p>",
         details="".join(map(details_html, names, records)),
         data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"))  # no name in it ends the script
-    with atomic_write(path, "w") as file:
-        file.write(text)
+    write_text(path, text)
     return Path(path)
 
 

@@ -97,7 +97,7 @@ def videos_side_by_side(names, places, sheets, chart):
     places: {place of the run: {name of the video: place of its sheet}}. chart: name of the one with their PSNR.
     """
     there = dict.fromkeys(name for of_run in places.values() for name in of_run)
-    there = [name for name in there if name != "truth"] + [name for name in there if name == "truth"]
+    there = sorted(there, key=lambda name: name == "truth")  # that comes last
     done, html = set(), ""
     several = {name for name in SHARED if len({of_run[name] for of_run in places.values() if name in of_run}) > 1}
     for name, place in ((name, place) for name in there for place in places if name in places[place]):

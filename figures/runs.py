@@ -51,6 +51,8 @@ def label_by_difference(runs):
     Runs that differ in nothing but the seed have one label, which says how many they are. Flags about the machine and
     the run's folder do not count, as they do not shape the result.
     """
+    for run in runs:
+        run.label = ""  # one of an earlier call
     flags = differing_flags(runs)
     for run, values in flags.items():
         run.label = ", ".join(f"{flag}={value}" for flag, value in values.items())

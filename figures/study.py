@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from cli.files import atomic_write
+from cli.files import write_text
 from cli.tables import markdown_table, number
 from engine.saving.logs import read_arguments, write_columns
 
@@ -16,11 +16,7 @@ MEASURES = {"val": ("psnr", "ssim", "psnr_person"),
 
 
 def table_rows(recipes, runs):
-    """The rows of the table as dicts of numbers: the recipes, then the baselines.
-
-    The baselines are those of a run with a test, if there is one, and of these of one with the most training frames,
-    among which the nearest label is sought.
-    """
+    """The rows of the table as dicts of numbers: the recipes, then the baselines."""
     rows = []
     for recipe in recipes:
         mine = [run for run in runs if run.recipe is recipe]
@@ -34,10 +30,20 @@ def table_rows(recipes, runs):
                     "seconds": np.mean([result["seconds"] for result in results])}
             row |= summary([result["scores"] for result in results], "this model")
         rows.append(row)
-    scored = [(len(result["scores"]), read_arguments(run.folder).get("partial", 1), result["scores"])
-              for run in runs if (result := run.result)]
-    *_, scores = max(scored, key=lambda run: run[:2], default=(0, 0, {"val": {}}))
+    scores = scores_with_baselines(runs)
     return rows + [{"recipe": name, **summary([scores], name)} for name in scores["val"] if name != "this model"]
+
+
+def scores_with_baselines(runs):
+    """The scores of the run whose baselines are shown: one with a test, if any has, and of these the most frames.
+
+    The nearest label is sought among the training frames of a run, see --partial.
+    """
+    scored = [run for run in runs if run.result]
+    if not scored:
+        return {"val": {}}
+    best = max(scored, key=lambda run: (len(run.result["scores"]), read_arguments(run.folder).get("partial", 1)))
+    return best.result["scores"]
 
 
 def summary(scores, predictor):
@@ -93,8 +99,7 @@ def write_tables(out, rows, recipes, command, minutes):
     if some_failed:
         text.append("A run whose training diverged is not tried again until its failed.txt is removed.")
     text += [f"![]({name}.png)" for name in ("psnr_over_seconds", "psnr_per_frame", "sheet")]
-    with atomic_write(out / "study.md", "w") as file:
-        file.write("\n\n".join(text) + "\n")
+    write_text(out / "study.md", "\n\n".join(text) + "\n")
 
 
 def first_of_each_recipe(runs):

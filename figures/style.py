@@ -1,5 +1,6 @@
 """How every figure looks: colours, axes, legends, and how it is saved."""
 
+import math
 import os
 import re
 import textwrap
@@ -57,7 +58,7 @@ def panels(labels, side_by_side, title, y_labels, x_label):
     """
     count = len(labels) if side_by_side else 1
     columns, rows = min(count, 3), len(y_labels)
-    blocks = -(-count // columns)
+    blocks = math.ceil(count / columns)
     titles = [wrap(label, 85 if columns == 1 else 40) for label in labels] if count == len(labels) else [""]
     block_height = (3.8 if rows == 1 else 2.4 * rows) + 0.2 * max(text.count("\n") for text in titles)
     figure = Figure(figsize=(8 if columns == 1 else 1 + 3.4 * columns, 0.7 + blocks * block_height),

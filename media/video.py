@@ -1,12 +1,11 @@
 """Videos as files: alone, or several side by side; as GIF, MP4 or both."""
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cli.files import patiently
+from cli.files import remove_file
 
 from .ffmpeg import load_ffmpeg, write_mp4
 from .gif import DEFAULT_FPS, write_gif
@@ -69,7 +68,7 @@ def _write(path, video_format, gif, mp4):
     other = {"gif": mp4_file, "mp4": gif_file}.get(files)
     if other:
         try:
-            patiently(partial(other.unlink, missing_ok=True), path=other)
+            remove_file(other)
         except OSError as error:
             print(f"note: {other}, of an earlier video, cannot be removed ({error.strerror})")
 

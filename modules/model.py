@@ -1,5 +1,7 @@
 """The conditional VAE: one time step, and the loss of a clip."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -34,7 +36,7 @@ class VAE_Model(nn.Module):
 
     def z_shape(self, height, width):
         """Shape [N, h', w'] of z for frames of this height and width."""
-        return self.dimensions["N_dim"], -(-height // self.z_stride), -(-width // self.z_stride)
+        return self.dimensions["N_dim"], math.ceil(height / self.z_stride), math.ceil(width / self.z_stride)
 
     def encode_labels(self, labels):
         """Encode labels, uint8 or in [0, 1]: [..., 3, H, W] -> [..., L, h, w].

@@ -4,6 +4,7 @@ train/poses.csv holds the poses of the training frames, in their pixels; video.j
 preview.gif shows labels over frames.
 """
 
+import math
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -120,7 +121,7 @@ def write_takes(root, takes, frame_size):
     first = {"train": 0, "val": 0}  # number of the next file
     truth, preview = [], []
     truth_size = [side // TRUTH_PART for side in frame_size]
-    every = -(-total // PREVIEW_FRAMES)
+    every = math.ceil(total / PREVIEW_FRAMES)
     with Progress(total=total, desc="writing", unit="frame") as progress:
         for number, take in enumerate(takes):
             folders = make_folders(root, number)

@@ -21,7 +21,7 @@ from engine.optimization import TOTALS
 from engine.saving.logs import METRICS_COLUMNS, SAMPLES_COLUMNS, TIMES_COLUMNS
 from engine.training import RunState, metrics_row
 from figures import curves, style
-from figures.runs import Run, read_runs
+from figures.runs import Run, label_by_difference, read_runs
 
 FILES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png", "validation_psnr.png",
          "psnr_over_seconds.png", "psnr_per_frame.png", "z.png"}
@@ -307,6 +307,16 @@ def test_star_is_at_the_best_epoch_of_a_single_run(tmp_path, drawn):
     assert [line.get_marker() for line in drawn["validation_psnr"].axes[0].lines].count("*") == 1
     Plotting.main([*write_seeds(tmp_path / "a"), "--figures", "val_psnr"])
     assert [line.get_marker() for line in drawn["validation_psnr"].axes[0].lines].count("*") == 0
+
+
+def test_a_second_look_at_the_labels_changes_none(tmp_path):
+    """Plotting.py labels runs when it reads them, and again for each figure, which some have no data for."""
+    folders = [write_run(tmp_path / place / "a") for place in ("one", "other")]
+    for folder in folders:
+        (Path(folder) / "args.json").unlink()
+    runs = read_runs(folders)
+    once = [run.label for run in runs]
+    assert [run.label for run in label_by_difference(runs)] == once
 
 
 def test_runs_of_one_label_are_one_curve_over_seconds(tmp_path):

@@ -3,14 +3,12 @@
 import csv
 import io
 from contextlib import suppress
-from functools import partial
 from itertools import zip_longest
-from pathlib import Path
 
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import patiently, read_json, write_bytes, write_json, write_text
+from cli.files import read_json, remove_file, write_bytes, write_json, write_text
 from cli.flags import SPLITS
 
 OLDEST_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim")
@@ -145,20 +143,13 @@ def read_record(folder):
 
 def read_arguments(folder):
     """The flags in args.json as {flag: value}; {} without the file."""
-    return without_own_checkpoint(read_record(folder).get("arguments", {}))
-
-
-def without_own_checkpoint(arguments):
-    """Undo what older versions did at a --resume: they noted the run's own last.ckpt as its --ckpt_path."""
-    path, folder = arguments.get("ckpt_path"), arguments.get("save_root")
-    own = bool(path and folder) and Path(path).parent == Path(folder)
-    return arguments | {"ckpt_path": None} if own else arguments
+    return read_record(folder).get("arguments", {})
 
 
 def clear_test(folder):
     """Remove the submission, scores and arrays of an earlier test from a folder, if there are any; its videos stay."""
     for path in (folder / name for name in TEST_FILES):
-        patiently(partial(path.unlink, missing_ok=True), path=path)
+        remove_file(path)
 
 
 def clear_test_videos(folder):
@@ -166,7 +157,7 @@ def clear_test_videos(folder):
     for kind in ("pred", "compare", "samples"):
         for path in folder.glob(f"{kind}_seq*"):
             if path.suffix in (".gif", ".mp4"):
-                patiently(path.unlink, path=path)
+                remove_file(path)
 
 
 def write_split(folder, split, **more):

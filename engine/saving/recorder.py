@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cli.errors import RunError, Stopped, StopSignals, one_line
-from cli.files import patiently, write_bytes, writing
+from cli.files import remove_file, write_bytes, writing
 from cli.parser import script_command
 from cli.progress import Progress
 from media.video import write_comparison
@@ -42,7 +42,7 @@ class RunRecorder:
         self.stop = StopSignals()
         self.saved_at = self.counted_at = time.monotonic()
         self.kept = None  # the content of a checkpoint before the round or validation in progress, else None
-        self.is_saved = False  # whether last.ckpt holds that, or what has come since
+        self.is_saved = False  # whether last.ckpt holds `kept`, or a later state
         self.event_files = EventFiles(folder) if tensorboard else None
         self._write_logs()
 
@@ -206,6 +206,6 @@ def keep_psnr_of_the_best(folder, videos, best_psnr):
             write_psnr_per_frame(folder, psnr_per_frame(videos["prediction"], videos["truth"]))
         else:
             with writing(path):
-                patiently(path.unlink, path=path)
+                remove_file(path)
     except RunError as error:
         print(f"note: {error}; it is of a model that was lost")

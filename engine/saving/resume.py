@@ -14,7 +14,7 @@ from ..optimization import TOTALS
 from ..processes import world_size
 from ..training import RunState
 from .checkpoint import load_checkpoint, load_optimizer
-from .logs import checkpoints_in, rows_before, without_own_checkpoint
+from .logs import checkpoints_in, rows_before
 
 # Another value on --resume would continue with other clips or another network, so it is refused. How the clips of a
 # step are shared out, by --batch_size, --accumulate and processes, is free: see check_step.
@@ -59,8 +59,6 @@ def progress(checkpoint):
 def load_run_checkpoint(path):
     """A checkpoint that a run of this program can continue from; raises UsageError."""
     checkpoint = load_checkpoint(path, "--resume:")
-    if "step" in checkpoint:  # an older version called it so
-        checkpoint["batches_done"] = checkpoint.pop("step")
     if not CHECKPOINT_KEYS <= checkpoint.keys():
         raise UsageError(f"--resume: {path} is not a checkpoint of a run of this program; start from its weights with "
                          "--ckpt_path")
@@ -70,7 +68,7 @@ def load_run_checkpoint(path):
 def check_resumable(checkpoint, parser, path):
     """Raise UsageError unless the flags and the state in a checkpoint can be those of a run of this program."""
     parser.check_saved(checkpoint["arguments"], path)
-    checkpoint["arguments"] = FLAGS_OF_OLDER_RUNS | without_own_checkpoint(checkpoint["arguments"])
+    checkpoint["arguments"] = FLAGS_OF_OLDER_RUNS | checkpoint["arguments"]
     missing = [name for name in (*FIXED_IN_A_RUN, "batch_size", "accumulate") if name not in checkpoint["arguments"]]
     if missing:
         raise UsageError(f"--resume: {path} does not hold its --{missing[0]}; start from its weights with --ckpt_path")
@@ -81,10 +79,11 @@ def check_resumable(checkpoint, parser, path):
              and type(checkpoint.get("skipped_in_a_row", 0)) is int
              and type(checkpoint.get("seconds", 0.0)) is float and is_clipper(checkpoint.get("clipper", {}))
              and are_rows(checkpoint.get("rows", [])) and are_thumbnails(checkpoint.get("thumbnails", {})))
-    if batches_done == 0 or totals is None:
-        valid = valid and batches_done == 0 and totals is None
+    if totals is None:
+        valid = valid and batches_done == 0
     else:
-        valid = (valid and isinstance(totals, dict) and totals.keys() | {"skipped_steps"} == {*TOTALS}
+        valid = (valid and batches_done > 0 and isinstance(totals, dict)
+                 and totals.keys() | {"skipped_steps"} == {*TOTALS}
                  and all(isinstance(total, (int, float)) for total in totals.values()) and totals["clips"] >= 0)
     if not valid:
         raise UsageError(f"--resume: {path} does not hold how far the run had come; start from its weights with "

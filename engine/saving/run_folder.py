@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cli.errors import UsageError
-from cli.files import locked, patiently, remove_leftovers, usable, write_json
+from cli.files import locked, remove_file, remove_leftovers, usable, write_json
 from cli.flags import SPLITS
 from cli.parser import typed_command
 
@@ -104,7 +104,7 @@ def clear_run(folder):
     with usable("--save_root", folder):
         for pattern in (*LEFT_BY_A_RUN, BEST_ROLLOUT, EVENT_FILES):
             for path in folder.glob(pattern):
-                patiently(path.unlink, path=path)
+                remove_file(path)
         for split in SPLITS:
             clear_test(folder / split)
 

@@ -9,7 +9,7 @@ from cli.flags import FROM_A_CHECKPOINT, LPIPS_MIN_SIDE, network_settings, teste
 from .checkpoint import load_checkpoint, network_dimensions
 from .resume import FIXED_IN_A_RUN, check_resumable, newest_checkpoint
 
-OF_ANY_TEST = ("frame_H", "frame_W", "clamp_feedback")  # a test is with the values of the training
+OF_ANY_TEST = ("frame_H", "frame_W", "clamp_feedback")  # a test uses the training's values
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root")
 
 
@@ -23,7 +23,8 @@ def trainer_flags():
     if args.resume:
         return resumed_flags(parser, args, typed)
     if args.ckpt_path:
-        return args, (tested_checkpoint if args.test else starting_checkpoint)(parser, args, typed), args.ckpt_path
+        load = tested_checkpoint if args.test else starting_checkpoint
+        return args, load(parser, args, typed), args.ckpt_path
     if args.test:
         raise UsageError("--test needs --ckpt_path, the checkpoint to validate")
     return args, None, None

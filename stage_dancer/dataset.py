@@ -4,29 +4,19 @@ choreography.py invents the dances, stage.py draws them; this file writes them i
 in dancer.json.
 """
 
-import multiprocessing
-import os
-import signal
-import sys
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing, contextmanager
-from functools import partial
+from contextlib import closing
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
 
-from cli.errors import RunError
 from cli.files import read_json_or_none, whole_folder, write_json, write_text
-from cli.progress import Progress
 from media.pixel_csv import PUBLIC_SEQUENCES, write_pixels_csv
 from media.png import as_read, write_png
 
 from .choreography import choreograph, noise
 from .stage import Stage, draw_frame, draw_label, half_width_seen
+from .workers import default_workers, draw_jobs
 
 MARKER = "dancer.json"
 VERSION = 2  # raise it when the same settings give other images
@@ -34,7 +24,6 @@ SEQUENCE_FRAMES = 630  # longest sequence of the training split
 TRUTH_SIZE = (32, 64)  # height and width of the frames in gt.csv
 EXPOSURE_RANGE = 0.05
 CHUNK = 90  # frames in one job of a worker
-MOST_ON_WINDOWS = 61  # worker processes that a ProcessPoolExecutor can wait for there
 
 
 def compose(seed, split, sequence, frames):
@@ -109,7 +98,7 @@ def _write_dataset(root, settings, num_workers):
     write_text(root / "train" / "sequences.txt", "".join(f"{length}\n" for length in lengths))
 
     truth = [[] for _ in range(tests)]
-    with closing(drawn(_draw_job, jobs, num_workers)) as results:
+    with closing(draw_jobs(_draw_job, jobs, num_workers)) as results:
         for job, frames in results:
             if job.test_sequence is not None:
                 truth[job.test_sequence].append(as_read(frames, TRUTH_SIZE))
@@ -128,84 +117,6 @@ def _jobs(folder, dance, first=0, test_sequence=None):
     for start in range(0, len(points), CHUNK):
         part = slice(start, start + CHUNK)
         yield _Job(points[part], exposure[part], images, labels, first + start, test_sequence)
-
-
-def default_workers():
-    return min(os.cpu_count(), 8)
-
-
-def pool_size(num_workers, jobs):
-    """Return how many worker processes to start for a number of jobs."""
-    return min(num_workers, jobs, MOST_ON_WINDOWS if sys.platform == "win32" else num_workers)
-
-
-def end_with_parent():
-    """End this worker when its parent is gone, even if that was killed; else it waits for jobs for ever.
-
-    Ctrl-C, which a terminal sends to both, is for the parent.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows; elsewhere it was started with that signal blocked
-
-    def wait():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    Thread(target=wait, daemon=True).start()
-
-
-@contextmanager
-def ctrl_c_held_back():
-    """Hold Ctrl-C back until the end of the block; on Linux and macOS processes started within never get it."""
-    if hasattr(signal, "pthread_sigmask"):  # Windows has none
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    else:
-        yield
-
-
-def in_order(pool, ahead, draw, jobs):
-    """Return draw(job) of each job as a pool's `map` does, but draw no more than `ahead` of them that nobody took."""
-    waiting = deque(pool.submit(draw, job) for job in jobs[:ahead])
-
-    def results():
-        for job in jobs[ahead:]:
-            result = waiting.popleft().result()
-            waiting.append(pool.submit(draw, job))
-            yield result
-        while waiting:
-            yield waiting.popleft().result()
-
-    return results()
-
-
-def drawn(draw, jobs, num_workers, desc="stage dancer"):
-    """Draw jobs in worker processes; yields each job in order, with the result of draw(job).
-
-    A job has the `points` of its frames. desc: what the progress bar calls it. Raises RunError if a worker is killed.
-    """
-    total = sum(len(job.points) for job in jobs)
-    if not sys.stderr.isatty():
-        print(f"drawing the {desc}, {total} frames", file=sys.stderr)
-    with ExitStack() as stack:
-        run = map
-        if num_workers > 1:
-            spawn = multiprocessing.get_context("spawn")  # a fork is not safe when torch has threads
-            workers = pool_size(num_workers, len(jobs))
-            pool = ProcessPoolExecutor(workers, spawn, end_with_parent)
-            stack.callback(pool.shutdown, cancel_futures=True)
-            run = partial(in_order, pool, 2 * workers)
-        progress = stack.enter_context(Progress(total=total, desc=desc, unit="frame"))
-        try:
-            with ctrl_c_held_back():
-                results = run(draw, jobs)  # starts the processes
-            for job, result in zip(jobs, results):
-                yield job, result
-                progress.update(len(job.points))
-        except BrokenProcessPool:
-            raise RunError("a drawing process was killed (is the memory full?); give a lower --num_workers") from None
 
 
 def _draw_job(job):

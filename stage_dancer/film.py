@@ -13,8 +13,9 @@ from media.ffmpeg import write_mp4
 from poses.keypoints import JOINTS, write_poses
 
 from .choreography import DANCER_FPS, INDEX
-from .dataset import default_workers, drawn, training_dances
+from .dataset import training_dances
 from .stage import HEIGHT, WIDTH, Stage, draw_frame, project
+from .workers import default_workers, draw_jobs
 
 ZOOM = 4  # the film has 512 x 1024 pixels: in the dataset's frames she is too small for a pose estimator
 CHUNK = 10  # frames in one job of a worker
@@ -36,7 +37,7 @@ def make_film(path, frames, seed, num_workers=None):
     dances = list(training_dances(frames, seed))
     jobs = [_Job(points[start:start + CHUNK], exposure[start:start + CHUNK])
             for points, exposure in dances for start in range(0, len(points), CHUNK)]
-    with closing(drawn(_draw_job, jobs, num_workers or default_workers(), desc="film")) as results:
+    with closing(draw_jobs(_draw_job, jobs, num_workers or default_workers(), desc="film")) as results:
         write_mp4(path, (frame for _, pictures in results for frame in pictures), DANCER_FPS)
     write_poses(Path(path).with_suffix(".csv"), np.concatenate([true_poses(points, ZOOM) for points, _ in dances]))
 

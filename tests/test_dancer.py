@@ -21,7 +21,7 @@ from cli.errors import RunError, UsageError
 from cli.files import whole_folder
 from conftest import PATIENCE, ROOT, call_script, posix_only, started, wait_until
 from media.images import read_image, resize_image
-from stage_dancer import choreography
+from stage_dancer import choreography, workers
 from stage_dancer import dataset as dancer
 from stage_dancer.choreography import ANKLE_HEIGHT, INDEX, SHIN, THIGH
 from stage_dancer.stage import HEIGHT, WIDTH, Stage, draw_frame, draw_label, draw_person, project
@@ -340,7 +340,7 @@ def test_no_more_is_drawn_than_a_few_jobs_before_somebody_takes_them():
     pool = SimpleNamespace(submit=lambda draw, job: begun.append(job) or SimpleNamespace(result=lambda: draw(job)))
     for jobs in ([*range(20)], [*range(3)], []):
         begun.clear()
-        results = dancer.in_order(pool, 4, str, jobs)
+        results = workers.in_order(pool, 4, str, jobs)
         assert begun == jobs[:4]
         for number, result in enumerate(results):
             assert result == str(number) and len(begun) <= number + 5
@@ -350,7 +350,7 @@ def test_no_more_is_drawn_than_a_few_jobs_before_somebody_takes_them():
 @pytest.mark.parametrize("platform, most", [("win32", 61), ("linux", 100)])
 def test_no_more_drawing_processes_than_the_system_or_the_jobs_allow(platform, most, monkeypatch):
     monkeypatch.setattr(sys, "platform", platform)
-    assert dancer.pool_size(100, 200) == most and dancer.pool_size(3, 200) == 3 and dancer.pool_size(100, 5) == 5
+    assert workers.pool_size(100, 200) == most and workers.pool_size(3, 200) == 3 and workers.pool_size(100, 5) == 5
 
 
 def unignore_signals():
@@ -387,10 +387,10 @@ def test_drawing_processes_end_when_the_one_that_started_them_is_killed(tmp_path
 
 def test_a_drawing_process_ignores_ctrl_c(monkeypatch):
     """On Windows, whose console sends it to all and where no process is started with it blocked."""
-    monkeypatch.setattr(dancer, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
+    monkeypatch.setattr(workers, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
     handler = signal.getsignal(signal.SIGINT)
     try:
-        dancer.end_with_parent()
+        workers.end_with_parent()
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, handler)

@@ -20,10 +20,11 @@ from engine.devices import choose_device, choose_precision, report_full_memory, 
 from engine.evaluation import generate_sequences, measure_z, score_all, score_table, validate, validation_metrics
 from engine.optimization import ClipTrainer
 from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
+from engine.saving.best_rollout import first_of_each, read_best_rollout, repair_psnr_per_frame
 from engine.saving.checkpoint import build_model
 from engine.saving.event_files import check_tensorboard
 from engine.saving.logs import save_videos
-from engine.saving.recorder import SAME_PSNR, RunRecorder, first_of_each, keep_psnr_of_the_best, read_best_rollout
+from engine.saving.recorder import RunRecorder
 from engine.saving.resume import identity_of, restore
 from engine.saving.run_folder import open_run
 from engine.saving.start import trainer_flags
@@ -32,7 +33,6 @@ from engine.training import RunState, train_one_epoch
 from figures.curves import draw_runs
 from figures.page import write_page
 from media.video import VideoFormat, check_video_format, write_comparison
-from modules.metrics import psnr_per_frame
 from modules.pixels import evenly_spread
 
 MEMORY_REMEDY = "give smaller frames or a lower --partial, or on a GPU --data_device cpu"
@@ -166,27 +166,13 @@ def draw(folder, val_set, state, video_format):
     """
     if rank() > 0:
         return
-    videos = best_rollout(folder, val_set, state)
-    keep_psnr_of_the_best(folder, videos, state.best_psnr)
+    videos = read_best_rollout(folder, val_set, state.best_psnr)
+    repair_psnr_per_frame(folder, videos, state.best_psnr)
     draw_runs([folder])
     if videos:
         write_comparison(folder / "best", first_of_each(videos), video_format)
         save_videos(folder / "best.npz", first_of_each(videos))
     write_page(folder / "page.html", [folder], tests=False)
-
-
-def best_rollout(folder, val_set, state):
-    """The rollout of the best validation: {"label", "prediction", "truth"}, uint8 [B, T, 3, H, W].
-
-    None if there is none, or it is another's: the run may have been killed between writing it and its checkpoint.
-    """
-    prediction = read_best_rollout(folder)
-    frames, labels = val_set.clips(val_set.clip_starts())
-    if prediction is None or prediction.shape != frames.shape:
-        return None
-    if abs(torch.cat(psnr_per_frame(prediction, frames)).mean() - state.best_psnr) > SAME_PSNR:
-        return None
-    return {"label": labels, "prediction": prediction, "truth": frames}
 
 
 def show_best(folder, val_set, train_set, state):
@@ -196,7 +182,7 @@ def show_best(folder, val_set, train_set, state):
         raise RunError(f"there is no {path}: it was removed, or not brought along with last.ckpt; test "
                        f"{folder / 'last.ckpt'} instead")
     print(f"\n{path}:")
-    videos = best_rollout(folder, val_set, state)
+    videos = read_best_rollout(folder, val_set, state.best_psnr)
     if videos:
         print_scores(videos, train_set)
     else:

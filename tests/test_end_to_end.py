@@ -16,9 +16,9 @@ from conftest import ROOT, TINY_NETWORK, TINY_TRAINING, call_script, flags, read
 from dataloader import Dataset_Dance
 from engine.evaluation import validate
 from engine.saving import start
+from engine.saving.best_rollout import BEST_ROLLOUT
 from engine.saving.checkpoint import load_checkpoint
 from engine.saving.logs import read_split
-from engine.saving.recorder import BEST_ROLLOUT
 from media.pixel_csv import read_pixels_csv
 from modules import VAE_Model
 from modules.pixels import to_uint8

@@ -19,8 +19,9 @@ import faults
 from cli.errors import RunError, StopSignals, run_script
 from cli.flags import add_feedback_flags, add_network_flags, add_training_flags, flags_of
 from conftest import ROOT, Malicious, flags, link, posix_only, read_csv, signals_restored
+from engine.saving.best_rollout import BEST_ROLLOUT
 from engine.saving.checkpoint import load_checkpoint, save_checkpoint
-from engine.saving.recorder import BEST_ROLLOUT, RunRecorder
+from engine.saving.recorder import RunRecorder
 from engine.saving.resume import FIXED_IN_A_RUN
 from engine.saving.run_folder import FIGURE_FILES, clear_run
 from figures.curves import FIGURES

@@ -1,16 +1,11 @@
-"""What a run leaves behind while it trains: its logs, its checkpoints and its best rollout."""
+"""What a run leaves behind while it trains: its logs and its checkpoints."""
 
 import copy
-import io
 import math
 import time
 from contextlib import contextmanager
 
-import numpy as np
-import torch
-
 from cli.errors import RunError, Stopped, StopSignals, one_line
-from cli.files import remove_file, write_bytes, writing
 from cli.parser import script_command
 from cli.progress import Progress
 from media.video import write_comparison
@@ -18,12 +13,10 @@ from modules.metrics import psnr_per_frame
 
 from ..processes import all_reduce, rank, world_size
 from ..training import shown_metrics
+from .best_rollout import first_of_each, write_best_rollout
 from .checkpoint import save_checkpoint
 from .event_files import EventFiles
-from .logs import read_psnr_per_frame, write_epoch_logs, write_psnr_per_frame
-
-BEST_ROLLOUT = ".best_rollout.npy"  # uint8 [B, T, 3, H, W]
-SAME_PSNR = 1e-3  # dB, up to which a rollout can be the one that a PSNR is of
+from .logs import write_epoch_logs, write_psnr_per_frame
 
 
 class RunRecorder:
@@ -169,43 +162,3 @@ class RunRecorder:
         if signal_number:
             command = script_command("Trainer.py", "--resume", "--save_root", self.folder, processes=world_size())
             raise Stopped(int(signal_number), f"saved; continue with: {command}")
-
-
-def first_of_each(videos):
-    """The first video of each batch [B, T, 3, H, W], by name."""
-    return {name: video[0] for name, video in videos.items()}
-
-
-def write_best_rollout(folder, prediction):
-    buffer = io.BytesIO()
-    np.save(buffer, prediction.numpy())
-    write_bytes(folder / BEST_ROLLOUT, buffer.getbuffer())
-
-
-def read_best_rollout(folder):
-    """The prediction that `keep_rollout` kept: uint8 [B, T, 3, H, W]; None if there is none, or it is damaged."""
-    path = folder / BEST_ROLLOUT
-    try:
-        prediction = np.load(path) if path.is_file() else None
-    except Exception:  # a damaged header raises almost anything
-        prediction = None
-    return None if prediction is None or prediction.dtype != np.uint8 else torch.from_numpy(prediction)
-
-
-def keep_psnr_of_the_best(folder, videos, best_psnr):
-    """Write psnr_per_frame.csv anew, or remove it, if it is not of the best model.
-
-    The run may have been killed between writing it and its checkpoint. videos: the rollout of the best validation, see
-    `keep_rollout`, or None.
-    """
-    path, columns = folder / "psnr_per_frame.csv", read_psnr_per_frame(folder)
-    if not columns or abs(np.nanmean(np.concatenate([*columns.values()])) - best_psnr) <= SAME_PSNR:
-        return
-    try:
-        if videos:
-            write_psnr_per_frame(folder, psnr_per_frame(videos["prediction"], videos["truth"]))
-        else:
-            with writing(path):
-                remove_file(path)
-    except RunError as error:
-        print(f"note: {error}; it is of a model that was lost")

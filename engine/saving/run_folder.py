@@ -18,9 +18,9 @@ from cli.parser import typed_command
 
 from ..devices import machine_name
 from ..processes import broadcast, rank, world_size
+from .best_rollout import BEST_ROLLOUT
 from .event_files import EVENT_FILES
 from .logs import CHECKPOINTS, checkpoints_in, clear_test, holds_run, read_record
-from .recorder import BEST_ROLLOUT
 from .resume import check_newest
 
 # What Trainer.py, Study.py and Plotting.py write into the folder of a run, and nothing of the user's

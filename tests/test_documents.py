@@ -24,6 +24,7 @@ PARSERS = {"Trainer.py": flags.trainer_parser(), "Tester.py": flags.tester_parse
 RUNS = ROOT / "docs" / "runs" / "version_2"
 COLUMNS = [("val", "psnr"), ("val", "ssim"), ("val", "psnr_person"), ("test", "psnr"), ("test", "ssim"),
            ("test", "psnr_person"), ("test", "psnr_first_100"), ("test", "psnr_last_100"), ("test", "score")]
+BASELINES = {"nearest label": "nearest label", "training mean frame": "mean frame", "first frame repeated": "first frame"}
 
 
 def code_blocks(page):
@@ -74,10 +75,10 @@ def table_rows(page, heading):
     return {name.strip(" *`"): [cell.strip(" *`") for cell in cells] for name, *cells in rows[2:]}
 
 
-def shown(scores, who):
+def shown(scores, who, columns=COLUMNS):
     """The means of a predictor's scores over some runs, as the pages show them."""
     return [f"{np.mean([of_run[split][who][name] for of_run in scores]):.{3 if name == 'ssim' else 2}f}"
-            for split, name in COLUMNS]
+            for split, name in columns]
 
 
 def scores_of_splits(folder):
@@ -97,8 +98,7 @@ def test_results_are_those_of_the_kept_runs():
     assert rows["these five with `--views 2"][3:] == shown(views, "this model")[3:]
     together = scores_of_splits(RUNS.parent / "ensemble" / "seeds_0+1+2+3+4")
     assert rows["five networks as one, `--ensemble"] == shown([together], "this model")
-    for name, who in (("nearest label", "nearest label"), ("training mean frame", "mean frame"),
-                      ("first frame repeated", "first frame")):
+    for name, who in BASELINES.items():
         assert rows[name] == shown(scores[:1], who)
 
 
@@ -114,6 +114,19 @@ def test_table_of_ensembles_is_of_the_kept_tests():
     alone = [read_json(kept / f"demo/seed={seed}/result.json")["scores"] for seed in range(5)]
     cells = [cell.split(" (")[0] for cell in rows["each of the five"]]
     assert cells == shown(alone, "this model") and len(rows) == 1 + len(names)
+
+
+def test_table_of_the_courses_size_is_of_the_kept_runs():
+    """In docs/study.md."""
+    rows = table_rows(ROOT / "docs" / "study.md", "## At the course's size")
+    results = {name: read_json(RUNS / name / "seed=0/result.json") for name in ("best", "gpu")}
+    wanted = [column for column in COLUMNS[:-1] if column[1] != "ssim"]
+    for name, result in results.items():
+        seconds, *cells = rows[f"recipes/{name}.txt"][2:]
+        assert seconds == f"{result['seconds']:.0f}" and cells == shown([result["scores"]], "this model", wanted)
+    for name, who in BASELINES.items():
+        assert rows[name][3:] == shown([results["gpu"]["scores"]], who, wanted)
+    assert len(rows) == 5
 
 
 def test_table_of_the_hour_is_of_the_kept_runs():

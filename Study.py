@@ -131,7 +131,8 @@ def read_recipes(texts, out):
             raise UsageError(f'"{text}": a recipe is trained from its start; leave --resume, --test and --overwrite '
                              "out")
         refused = parser.typed_flags(words).keys() & {"DR", "seed", "save_root"}
-        refused |= parser.typed_flags(flags).keys() & {"num_epoch"}  # a recipe file has it for Trainer.py
+        typed = [word for word in flags if not word.startswith("@")]
+        refused |= parser.typed_flags(typed).keys() & {"num_epoch"}  # a recipe file has it for Trainer.py
         if refused:
             raise UsageError(f'"{text}": leave --{min(refused)} out of a recipe; Study.py has --DR, --seeds, --epochs, '
                              "--minutes and --out")

@@ -67,36 +67,36 @@ def test(args, checkpoints, device):
             drive = open_drive(args.drive, args.poses, root, **options)
             return generate_drive(drive, folder, train_set, generate_videos, args.video_format)
     video_format = VideoFormat(args.video_format, noted_fps(root)) if args.make_gif else None
-    with open_test_folder(args.save_root or Path(args.ckpt_path).parent / args.split) as folder:
-        generate_and_score(args, folder, root, options, generate_videos, metrics, video_format)
+    generate_and_score(args, root, options, generate_videos, metrics, video_format)
 
 
-def generate_and_score(args, folder, root, options, generate_videos, metrics, video_format):
-    """Generate the sequences of a split, write them into a folder, and score them where the truth is known."""
+def generate_and_score(args, root, options, generate_videos, metrics, video_format):
+    """Generate the sequences of a split, write them, and score them where the truth is known."""
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, args.partial, options)
     truth, public = open_truth(args.split, args.gt, labels, frames, names)
     train_set = None  # of the baselines
     if truth is not None and args.split != "train" and (root / "train").is_dir():
         train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
 
-    predictions = generate_videos([frame[0] for frame in frames], labels)
-    print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} frames generated")
-    with usable("--save_root", folder):
-        clear_test(folder)
-        clear_test_videos(folder)
-    write_split(folder, args.split, checkpoints=[args.ckpt_path, *args.ensemble], views=args.views)
-    if args.split == "test":
-        write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
-    if video_format:
-        write_videos(folder, names, labels, predictions, truth, video_format)
-    of_samples = {}
-    if args.samples:
-        samples = draw_samples(args.samples, names, frames, labels, generate_videos, args.seed)
-        of_samples = write_samples(folder, samples, labels[0], truth, metrics, video_format)
-    if truth is not None:
-        write_psnr_per_frame(folder, psnr_per_frame(predictions, truth), names)
-        measures = measures_of(args.split, public, metrics)
-        write_scores(folder, predictions, truth, labels, train_set, measures, of_samples)
+    with open_test_folder(args.save_root or Path(args.ckpt_path).parent / args.split) as folder:
+        predictions = generate_videos([frame[0] for frame in frames], labels)
+        print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} frames generated")
+        with usable("--save_root", folder):
+            clear_test(folder)
+            clear_test_videos(folder)
+        write_split(folder, args.split, checkpoints=[args.ckpt_path, *args.ensemble], views=args.views)
+        if args.split == "test":
+            write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
+        if video_format:
+            write_videos(folder, names, labels, predictions, truth, video_format)
+        of_samples = {}
+        if args.samples:
+            samples = draw_samples(args.samples, names, frames, labels, generate_videos, args.seed)
+            of_samples = write_samples(folder, samples, labels[0], truth, metrics, video_format)
+        if truth is not None:
+            write_psnr_per_frame(folder, psnr_per_frame(predictions, truth), names)
+            measures = measures_of(args.split, public, metrics)
+            write_scores(folder, predictions, truth, labels, train_set, measures, of_samples)
     print(f"written to {folder}")
 
 

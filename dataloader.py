@@ -178,7 +178,7 @@ def dataset_or_dancer(root):
                          "give --DR")
     else:
         print(f"no --DR given: making the stage dancer in {root}, and using it")
-        if _run_preparer(root) and not is_dancer(root):  # another process may have made it meanwhile
+        if _run_preparer(root):
             raise RunError(f"no --DR given, and no stage dancer could be made in {root}; give --DR")
     return root
 

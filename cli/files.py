@@ -196,6 +196,8 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
             check_replaceable(flag, folder, kind, marker, ours, overwrite)
             _make_unfinished(unfinished, folder, replaced)
         yield unfinished
+        if not overwrite and read_json_or_none(folder / marker) == read_json(unfinished / marker):
+            return  # another process has made the same one meanwhile
         try:
             check_replaceable(flag, folder, kind, marker, ours, overwrite)  # others may have filled it meanwhile
             if folder.exists():
@@ -205,9 +207,12 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
             kept = unfinished
             with suppress(OSError):  # under a name that no later process takes for a leftover
                 kept = unfinished.rename(complete)
-            reason = "it holds something else now" if isinstance(error, UsageError) else error.strerror or error
-            raise RunError(f"{flag} {folder} cannot be replaced ({reason}); the {kind} is complete in {kept}: close "
-                           f"what uses {folder}, remove it, and give the new one its name") from None
+            if isinstance(error, UsageError):
+                raise RunError(f"{flag} {folder} holds something else by now; the {kind} is complete in {kept}: give "
+                               "it another name") from None
+            raise RunError(f"{flag} {folder} cannot be replaced ({error.strerror or error}); the {kind} is complete in "
+                           f"{kept}: close what uses {folder}, remove it, and give the new one its "
+                           "name") from None
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         if replaced.exists() and not folder.exists():

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import UsageError
@@ -162,14 +163,22 @@ def _quoted_on_windows(word):
 
 
 def interpreter():
-    """The Python that runs this program, as it was typed: an environment need not be activated."""
-    return sys.executable if os.name == "nt" or not sys.orig_argv else sys.orig_argv[0]
+    """The Python that runs this program, as one would type it here: an environment need not be activated."""
+    if sys.platform == "linux" and sys.orig_argv:
+        return sys.orig_argv[0]  # elsewhere this may be the Python that the environment was made with
+    executable = Path(sys.executable)
+    with suppress(ValueError):
+        executable = executable.relative_to(Path.cwd())
+    if os.name == "nt" and _quoted_on_windows(str(executable)) != str(executable):
+        return "python"  # PowerShell takes a quoted word for a text, not for a program
+    return str(executable)
 
 
 def script_command(script, *words, processes=1):
     """The command line that runs a script of this program, in one process or several, as one would type it here."""
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", processes) if processes > 1 else ()
-    return as_typed(interpreter(), *launcher, Path(sys.argv[0]).with_name(script), *words)
+    beside = Path(sys.argv[0]).parent / script  # in a notebook's process argv[0] is another program
+    return as_typed(interpreter(), *launcher, beside if beside.is_file() else script, *words)
 
 
 def typed_command():

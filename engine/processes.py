@@ -1,6 +1,6 @@
 """Data-parallel training: the processes that torchrun starts, and what they tell one another.
 
-    torchrun --nproc_per_node 2 Trainer.py ...
+    python -m torch.distributed.run --nproc_per_node 2 Trainer.py ...  # or torchrun, for short
 
 Without torchrun there is one process, and every function here treats it as a group of one.
 """

@@ -1,7 +1,8 @@
 """The curves of runs: loss, schedules, validation PSNR, PSNR per frame, what z carries.
 
 Each draw function takes a list of Run and whether to draw them side by side; it returns a matplotlib Figure. Runs of
-one label differ in nothing but the seed: they are one curve, their mean, in a band from the least to the greatest.
+one label differ in nothing but the seed: they are one curve, their mean, in a band from the least to the greatest, as
+far as all of them have come.
 """
 
 from functools import partial
@@ -47,11 +48,11 @@ def plot_band(ax, x, values, label, marked=True, **style):
     if len(values) == 1:
         return
     ax.fill_between(x[of_all], in_all.min(axis=0), in_all.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
-    if of_all.all():
-        return
+    alone = ~of_all | np.append(~of_all[1:], False)  # with the point before, from which the line goes on
     for row in values:
-        ax.plot(x, np.where(of_all, np.nan, row), marker=marker, label="",
-                **style | {"linewidth": 0.7, "markersize": 2})
+        if not np.isnan(row[~of_all]).all():
+            ax.plot(x, np.where(alone, row, np.nan), marker=marker, label="",
+                    **style | {"linewidth": 0.7, "markersize": 2})
 
 
 def mean_and_range(values, digits=2):

@@ -25,6 +25,7 @@ import torch
 from conftest import ROOT, TINY_NETWORK, flags, started
 from engine.saving.checkpoint import load_checkpoint
 from engine.saving.logs import TIMES_COLUMNS
+from engine.saving.run_folder import WRITTEN_IN_A_RUN
 from stage_dancer.dataset import make_dancer
 
 TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, batch_size=2, train_vi_len=5, bptt=2, interleave=2,
@@ -75,7 +76,7 @@ def without_times(checkpoint):
 def differing_files(ours, theirs):
     """What of a finished run's folder is not as in the other's; the flags in a checkpoint and the seconds
     are left out."""
-    found = [f"{path.name} is left over" for path in ours.glob(".*.tmp")]
+    found = [f"{path.name} is left over" for pattern in WRITTEN_IN_A_RUN for path in ours.glob(f".{pattern}.*.tmp")]
     for path in sorted(theirs.iterdir()):
         if path.suffix == ".csv" and path.name != "times.csv" and (ours / path.name).read_bytes() != path.read_bytes():
             found.append(path.name)

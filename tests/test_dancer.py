@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-import dataloader
 from cli.errors import RunError, UsageError
 from cli.files import whole_folder
 from conftest import PATIENCE, ROOT, call_script, posix_only, started, wait_until
@@ -439,7 +438,7 @@ def test_what_a_killed_process_of_the_same_number_left_is_not_in_the_way(tmp_pat
 
 @pytest.mark.parametrize("kind", ["dancer.json", "thesis.txt"])
 def test_a_folder_that_others_filled_meanwhile_stays(kind, tmp_path):
-    with pytest.raises(RunError, match="holds something else now.* the dancer is complete in ") as raised:
+    with pytest.raises(RunError, match="holds something else by now; the dancer is complete in ") as raised:
         with whole_folder("--dancer", tmp_path / "made", "dancer", "dancer.json", [], overwrite=False) as unfinished:
             (unfinished / "dancer.json").write_text("{}")
             (tmp_path / "made").mkdir()
@@ -449,15 +448,15 @@ def test_a_folder_that_others_filled_meanwhile_stays(kind, tmp_path):
     assert str(kept) in str(raised.value) and (kept / "dancer.json").read_text() == "{}"
 
 
-def test_a_dancer_that_another_training_made_meanwhile_is_used(tmp_path, monkeypatch):
-    def make(root):
-        root.mkdir(parents=True)
-        (root / "dancer.json").write_text(json.dumps(dancer.dancer_settings()))
-        return 1  # as of a Preparer.py that finds it there
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dataloader._run_preparer", make)
-    assert dataloader.dataset_or_dancer(None) == Path("data/dancer")
+def test_the_same_dancer_that_another_process_made_meanwhile_is_the_one(tmp_path):
+    """As of two trainings without --DR that start at once."""
+    with whole_folder("--dancer", tmp_path / "made", "dancer", "dancer.json", [], overwrite=False) as unfinished:
+        (unfinished / "dancer.json").write_text('{"seed": 0}')
+        (tmp_path / "made").mkdir()
+        for name, text in (("dancer.json", '{"seed": 0}'), ("of", "the other")):
+            (tmp_path / "made" / name).write_text(text)
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert (tmp_path / "made/of").read_text() == "the other"
 
 
 @pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "make room"), (errno.ENOMEM, "free some memory"),

@@ -24,7 +24,8 @@ PARSERS = {"Trainer.py": flags.trainer_parser(), "Tester.py": flags.tester_parse
 RUNS = ROOT / "docs" / "runs" / "version_2"
 COLUMNS = [("val", "psnr"), ("val", "ssim"), ("val", "psnr_person"), ("test", "psnr"), ("test", "ssim"),
            ("test", "psnr_person"), ("test", "psnr_first_100"), ("test", "psnr_last_100"), ("test", "score")]
-BASELINES = {"nearest label": "nearest label", "training mean frame": "mean frame", "first frame repeated": "first frame"}
+BASELINES = {"nearest label": "nearest label", "training mean frame": "mean frame",
+             "first frame repeated": "first frame"}
 
 
 def code_blocks(page):

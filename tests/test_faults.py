@@ -18,6 +18,7 @@ import torch
 import faults
 from cli.errors import RunError, StopSignals, run_script
 from cli.flags import add_feedback_flags, add_network_flags, add_training_flags, flags_of
+from cli.parser import interpreter
 from conftest import ROOT, Malicious, flags, link, posix_only, read_csv, signals_restored
 from engine.saving.best_rollout import BEST_ROLLOUT
 from engine.saving.checkpoint import load_checkpoint, save_checkpoint
@@ -292,7 +293,7 @@ def test_a_rollout_that_is_gone_is_told_with_what_scores_it_again(run, call, cap
     """Names that begin with a dot are left out by `cp run/* elsewhere`."""
     (run / BEST_ROLLOUT).unlink()
     call("Trainer", "--resume", "--save_root", run)
-    assert f"{sys.orig_argv[0]} Trainer.py --test --ckpt_path {run / 'best.ckpt'}\n" in capsys.readouterr().out
+    assert f"{interpreter()} Trainer.py --test --ckpt_path {run / 'best.ckpt'}\n" in capsys.readouterr().out
 
 
 def test_a_resumed_run_keeps_how_it_began(run, call):

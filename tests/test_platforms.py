@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,7 +26,7 @@ import cli.progress
 import faults
 from cli.errors import RunError, StopSignals, UsageError
 from cli.files import atomic_write, locked, usable, why_no_locks, write_bytes
-from cli.parser import Parser, as_typed, script_command, typed_command, words_of
+from cli.parser import Parser, as_typed, interpreter, script_command, typed_command, words_of
 from cli.progress import Progress
 from conftest import PATIENCE, ROOT, call_script, flags, posix_only, read_csv, signals_restored, started, wait_until
 from dataloader import Dataset_Dance, describe_dataset
@@ -263,7 +263,7 @@ def test_no_home_is_needed(train, call, dancer, tmp_path, monkeypatch):
 def test_folder_of_any_name_holds_a_run_and_its_figures(name, train, tmp_path, capsys):
     call_script(tmp_path, "Trainer", *train(save_root=name, num_epoch=1), draw=True)
     told = capsys.readouterr().out.splitlines()[-1].removeprefix("test:")
-    assert shlex.split(told) == [sys.orig_argv[0], "Tester.py", "--ckpt_path", f"{name}/best.ckpt"]  # to be pasted
+    assert shlex.split(told) == [interpreter(), "Tester.py", "--ckpt_path", f"{name}/best.ckpt"]  # to be pasted
     call_script(tmp_path, "Trainer", *train(save_root=f"{name}2", num_epoch=1))
     call_script(tmp_path, "Plotting", name, f"{name}2", *flags(out="figures", figures="loss"))
     assert (tmp_path / name / "loss.png").exists() and (tmp_path / "figures/loss.png").exists()
@@ -463,17 +463,36 @@ def test_quoted_flags_keep_their_backslashes():
     assert words_of(r'recipes\demo.txt --DR "C:\a b"') == [r"recipes\demo.txt", "--DR", r"C:\a b"]
 
 
-def test_command_is_told_as_the_system_types_it(monkeypatch):
+def test_command_is_told_as_the_system_types_it(tmp_path, monkeypatch):
     """With the Python that was typed: that of an environment that need not be activated, or a newer one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dance").mkdir()
+    for script in ("Trainer", "Tester"):
+        (tmp_path / f"dance/{script}.py").touch()
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(sys, "argv", ["dance/Trainer.py", "--DR", "my data"])
     monkeypatch.setattr(sys, "orig_argv", [".venv/bin/python", "-u", *sys.argv])
     assert typed_command() == ".venv/bin/python dance/Trainer.py --DR 'my data'"
     assert script_command("Tester.py", "--amp", "off") == ".venv/bin/python dance/Tester.py --amp off"
     assert (script_command("Trainer.py", processes=2)
             == ".venv/bin/python -m torch.distributed.run --nproc_per_node 2 dance/Trainer.py")
+    monkeypatch.setattr(sys, "platform", "darwin")  # where orig_argv[0] is the Python that made the environment
+    monkeypatch.setattr(sys, "executable", f"{tmp_path}/.venv/bin/python3")
+    assert script_command("Tester.py") == ".venv/bin/python3 dance/Tester.py"
+    for place in ("", "site-packages/ipykernel_launcher.py"):  # in an interactive Python, in a notebook's
+        monkeypatch.setattr(sys, "argv", [place])
+        assert script_command("Tester.py") == ".venv/bin/python3 Tester.py"
+
+
+def test_command_is_told_as_windows_types_it(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(sys, "argv", ["Trainer.py", "--DR", "my data"])
     monkeypatch.setattr(os, "name", "nt")
-    monkeypatch.setattr(sys, "executable", "python")  # Windows starts an environment's Python by another one
-    assert typed_command() == 'python dance/Trainer.py --DR "my data"'
+    for executable, told in (("C:\\me\\python.exe", "C:\\me\\python.exe"), ("C:\\Ann Lee\\python.exe", "python")):
+        monkeypatch.setattr(sys, "executable", executable)
+        monkeypatch.setattr("cli.parser.Path", PurePath)  # as os.name is checked when a Path is made
+        monkeypatch.setattr("cli.parser.Path.cwd", lambda: PurePath("elsewhere"), raising=False)
+        assert typed_command() == f'{told} Trainer.py --DR "my data"'
 
 
 @posix_only

@@ -297,7 +297,7 @@ def test_mean_and_band_end_where_a_seed_ends_and_the_others_go_on_as_thin_lines(
     band = drawn["validation_psnr"].axes[0].collections[0].get_paths()[0].vertices
     assert (band.min(axis=0).tolist(), band.max(axis=0).tolist()) == ([0, 20], [1, 22])
     shown = [line.get_xydata()[np.isfinite(line.get_ydata())].tolist() for line in alone]
-    assert shown == [[], [[2, 21], [3, 21]], [[2, 22], [3, 22], [4, 22]]]
+    assert shown == [[[1, 21], [2, 21], [3, 21]], [[1, 22], [2, 22], [3, 22], [4, 22]]]
     assert all(line.get_linewidth() < mean.get_linewidth() for line in alone)
 
 

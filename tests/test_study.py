@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 from cli.errors import RunError
 from cli.files import locked
 from cli.flags import trainer_parser
-from conftest import PATIENCE, ROOT, TINY_NETWORK, call_script, flags, posix_only, read_csv, started, wait_until
+from conftest import (
+    PATIENCE, ROOT, TINY_NETWORK, call_script, flags, posix_only, read_csv, signals_restored, started, wait_until)
 from engine import study as engine_study
 from engine.saving.logs import TIMES_COLUMNS
 from figures.study import table_rows, write_tables
@@ -255,6 +256,11 @@ def test_interrupted_study_goes_on(study, dancer, tmp_path):
     assert read_csv(tmp_path / "study/study.csv")[0]["seeds"] == "1"
 
 
+def run_a_script(folder, script):
+    with signals_restored():  # Scripts handles them
+        engine_study.Scripts().run(folder, script)
+
+
 @pytest.mark.parametrize("said, kept", [
     ("Trainer.py: stopped: run/last.ckpt cannot be written (No space left on device)", False), ("", False),
     ("Trainer.py: stopped: the training has diverged in epoch 0: ...; try a lower --lr", True)])
@@ -265,7 +271,7 @@ def test_only_a_training_that_diverges_is_not_tried_again(tmp_path, monkeypatch,
 
     monkeypatch.setattr(engine_study.Scripts, "call", call)
     with pytest.raises(RunError) as failed:
-        engine_study.Scripts().run(tmp_path, "Trainer")
+        run_a_script(tmp_path, "Trainer")
     assert str(failed.value) == (said or "Trainer.py: exit status 1")
     assert (tmp_path / "failed.txt").is_file() == kept
 
@@ -273,10 +279,15 @@ def test_only_a_training_that_diverges_is_not_tried_again(tmp_path, monkeypatch,
 def test_reason_of_a_failure_is_what_this_try_said_last(tmp_path, monkeypatch):
     """And not what an earlier one did, which the same log holds."""
     said = ["Trainer.py: stopped: the training has diverged in epoch 0", ""]
-    monkeypatch.setattr(engine_study.Scripts, "call", lambda scripts, script, words, log: print(said.pop(0), file=log) or 1)
+
+    def call(scripts, script, words, log):
+        print(said.pop(0), file=log)
+        return 1
+
+    monkeypatch.setattr(engine_study.Scripts, "call", call)
     for reason in ("Trainer.py: stopped: the training has diverged in epoch 0", "Trainer.py: exit status 1"):
         with pytest.raises(RunError, match=reason):
-            engine_study.Scripts().run(tmp_path, "Trainer")
+            run_a_script(tmp_path, "Trainer")
         (tmp_path / "failed.txt").unlink(missing_ok=True)  # as a user does to try again
     assert not said
 
@@ -284,7 +295,7 @@ def test_reason_of_a_failure_is_what_this_try_said_last(tmp_path, monkeypatch):
 def test_a_reason_that_a_full_disk_left_empty_is_no_reason(tmp_path, monkeypatch):
     (tmp_path / "failed.txt").touch()
     monkeypatch.setattr(engine_study.Scripts, "call", lambda *_: 0)
-    engine_study.Scripts().run(tmp_path, "Trainer")
+    run_a_script(tmp_path, "Trainer")
 
 
 def test_log_of_a_script_is_in_utf_8_whatever_the_system_writes_in(tmp_path, monkeypatch):
@@ -293,7 +304,7 @@ def test_log_of_a_script_is_in_utf_8_whatever_the_system_writes_in(tmp_path, mon
     monkeypatch.setenv("PYTHONIOENCODING", "cp950")
     (tmp_path / "Script.py").write_text("import sys; sys.exit('\u821e\u8005 is not a folder')", encoding="utf-8")
     with pytest.raises(RunError, match="^\u821e\u8005 is not a folder$"):
-        engine_study.Scripts().run(tmp_path / "run", "Script")
+        run_a_script(tmp_path / "run", "Script")
 
 
 @pytest.mark.parametrize("allotted, jobs, threads", [(4, 2, "2"), (5, 2, "2"), (1, 3, "1"), (4, 1, None)])

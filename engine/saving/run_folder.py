@@ -27,7 +27,7 @@ from .resume import check_newest
 FIGURE_FILES = ("loss", "teacher_forcing_ratio", "beta", "learning_rate", "validation_psnr", "psnr_over_seconds",
                 "psnr_per_frame", "z", "rate_distortion")
 WRITTEN_IN_A_RUN = (*CHECKPOINTS, "best.gif", "best.mp4", "best.npz", "epoch=*.gif", "epoch=*.mp4", "metrics.csv",
-                    "times.csv", "psnr_per_frame.csv", "args.json")  # by whoever holds the folder's lock
+                    "times.csv", "psnr_per_frame.csv", "args.json", BEST_ROLLOUT)  # by whoever holds the folder's lock
 LEFT_BY_A_RUN = (*WRITTEN_IN_A_RUN, "result.json", "failed.txt", "page.html",
                  *(f"{name}.{suffix}" for name in FIGURE_FILES for suffix in ("png", "pdf", "svg")))
 
@@ -102,7 +102,7 @@ def clear_run(folder):
     if not holds_run(folder) and not (folder / "args.json").is_file():
         return
     with usable("--save_root", folder):
-        for pattern in (*LEFT_BY_A_RUN, BEST_ROLLOUT, EVENT_FILES):
+        for pattern in (*LEFT_BY_A_RUN, EVENT_FILES):
             for path in folder.glob(pattern):
                 remove_file(path)
         for split in SPLITS:

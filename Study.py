@@ -130,9 +130,8 @@ def read_recipes(texts, out):
         if args.resume or args.test or args.overwrite:
             raise UsageError(f'"{text}": a recipe is trained from its start; leave --resume, --test and --overwrite '
                              "out")
-        refused = parser.typed_flags(words).keys() & {"DR", "seed", "save_root"}
-        typed = [word for word in flags if not word.startswith("@")]
-        refused |= parser.typed_flags(typed).keys() & {"num_epoch"}  # a recipe file has it for Trainer.py
+        typed = [word for word in flags if not word.startswith("@")]  # a recipe file has them for Trainer.py
+        refused = parser.typed_flags(typed).keys() & {"DR", "seed", "save_root", "num_epoch"}
         if refused:
             raise UsageError(f'"{text}": leave --{min(refused)} out of a recipe; Study.py has --DR, --seeds, --epochs, '
                              "--minutes and --out")

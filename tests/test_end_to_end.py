@@ -238,7 +238,7 @@ def test_psnr_per_frame_is_of_the_best_or_goes(stale, rollout, whole, call, tmp_
 def test_psnr_per_frame_that_cannot_be_mended_costs_no_run(whole, call, tmp_path, monkeypatch, capsys):
     shutil.copytree(whole[1], tmp_path / "run")
     (tmp_path / "run/psnr_per_frame.csv").write_text("frame,seq0\n1,99\n")
-    monkeypatch.setattr("engine.saving.recorder.write_psnr_per_frame", Mock(side_effect=RunError("in use")))
+    monkeypatch.setattr("engine.saving.best_rollout.write_psnr_per_frame", Mock(side_effect=RunError("in use")))
     call("Trainer", "--resume", "--save_root", "run")
     out = capsys.readouterr().out
     assert "note: in use; it is of a model that was lost" in out and "this model" in out

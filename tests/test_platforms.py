@@ -501,7 +501,8 @@ def test_ctrl_c_while_torch_is_loaded_is_told_in_a_line(script, tmp_path):
     (tmp_path / "torch.py").write_text("print('loading', flush=True)\nimport time\ntime.sleep(60)\n")
     words = ["--ckpt_path", "x"] if script == "Tester" else []
     with started([sys.executable, ROOT / f"{script}.py", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                 text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}) as process:
+                 text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:  # as in a terminal
         assert process.stdout.readline() == "loading\n"
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE)

@@ -4,6 +4,7 @@ import csv
 import io
 from contextlib import suppress
 from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 
@@ -143,7 +144,14 @@ def read_record(folder):
 
 def read_arguments(folder):
     """The flags in args.json as {flag: value}; {} without the file."""
-    return read_record(folder).get("arguments", {})
+    return without_own_checkpoint(read_record(folder).get("arguments", {}))
+
+
+def without_own_checkpoint(arguments):
+    """Undo what older versions did at a --resume: they noted the run's own last.ckpt as its --ckpt_path."""
+    path, folder = arguments.get("ckpt_path"), arguments.get("save_root")
+    own = bool(path and folder) and Path(path).parent == Path(folder)
+    return arguments | {"ckpt_path": None} if own else arguments
 
 
 def clear_test(folder):

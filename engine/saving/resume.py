@@ -14,7 +14,7 @@ from ..optimization import TOTALS
 from ..processes import world_size
 from ..training import RunState
 from .checkpoint import load_checkpoint, load_optimizer
-from .logs import checkpoints_in, rows_before
+from .logs import checkpoints_in, rows_before, without_own_checkpoint
 
 # Another value on --resume would continue with other clips or another network, so it is refused. How the clips of a
 # step are shared out, by --batch_size, --accumulate and processes, is free: see check_step.
@@ -59,6 +59,8 @@ def progress(checkpoint):
 def load_run_checkpoint(path):
     """A checkpoint that a run of this program can continue from; raises UsageError."""
     checkpoint = load_checkpoint(path, "--resume:")
+    if "step" in checkpoint:  # an older version called it so
+        checkpoint["batches_done"] = checkpoint.pop("step")
     if not CHECKPOINT_KEYS <= checkpoint.keys():
         raise UsageError(f"--resume: {path} is not a checkpoint of a run of this program; start from its weights with "
                          "--ckpt_path")
@@ -68,7 +70,7 @@ def load_run_checkpoint(path):
 def check_resumable(checkpoint, parser, path):
     """Raise UsageError unless the flags and the state in a checkpoint can be those of a run of this program."""
     parser.check_saved(checkpoint["arguments"], path)
-    checkpoint["arguments"] = FLAGS_OF_OLDER_RUNS | checkpoint["arguments"]
+    checkpoint["arguments"] = FLAGS_OF_OLDER_RUNS | without_own_checkpoint(checkpoint["arguments"])
     missing = [name for name in (*FIXED_IN_A_RUN, "batch_size", "accumulate") if name not in checkpoint["arguments"]]
     if missing:
         raise UsageError(f"--resume: {path} does not hold its --{missing[0]}; start from its weights with --ckpt_path")

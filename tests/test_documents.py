@@ -135,6 +135,7 @@ def test_table_of_the_hour_is_of_the_kept_runs():
     rows = table_rows(ROOT / "docs" / "study.md", "**In an hour on two cores**")
     kept = RUNS.parent / "hour"
     runs = {f"gpu.txt, seed {seed}": kept / f"gpu_val_every_6/seed={seed}" for seed in (0, 1)}
+    runs["gpu.txt with `--random_shift`, seed 0"] = kept / "gpu_random_shift_val_every_6/seed=0"
     runs |= {f"best.txt, seed {seed}": kept / f"best_val_every_5/seed={seed}" for seed in (0, 1)}
     for name, run in runs.items():
         result = read_json(run / "result.json")

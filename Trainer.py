@@ -3,8 +3,7 @@
 from contextlib import contextmanager
 from functools import partial
 
-from cli.errors import (
-    RunError, Stopped, UsageError, end_quietly_at_ctrl_c, one_line, raise_stopped, run_script)
+from cli.errors import RunError, Stopped, UsageError, end_quietly_at_ctrl_c, one_line, raise_stopped, run_script
 from cli.flags import network_settings, schedule_settings, trainer_parser
 from cli.parser import script_command
 

@@ -87,7 +87,7 @@ def write_whole(path, fill, mode="wb", **arguments):
 
 
 def write_bytes(path, content):
-    """Write a file like write_whole."""
+    """Write bytes as a file, see write_whole."""
     write_whole(path, lambda file: file.write(content))
 
 
@@ -204,9 +204,7 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
                 _rename(folder, replaced)
             _rename(unfinished, folder)
         except (OSError, UsageError) as error:
-            kept = unfinished
-            with suppress(OSError):  # under a name that no later process takes for a leftover
-                kept = unfinished.rename(complete)
+            kept = _renamed_if_possible(unfinished, complete)  # no later process takes that for a leftover
             if isinstance(error, UsageError):
                 raise RunError(f"{flag} {folder} holds something else by now; the {kind} is complete in {kept}: give "
                                "it another name") from None
@@ -230,6 +228,13 @@ def _make_unfinished(unfinished, folder, replaced):
         _rename(folder, replaced)
         _rename(replaced, folder)
     unfinished.mkdir(parents=True)
+
+
+def _renamed_if_possible(folder, target):
+    """Rename a folder if that can be done; returns where it is then."""
+    with suppress(OSError):
+        return folder.rename(target)
+    return folder
 
 
 def _rename(folder, target):

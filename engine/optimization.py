@@ -14,8 +14,8 @@ from .processes import averaging, data_parallel, report_lost_process, world_size
 TERMS = ("loss", "mse", "kl", "grad_norm")
 TOTALS = (*TERMS, "clips", "skipped_steps")  # what a step adds to an epoch's totals
 FP16_SCALE = 2.0**16  # of the loss at the start; the first steps halve it until no gradient overflows
-# Every step whose gradient is not finite halves the scale, whatever the reason: without an end to it, after a few dozen
-# every gradient would be 0 in fp16. After ten that of a trained network still points where it does in float32.
+# Each step whose gradient is not finite halves the scale, whatever the reason. Without a least scale a few dozen such
+# steps would make every fp16 gradient 0. At this one a trained network's gradient has the same direction as in float32.
 FP16_HALVINGS = 10
 LEAST_FP16_SCALE = FP16_SCALE / 2**FP16_HALVINGS
 # Teacher-forced images in one batch. On a CPU more overflow its caches, and fewer leave cores idle. Where activations

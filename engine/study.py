@@ -101,10 +101,10 @@ class Scripts(StopSignals):
         with log:
             before = log.seek(0, os.SEEK_END)
             status = self.call(script, [*map(str, words)], log)
+            if status == 0:
+                return
             log.seek(before)
             said = log.read().strip().split("\n")
-        if status == 0:
-            return
         self.raise_if_stopped()
         reason = f"{script}.py: ended by signal {-status}"
         if status > 0:

@@ -39,11 +39,10 @@ def scores_with_baselines(runs):
 
     The nearest label is sought among the training frames of a run, see --partial.
     """
-    scored = [run for run in runs if run.result]
-    if not scored:
-        return {"val": {}}
-    best = max(scored, key=lambda run: (len(run.result["scores"]), read_arguments(run.folder).get("partial", 1)))
-    return best.result["scores"]
+    scored = [(result["scores"], read_arguments(run.folder).get("partial", 1))
+              for run in runs if (result := run.result)]
+    scores, _ = max(scored, key=lambda of_run: (len(of_run[0]), of_run[1]), default=({"val": {}}, 1))
+    return scores
 
 
 def summary(scores, predictor):

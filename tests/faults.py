@@ -31,7 +31,7 @@ from stage_dancer.dataset import make_dancer
 TRAINING = flags(**TINY_NETWORK, frame_H=8, frame_W=16, batch_size=2, train_vi_len=5, bptt=2, interleave=2,
                  val_vi_len=12, num_epoch=3, tfr=0.5, tfr_per="frame", input_noise=0.05, save_minutes=0.0001,
                  per_save=1, num_workers=1, device="cpu", amp="off")
-STARTED, RESUME, DONE = "the run is in", "--resume --save_root", "Tester.py --ckpt_path"
+STARTED, RESUME, DONE = "the run is in", "--resume --save_root", "\ntest:    "
 START_SECONDS = 3  # within which a signal comes that is to hit a start
 
 

@@ -163,8 +163,8 @@ def test_stopped_run_of_two_processes_goes_on_as_if_nothing_had_been(by_two, dan
         wait_until((run / "last.ckpt").exists, training)
         training.terminate()
         said, _ = training.communicate(timeout=PATIENCE)
-    assert " -m torch.distributed.run --nproc_per_node 2 " in said
-    assert f"Trainer.py --resume --save_root {run}" in said
+    assert "saved; continue with: " in said
+    assert f" -m torch.distributed.run --nproc_per_node 2 Trainer.py --resume --save_root {run}" in said
     assert "another process" not in said  # both stopped after the same step
     assert load_checkpoint(run / "last.ckpt")["last_epoch"] < 1
     train(2, "--resume", "--save_root", run)

@@ -464,7 +464,7 @@ def test_quoted_flags_keep_their_backslashes():
 
 
 def test_command_is_told_as_the_system_types_it(tmp_path, monkeypatch):
-    """With the Python that was typed: that of an environment that need not be activated, or a newer one."""
+    """It begins with the Python that was typed, which has the packages that the program needs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dance").mkdir()
     for script in ("Trainer", "Tester"):

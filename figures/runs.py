@@ -75,15 +75,36 @@ def label_by_difference(runs):
 def differing_flags(runs):
     """{run: {flag: its value as text}} of the flags that shape the result and in which the runs differ.
 
-    Runs whose flags are not known are left out.
+    Flags that do nothing in a run are left out there; runs whose flags are not known are left out.
     """
     without_effect = flags_of(add_machine_flags, add_run_flags).keys()  # the seed is one of the machine's
     defaults = vars(trainer_parser().parse_args([])) | FLAGS_OF_OLDER_RUNS  # for a flag that is younger than a run
     defaults = {flag: default for flag, default in defaults.items() if flag not in without_effect}
-    known = {run: {flag: shown(run.arguments.get(flag, default)) for flag, default in defaults.items()}
-             for run in runs if run.arguments}
-    differing = [flag for flag in defaults if len({flags[flag] for flags in known.values()}) > 1]
-    return {run: {flag: flags[flag] for flag in differing} for run, flags in known.items()}
+    known = {}
+    for run in runs:
+        if run.arguments:
+            arguments = {flag: run.arguments.get(flag, default) for flag, default in defaults.items()}
+            known[run] = {flag: shown(arguments[flag]) for flag in arguments.keys() - idle_flags(arguments)}
+    differing = [flag for flag in defaults if len({flags[flag] for flags in known.values() if flag in flags}) > 1]
+    return {run: {flag: flags[flag] for flag in differing if flag in flags} for run, flags in known.items()}
+
+
+def idle_flags(arguments):
+    """The flags that change nothing beside the other arguments of a run, as the milestones beside a cosine."""
+    idle = set()
+    if arguments["kl_anneal_type"] != "Cyclical":
+        idle |= {"kl_anneal_cycle"}
+    if arguments["kl_anneal_type"] == "None":
+        idle |= {"kl_anneal_ratio"}
+    if arguments["tfr"] == 0:
+        idle |= {"tfr_sde", "tfr_d_step", "tfr_per"}
+    if arguments["lr_schedule"] != "MultiStep":
+        idle |= {"milestones", "gamma"}
+    if not arguments["fast_train"]:
+        idle |= {"fast_partial", "fast_train_epoch"}
+    if arguments["bptt"] == 0:
+        idle |= {"interleave"}
+    return idle
 
 
 def seed(run):

@@ -21,7 +21,7 @@ from engine.optimization import TOTALS
 from engine.saving.logs import METRICS_COLUMNS, SAMPLES_COLUMNS, TIMES_COLUMNS
 from engine.training import RunState, metrics_row
 from figures import curves, style
-from figures.runs import Run, label_by_difference, read_runs
+from figures.runs import Run, idle_flags, label_by_difference, read_runs
 
 FILES = {"loss.png", "teacher_forcing_ratio.png", "beta.png", "learning_rate.png", "validation_psnr.png",
          "psnr_over_seconds.png", "psnr_per_frame.png", "z.png"}
@@ -307,6 +307,35 @@ def test_star_is_at_the_best_epoch_of_a_single_run(tmp_path, drawn):
     assert [line.get_marker() for line in drawn["validation_psnr"].axes[0].lines].count("*") == 1
     Plotting.main([*write_seeds(tmp_path / "a"), "--figures", "val_psnr"])
     assert [line.get_marker() for line in drawn["validation_psnr"].axes[0].lines].count("*") == 0
+
+
+def test_flags_that_do_nothing_in_a_run_are_not_in_its_label(tmp_path):
+    words = ["--kl_anneal_type None --kl_anneal_cycle 5", "--kl_anneal_type Cyclical", "--kl_anneal_cycle 5 --tfr 0",
+             "--kl_anneal_type Monotonic --kl_anneal_ratio 0.2"]
+    labels = [run.label for run in read_runs([write_run(tmp_path / str(n), more) for n, more in enumerate(words)])]
+    assert labels == ["tfr=1, kl_anneal_type=None",
+                      "tfr=1, kl_anneal_type=Cyclical, kl_anneal_cycle=10, kl_anneal_ratio=1",
+                      "tfr=0, kl_anneal_type=Cyclical, kl_anneal_cycle=5, kl_anneal_ratio=1",
+                      "tfr=1, kl_anneal_type=Monotonic, kl_anneal_ratio=0.2"]
+    labels = [run.label for run in read_runs([write_run(tmp_path / name, f"--kl_anneal_type None {more} --seed {name}")
+                                              for name, more in (("8", ""), ("9", "--kl_anneal_cycle 5"))])]
+    assert labels == ["2 seeds"] * 2
+
+
+@pytest.mark.parametrize("words, idle", [
+    ("--kl_anneal_type None", "--kl_anneal_cycle 3 --kl_anneal_ratio 0.2"),
+    ("--kl_anneal_type Monotonic --kl_anneal_ratio 0.2", "--kl_anneal_cycle 3"),
+    ("--tfr 0", "--tfr_sde 2 --tfr_d_step 0.5"),
+    ("--lr_schedule Constant --warmup_epochs 2", "--milestones 1 3 --gamma 0.5"),
+    ("--lr_schedule Cosine", "--milestones 1 3 --gamma 0.5"),
+])
+def test_flags_that_are_said_to_do_nothing_change_no_schedule(words, idle):
+    parse = trainer_parser().parse_args
+    plain, changed = (parse(f"--num_epoch 8 {flags}".split()) for flags in (words, f"{words} {idle}"))
+    named = {word[2:] for word in idle.split() if word.startswith("--")}
+    assert named <= idle_flags(vars(plain)) and not named & idle_flags(vars(parse(["--lr_schedule", "MultiStep"])))
+    plain, changed = (curves.scheduled("", args).metrics for args in (plain, changed))
+    assert all(np.array_equal(plain[column], changed[column]) for column in ("beta", "tfr", "lr"))
 
 
 def test_a_second_look_at_the_labels_changes_none():

@@ -12,11 +12,11 @@ NORMS_IN_MEAN = 100  # optimizer steps that the running mean spans, about; of th
 class GradientClipper:
     """Limits the norm of a model's gradient to MAX_NORM, and that of each network's to CLIP_AT times its running mean.
 
-    With the defaults the norm of the whole is 0.005 to 0.1, most of it the generator's. That of the frame encoder is a
-    tenth of it or less, and can be seventy times its usual value in a step that is not unusual as a whole; Adam then
-    moves all of the encoder's weights by two or three learning rates at once, and a few such steps have ended a
-    training in NaN. AutoClip (Seetharaman et al. 2020, arXiv:2007.14469), too, takes its limit from the norms seen so
-    far: a percentile of them.
+    With the template network the norm of the whole is mostly 0.005 to 0.1, most of it the generator's. That of the
+    frame encoder is a tenth of it or less, and can be seventy times its usual value in a step that is not unusual as
+    a whole; Adam then moves the encoder's weights by some two learning rates at once, and a few such steps have ended
+    a training in NaN. AutoClip (Seetharaman et al. 2020, arXiv:2007.14469), too, takes its limit from the norms seen
+    so far: a percentile of them.
     """
 
     def __init__(self, model, device):

@@ -2,10 +2,11 @@
 
 from copy import copy
 
-from cli.errors import UsageError, run_script
+from cli.errors import UsageError
 from cli.files import check_output
 from cli.flags import add_schedule_flags, flags_of
 from cli.parser import Parser, path_name, split_words
+from cli.script import run_script
 from figures.curves import FIGURES, NEEDS, OUT, draw_runs, draw_schedules, scheduled
 from figures.page import write_page
 from figures.runs import shown

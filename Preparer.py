@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from cli.errors import UsageError, raise_stopped, run_script
+from cli.errors import UsageError
 from cli.flags import flags_of
 from cli.parser import Parser, as_typed, at_least, multiple_of, path_name, positive_float, positive_int, seed_number
+from cli.script import run_script
+from cli.signals import raise_stopped
 from stage_dancer.dataset import dancer_settings, is_dancer, make_dancer
 
 

@@ -6,9 +6,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from cli.errors import UsageError, end_quietly_at_ctrl_c, run_script
+from cli.errors import UsageError
 from cli.files import locked, usable, write_json
 from cli.flags import tester_parser
+from cli.script import run_script
+from cli.signals import end_quietly_at_ctrl_c
 
 if __name__ == "__main__":
     end_quietly_at_ctrl_c()

@@ -3,9 +3,11 @@
 from contextlib import contextmanager
 from functools import partial
 
-from cli.errors import RunError, Stopped, UsageError, end_quietly_at_ctrl_c, one_line, raise_stopped, run_script
+from cli.errors import RunError, Stopped, UsageError, one_line
 from cli.flags import network_settings, schedule_settings, trainer_parser
 from cli.parser import script_command
+from cli.script import run_script
+from cli.signals import end_quietly_at_ctrl_c, raise_stopped
 
 if __name__ == "__main__":
     end_quietly_at_ctrl_c()

@@ -12,9 +12,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli.errors import RunError, run_script  # noqa: E402
+from cli.errors import RunError  # noqa: E402
 from cli.files import usable, write_json  # noqa: E402
 from cli.parser import Parser, at_least, positive_int  # noqa: E402
+from cli.script import run_script  # noqa: E402
 from cli.tables import text_table  # noqa: E402
 
 # This process does without torch: on Linux the peak memory of a process begins at that of the one that starts it.

@@ -17,9 +17,9 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 from benchmarks.measure import BETA, Ours, noise_streams, random_batch, seconds_of
-from cli.errors import run_script
 from cli.flags import trainer_parser
 from cli.parser import Parser, split_words
+from cli.script import run_script
 from cli.tables import text_table
 from engine.batches import Batch, Clips
 from engine.cuda_graphs import PLAIN_CALLS

@@ -12,8 +12,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli.errors import run_script  # noqa: E402
 from cli.parser import Parser  # noqa: E402
+from cli.script import run_script  # noqa: E402
 from cli.tables import number, text_table  # noqa: E402
 from poses.keypoints import JOINTS, present, read_poses, seen  # noqa: E402
 from poses.person import find_person  # noqa: E402

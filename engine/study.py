@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cli.errors import DIVERGED, RunError, Stopped, StopSignals, UsageError
+from cli.errors import DIVERGED, RunError, Stopped, UsageError
 from cli.files import read_json, write_json, write_text, writing
 from cli.flags import FLAGS_OF_OLDER_RUNS, FROM_A_CHECKPOINT, network_settings, trainer_parser
 from cli.parser import typed_command
+from cli.signals import StopSignals
 from media.pixel_csv import pixels_of_a_frame
 
 from .saving.logs import checkpoints_in, holds_run, read_arguments, read_metrics, read_times

@@ -77,7 +77,7 @@ def training_charts(runs):
     """{column of metrics.csv: chart} over the epochs, of those that have values."""
     charts = {}
     for name, (title, axis) in CURVES.items():
-        curves = [curve(place, x=run.metrics["epoch"], y=run.metrics[name]) for place, run in enumerate(runs)
+        curves = [curve(index, x=run.metrics["epoch"], y=run.metrics[name]) for index, run in enumerate(runs)
                   if run.metrics]
         curves = [line for line in curves if line["x"]]
         if curves:
@@ -89,14 +89,14 @@ def training_charts(runs):
 
 def legend(names):
     """What the colours mean, if there are several runs."""
-    items = "".join(f"<li>{swatch(place)}{escape(name)}</li>" for place, name in enumerate(names))
+    items = "".join(f"<li>{swatch(index)}{escape(name)}</li>" for index, name in enumerate(names))
     return f'<ul class="legend">{items}</ul>' if len(names) > 1 else ""
 
 
 def runs_table(runs, records, scores):
     """A row a run: the flags that differ, its best scores, its time and its size."""
     flags, rows = differing_flags(runs), []
-    for place, (run, record, score) in enumerate(zip(runs, records, scores)):
+    for index, (run, record, score) in enumerate(zip(runs, records, scores)):
         cells = {"run": run.name, **flags.get(run, {}), **best_validation(run.metrics)}
         for split, prefix in (("test", "test "), ("", "")):
             for measure in ("psnr", "ssim"):
@@ -104,7 +104,7 @@ def runs_table(runs, records, scores):
         epochs, seconds = (run.metrics.get(column, []) for column in ("epoch", "seconds"))
         cells |= {"seconds": np.nanmax(seconds) if np.isfinite(seconds).any() else None, "epochs": len(epochs)}
         cells |= {"parameters": record.get("parameters"), "seed": seed(run) if record else None}
-        rows.append((place, cells))
+        rows.append((index, cells))
     return table("Runs", rows)
 
 
@@ -125,13 +125,13 @@ def scores_html(names, scores, folder):
     tables = ""
     for split, caption in CAPTIONS.items():
         models, baselines = [], {}
-        for place, (name, score) in enumerate(zip(names, scores)):
+        for index, (name, score) in enumerate(zip(names, scores)):
             for predictor, row in score.get(split, {}).items():
                 cells = {measure_name(measure): value for measure, value in row.items()}
                 if predictor == "this model":
-                    models.append((place, {"predictor": name, **cells}))
+                    models.append((index, {"predictor": name, **cells}))
                 elif predictor.endswith(" samples"):
-                    models.append((place, {"predictor": f"{name}, {predictor}", **cells}))
+                    models.append((index, {"predictor": f"{name}, {predictor}", **cells}))
                 else:
                     baselines.setdefault((predictor, row.get("psnr")), (None, {"predictor": predictor, **cells}))
         if models:

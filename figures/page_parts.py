@@ -9,13 +9,13 @@ from cli.tables import number
 DIGITS = {"SSIM": 3, "LPIPS": 3, "parameters": 0, "epochs": 0, "epoch": 0, "seconds": 0, "seed": 0}  # else 2
 
 
-def swatch(place):
-    """The colour and the dashes of the run in this place; nothing for None."""
-    return "" if place is None else f'<span class="swatch s{place % 7} d{place // 7 % 3}"></span>'
+def swatch(run):
+    """The colour and the dashes of a run, by its index; nothing for None."""
+    return "" if run is None else f'<span class="swatch s{run % 7} d{run // 7 % 3}"></span>'
 
 
 def table(caption, rows):
-    """A table that its headings sort. rows: place of a run or None, and {heading: text, number or None}.
+    """A table that its headings sort. rows: index of a run or None, and {heading: text, number or None}.
 
     The first heading has a text in every row. One that has None in every row is left out.
     """
@@ -23,8 +23,8 @@ def table(caption, rows):
                       if any(cells.get(heading) is not None for _, cells in rows)]
     head = "".join(f'<th scope="col"><button type="button">{escape(heading)}</button></th>'
                    for heading in (first, *others))
-    body = "".join(f'<tr><th scope="row">{swatch(place)}{escape(cells[first])}</th>'
-                   f'{"".join(cell(heading, cells.get(heading)) for heading in others)}</tr>' for place, cells in rows)
+    body = "".join(f'<tr><th scope="row">{swatch(run)}{escape(cells[first])}</th>'
+                   f'{"".join(cell(heading, cells.get(heading)) for heading in others)}</tr>' for run, cells in rows)
     return (f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="sortable">'
             f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
 
@@ -47,11 +47,11 @@ def definitions(facts):
     return f"<dl>{items}</dl>"
 
 
-def curve(place, **columns):
-    """A curve of the run in this place, to five digits: the points at which all columns, x and y first, are finite."""
+def curve(run, **columns):
+    """A curve of a run, by its index, to five digits: the points at which all columns, x and y first, are finite."""
     values = np.array([*columns.values()], float)
     values = values[:, np.isfinite(values).all(axis=0)]
-    return {"run": place, **{name: [float(f"{value:.5g}") for value in row] for name, row in zip(columns, values)}}
+    return {"run": run, **{name: [float(f"{value:.5g}") for value in row] for name, row in zip(columns, values)}}
 
 
 def chart_html(name, chart):

@@ -62,76 +62,76 @@ def videos_html(names, clips, sheets, charts):
     """
     sections = ""
     for heading in dict.fromkeys(heading for of_run in clips for heading in of_run):
-        here = {place: of_run[heading] for place, of_run in enumerate(clips) if heading in of_run}
-        places = {place: {name: sheets.add(frames, exact=heading == "Validation")
-                          for name, frames in clip.videos.items()} for place, clip in here.items()}
+        here = {run: of_run[heading] for run, of_run in enumerate(clips) if heading in of_run}
+        numbers = {run: {name: sheets.add(frames, exact=heading == "Validation")
+                         for name, frames in clip.videos.items()} for run, clip in here.items()}
         name, chart = heading.lower().replace(" ", "_"), frame_chart(here)
         if chart["curves"]:
             charts[name] = chart
         sections += (f'<section class="clip"><h3>{heading}</h3><p class="note">{next(iter(here.values())).note}</p>'
-                     f'<div class="videos">{videos_side_by_side(names, places, sheets, name)}</div>'
+                     f'<div class="videos">{videos_side_by_side(names, numbers, sheets, name)}</div>'
                      f'{chart_html(name, chart) if name in charts else ""}')
-        for place, clip in here.items():
-            of_run = f" of {escape(names[place])}" if len(names) > 1 else ""
-            sections += picked_html(of_run, clip.psnr, places[place], sheets)
+        for run, clip in here.items():
+            of_run = f" of {escape(names[run])}" if len(names) > 1 else ""
+            sections += picked_html(of_run, clip.psnr, numbers[run], sheets)
         sections += "</section>"
     return sections or "<p>No videos yet. A run keeps its best rollout from its first validation on.</p>"
 
 
 def frame_chart(clips):
-    """The PSNR of each frame of the clips, {place of the run: Clip}, also over samples."""
+    """The PSNR of each frame of the clips, {index of the run: Clip}, also over samples."""
     curves = []
-    for place, clip in clips.items():
+    for run, clip in clips.items():
         if len(clip.psnr):
-            curves.append(curve(place, x=np.arange(1, 1 + len(clip.psnr)), y=clip.psnr))
+            curves.append(curve(run, x=np.arange(1, 1 + len(clip.psnr)), y=clip.psnr))
         if clip.samples:
-            curves.append(curve(place, **{name: clip.samples[column] for name, column in BANDS.items()}))
+            curves.append(curve(run, **{name: clip.samples[column] for name, column in BANDS.items()}))
     of_samples = any(clip.samples for clip in clips.values())
     return {"title": "PSNR, dB: mean and 95 % band of the samples, and the best (dotted)" if of_samples else "PSNR, dB",
             "x": "frame", "curves": curves, "log": False}
 
 
-def videos_side_by_side(names, places, sheets, chart):
+def videos_side_by_side(names, numbers, sheets, chart):
     """Labels, what each run generated, truths; a label or truth that several runs share is there once.
 
-    places: {place of the run: {name of the video: place of its sheet}}. chart: name of the one with their PSNR.
+    numbers: {index of the run: {name of the video: number of its sheet}}. chart: name of the one with their PSNR.
     """
-    there = dict.fromkeys(name for of_run in places.values() for name in of_run)
+    there = dict.fromkeys(name for of_run in numbers.values() for name in of_run)
     there = sorted(there, key=lambda name: name == "truth")  # that comes last
     done, html = set(), ""
-    several = {name for name in SHARED if len({of_run[name] for of_run in places.values() if name in of_run}) > 1}
-    for name, place in ((name, place) for name in there for place in places if name in places[place]):
-        index, own = places[place][name], name not in SHARED
-        if not own and index in done:
+    several = {name for name in SHARED if len({of_run[name] for of_run in numbers.values() if name in of_run}) > 1}
+    for name, run in ((name, run) for name in there for run in numbers if name in numbers[run]):
+        number, own = numbers[run][name], name not in SHARED
+        if not own and number in done:
             continue
-        done.add(index)
+        done.add(number)
         title = name
         if own and len(names) > 1:
-            title = names[place] if name == "prediction" else f"{names[place]}, {name}"
+            title = names[run] if name == "prediction" else f"{names[run]}, {name}"
         elif name in several:  # of runs on several datasets
-            title = f"{', '.join(names[other] for other in places if places[other].get(name) == index)}, {name}"
-        mark = swatch(place) if own and len(names) > 1 else ""
-        psnr = f'<output data-chart="{chart}" data-run="{place}"></output>' if name == "prediction" else ""
-        html += (f'<figure class="video">{canvas(sheets, index, title)}'
+            title = f"{', '.join(names[other] for other in numbers if numbers[other].get(name) == number)}, {name}"
+        mark = swatch(run) if own and len(names) > 1 else ""
+        psnr = f'<output data-chart="{chart}" data-run="{run}"></output>' if name == "prediction" else ""
+        html += (f'<figure class="video">{canvas(sheets, number, title)}'
                  f"<figcaption><span>{mark}{escape(title)}</span>{psnr}</figcaption></figure>")
     return html
 
 
-def canvas(sheets, index, title, frame=None):
+def canvas(sheets, number, title, frame=None):
     """A canvas for the video of a sheet: for one frame, or for the frame that the slider is at."""
     still = "" if frame is None else f' data-frame="{frame}"'
-    return (f'<canvas data-sheet="{index}"{still} width="{sheets.all[index]["width"]}" '
-            f'height="{sheets.all[index]["height"]}" role="img" aria-label="{escape(title)}"></canvas>')
+    return (f'<canvas data-sheet="{number}"{still} width="{sheets.all[number]["width"]}" '
+            f'height="{sheets.all[number]["height"]}" role="img" aria-label="{escape(title)}"></canvas>')
 
 
-def picked_html(of_run, psnr, places, sheets):
-    """The worst and the best frames of a run, as buttons that bring the videos there. places: of its sheets."""
-    if not len(psnr) or not {"prediction", "truth"} <= places.keys():
+def picked_html(of_run, psnr, numbers, sheets):
+    """The worst and the best frames of a run, as buttons that bring the videos there. numbers: of its sheets."""
+    if not len(psnr) or not {"prediction", "truth"} <= numbers.keys():
         return ""
     buttons = ""
     for word, frames in zip(("worst", "best"), picked_frames(psnr)):
         for frame in frames:
-            images = "".join(canvas(sheets, places[name], name, frame) for name in ("prediction", "truth"))
+            images = "".join(canvas(sheets, numbers[name], name, frame) for name in ("prediction", "truth"))
             buttons += (f'<button type="button" class="picked" data-frame="{frame}">{images}'
                         f"<span>{word}: frame {frame}<br>{psnr[frame - 1]:.2f} dB</span></button>")
     return f'<h4>Worst and best frames{of_run}, each above its truth</h4><div class="picks">{buttons}</div>'

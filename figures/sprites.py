@@ -15,15 +15,15 @@ class Sheets:
     """The sheets of a page. Equal videos share one: the truth of two runs on the same dataset is embedded once."""
 
     def __init__(self):
-        self.all, self.places = [], {}
+        self.all, self.numbers = [], {}
 
     def add(self, frames, exact):
-        """Add a video, uint8 [T, 3, H, W], unless it is there; returns its place in `all`. exact: see `sheet`."""
+        """Add a video, uint8 [T, 3, H, W], unless it is there; returns its number in `all`. exact: see `sheet`."""
         key = exact, frames.shape, frames.tobytes()
-        if key not in self.places:
-            self.places[key] = len(self.all)
+        if key not in self.numbers:
+            self.numbers[key] = len(self.all)
             self.all.append(sheet(frames, exact))
-        return self.places[key]
+        return self.numbers[key]
 
 
 def sheet(frames, exact):

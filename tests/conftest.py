@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from cli.errors import run_script  # noqa: E402
+from cli.script import run_script  # noqa: E402
 from modules import VAE_Model  # noqa: E402
 from stage_dancer.dataset import make_dancer  # noqa: E402
 

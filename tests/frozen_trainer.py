@@ -16,7 +16,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import Trainer  # noqa: E402
-from cli.errors import run_script  # noqa: E402
+from cli.script import run_script  # noqa: E402
 from engine.saving import run_folder  # noqa: E402
 from engine.saving.recorder import RunRecorder  # noqa: E402
 

@@ -16,9 +16,11 @@ import pytest
 import torch
 
 import faults
-from cli.errors import RunError, StopSignals, run_script
+from cli.errors import RunError
 from cli.flags import add_feedback_flags, add_network_flags, add_training_flags, flags_of
 from cli.parser import interpreter
+from cli.script import run_script
+from cli.signals import StopSignals
 from conftest import ROOT, Malicious, flags, link, posix_only, read_csv, signals_restored
 from engine.saving.best_rollout import BEST_ROLLOUT
 from engine.saving.checkpoint import load_checkpoint, save_checkpoint
@@ -165,7 +167,7 @@ def test_first_signal_is_noted_and_a_later_one_quits_at_once(capsys, monkeypatch
         signal.raise_signal(signal.SIGTERM)  # at once: it is the same signal
         signal.raise_signal(signal.SIGINT)
         assert stop.signal_number == signal.SIGTERM
-        monkeypatch.setattr("cli.errors.ONE_SIGNAL", -1)
+        monkeypatch.setattr("cli.signals.ONE_SIGNAL", -1)
         monkeypatch.setattr(signal, "raise_signal", later.append)  # as the default action would end the tests
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0)  # a bytecode later the handler has run

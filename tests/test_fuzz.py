@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from cli import flags
-from cli.errors import run_script
+from cli.script import run_script
 from conftest import ROOT, join_png
 from dataloader import Dataset_Dance
 from engine.saving.checkpoint import load_checkpoint, load_weights, network_dimensions

@@ -24,10 +24,11 @@ from test_layout import product
 import cli.files
 import cli.progress
 import faults
-from cli.errors import RunError, StopSignals, UsageError
+from cli.errors import RunError, UsageError
 from cli.files import atomic_write, locked, usable, why_no_locks, write_bytes
 from cli.parser import Parser, as_typed, interpreter, script_command, typed_command, words_of
 from cli.progress import Progress
+from cli.signals import StopSignals
 from conftest import PATIENCE, ROOT, call_script, flags, posix_only, read_csv, signals_restored, started, wait_until
 from dataloader import Dataset_Dance, describe_dataset
 from engine.saving import run_folder

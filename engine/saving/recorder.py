@@ -5,9 +5,10 @@ import math
 import time
 from contextlib import contextmanager
 
-from cli.errors import RunError, Stopped, StopSignals, one_line
+from cli.errors import RunError, Stopped, one_line
 from cli.parser import script_command
 from cli.progress import Progress
+from cli.signals import StopSignals
 from media.video import write_comparison
 from modules.metrics import psnr_per_frame
 

@@ -1,0 +1,74 @@
+"""How a script ends: 0 when done, 2 on a user's mistake, 1 on a failed run, 128 + n on signal n."""
+
+import errno
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import FULL, RunError, Stopped, UsageError, is_out_of_reach, remedy_of
+from .signals import end_quietly
+
+
+def run_script(main):
+    """Call main() and end the process with the exit status that its exception asks for."""
+    name = Path(sys.argv[0]).name
+    if signal.getsignal(signal.SIGINT) is end_quietly:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for output in ("stdout", "stderr"):
+        stream = getattr(sys, output)
+        if hasattr(stream, "reconfigure"):  # a notebook's stream lacks it
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")  # a log file has each line at once
+        if not isinstance(stream, Output):
+            setattr(sys, output, Output(stream))
+    try:
+        main()
+    except UsageError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RunError as error:
+        print(f"{name}: stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Stopped as stopped:
+        print(f"{name}: {stopped}", file=sys.stderr)
+        sys.exit(128 + stopped.signal_number)
+    except OSError as error:  # where no file was named; see cli.files.writing
+        remedy = remedy_of(error)
+        if not remedy or is_out_of_reach(error) and not error.filename:  # a bug of ours
+            raise
+        done = "written" if error.errno in FULL else "used"
+        print(f"{name}: stopped: {error.filename or 'a file'} cannot be {done} ({error.strerror}); what was saved "
+              f"before is intact; {remedy}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+class Output:
+    """An output stream that drops what is written once nobody reads it: its terminal is closed, or its `tee` ended."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        with unless_unread():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self):
+        with unless_unread():
+            self.stream.flush()
+
+
+@contextmanager
+def unless_unread():
+    """Ignore a write that fails because nobody reads the output any more; raise any other error, as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO, errno.EINVAL):  # Windows says EINVAL of a closed pipe
+            raise

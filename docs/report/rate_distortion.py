@@ -1,0 +1,46 @@
+"""Print the table of KL weights in docs/report.md from the logs: python docs/report/rate_distortion.py STUDY.
+
+STUDY is the folder of the study, with `<recipe>/seed=<n>/` in it. A row for each posterior, annealing and KL weight:
+the mean over the seeds at the last epoch, and the least and the greatest. Nothing is trained.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+from cli.tables import markdown_table  # noqa: E402
+from engine.saving.logs import read_arguments, read_metrics  # noqa: E402
+from figures.curves import mean_and_range  # noqa: E402
+
+ANNEALINGS = ("None", "Monotonic", "Cyclical")
+PSNR = {"z from the posterior": "val_psnr_posterior", "from the prior": "val_psnr_prior", "z = 0": "val_psnr_zero",
+        "validation, 629 frames": "val_psnr"}
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    groups = {}
+    for run in sorted(Path(sys.argv[1]).glob("*/seed=*")):
+        flags, metrics = read_arguments(run), read_metrics(run)
+        if len(metrics["epoch"]) == flags["num_epoch"]:
+            key = flags["posterior"], ANNEALINGS.index(flags["kl_anneal_type"]), -flags["kl_weight"]
+            groups.setdefault(key, []).append({column: values[-1] for column, values in metrics.items()})
+    print(markdown_table([row(*key, groups[key]) for key in sorted(groups)]))
+
+
+def row(posterior, annealing, weight, ends):
+    """A row of the table; ends: the last row of metrics.csv of each seed, {column: number}."""
+    def cell(column, digits):
+        return mean_and_range([end[column] for end in ends], digits)
+
+    kl = min(end["val_kl"] for end in ends)
+    return {"posterior, annealing, KL weight": f"{posterior}, {ANNEALINGS[annealing]}, {-weight:g}",
+            "nats a frame": cell("val_kl", 0 if kl >= 10 else 2 if kl >= 0.01 else 4),
+            "active units": cell("val_active_units", 0)} | {name: cell(column, 2) for name, column in PSNR.items()}
+
+
+if __name__ == "__main__":
+    main()

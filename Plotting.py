@@ -1,6 +1,8 @@
 """Draw what runs of Trainer.py and Tester.py have logged, as figures or a page, or a schedule before any run."""
 
+import os
 from copy import copy
+from pathlib import Path
 
 from cli.errors import UsageError
 from cli.files import check_output
@@ -9,13 +11,14 @@ from cli.parser import Parser, path_name, split_words
 from cli.script import run_script
 from figures.curves import FIGURES, NEEDS, OUT, draw_runs, draw_schedules, scheduled
 from figures.page import write_page
-from figures.runs import shown
+from figures.runs import each_once, shown
 
 
 def main(words=None):
     parser = plotting_parser()
     args, typed = parser.parse_args(words), parser.typed_flags(words)
     typed_schedule = {flag: typed[flag] for flag in flags_of(add_schedule_flags) if flag in typed}
+    args.runs = each_once(args.runs)
     style = {"side_by_side": args.layout == "side_by_side", "file_format": args.format}
     if args.schedule:
         if args.runs or "figures" in typed or args.page:
@@ -32,14 +35,28 @@ def main(words=None):
         path = write_page(args.page, args.runs)
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     else:
+        check_own_folder(args.runs, args.out)
         paths, missing = draw_runs(args.runs, figures=args.figures, out=args.out, **style)
         if not paths:
-            needs = sorted({NEEDS.get(figure, NEEDS["other"]) for figure in args.figures or ["other"]})
             raise UsageError(f"{' '.join(args.runs)}: no {' or '.join(args.figures or ['figure'])} to draw; "
-                             f"give {' or '.join(needs)}")
+                             f"give {remedy(args.runs, args.figures)}")
         print(*paths, sep="\n")
         if missing:
             print("left out, no data:", "; ".join(f"{', '.join(names)} of {run}" for run, names in missing.items()))
+
+
+def check_own_folder(folders, out):
+    """Raise UsageError if the figures of a single run would go into its folder, which may not be written."""
+    if not out and len(folders) == 1 and Path(folders[0]).is_dir() and not os.access(folders[0], os.W_OK):
+        raise UsageError(f"{folders[0]} may not be written; give another folder for the figures, by --out")
+
+
+def remedy(folders, figures):
+    """What to give in place of folders that hold nothing for these figures."""
+    for folder in map(Path, folders):
+        if any(folder.glob("*/metrics.csv")):
+            return f"the runs in it, as in {folder / '*'}"
+    return " or ".join(sorted({NEEDS.get(figure, NEEDS["other"]) for figure in figures or ["other"]}))
 
 
 def curves(args, typed):

@@ -6,14 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from cli.errors import RunError, UsageError
 from cli.files import locked
 from cli.flags import network_settings, schedule_settings, trainer_parser
 from cli.parser import Parser, path_name, positive_float, positive_int, seed_number, split_words, typed_command
 from cli.script import run_script
 from cli.tables import text_table
+
+import numpy as np  # after cli, which tells what packages are missing
+
 from engine.saving.logs import read_arguments
 from engine.study import Recipe, Scripts, calibrate, share_cores, train_and_test, truth_fits
 from figures.study import cells, draw_curves, draw_sheet, first_of_each_recipe, table_rows, write_tables

@@ -36,6 +36,7 @@ from stage_dancer.dataset import MARKER as DANCER_MARKER
 from stage_dancer.dataset import chosen_setting, is_dancer
 
 DARK = 64  # of 255: labels whose mean is below this are not on white
+SAME_SHAPE = 1.05  # ratio of two images' widths over their heights: what rounding a size may do
 LOOKED_AT = 16  # frames, and labels, that tell a dataset from another
 LENGTH_FLAGS = {"train": "--train_vi_len (in Tester.py --val_vi_len)", "val": "--val_vi_len"}
 
@@ -139,16 +140,26 @@ def _cut(lengths, partial):
     return [length for length in used if length]
 
 
-def existing_root(root):
-    """Return the dataset's folder as a Path; raises UsageError if it does not exist."""
+def existing_root(root, flag="--DR"):
+    """Return the dataset's folder as a Path; raises UsageError if it does not exist, or if one near it is meant."""
     root = Path(root)
     if not _is_folder(root):
-        raise UsageError(f"--DR {root} is not a folder; give the folder that holds train, val and test")
+        raise UsageError(f"{flag} {root} is not a folder; give the folder that holds train, val and test")
     if not holds_a_split(root):
-        near = [place for place in (root.resolve().parent, *sorted(root.glob("[!._]*"))) if holds_a_split(place)]
-        if len(near) == 1:
-            raise UsageError(f"--DR {root} holds neither train nor val nor test; give --DR {near[0]}, which does")
+        within = _folders(root)
+        near = [*root.resolve().parents[:3], *within, *(below for folder in within for below in _folders(folder))]
+        meant = [folder for folder in near if holds_a_split(folder)]
+        remedy = (f"give {flag} {meant[0]}, which does" if len(meant) == 1
+                  else "lay the dataset out as the README shows (Your own data)")
+        raise UsageError(f"{flag} {root} holds neither train nor val nor test; {remedy}")
     return root
+
+
+def _folders(folder):
+    """The folders in a folder, but for hidden ones and such as macOS adds to a .zip; none if it cannot be read."""
+    with suppress(OSError):
+        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.name[0] not in "._" and entry.is_dir())
+    return []
 
 
 def holds_a_split(folder):
@@ -227,6 +238,8 @@ def list_frames_and_labels(root, mode):
 def list_test_sequences(root):
     """List the test sequences: their names, first frames and labels (one list for each); raises UsageError."""
     images, folder = root / "test" / "test_img", root / "test" / "test_label"
+    if not _is_folder(folder):
+        raise UsageError(f"{folder} is missing, and a test needs it; a training does not")
     names = _numbered(folder)
     if not names:
         raise UsageError(f"{folder} has no sequences; put the labels of sequence s into {folder / 's'}")
@@ -242,8 +255,9 @@ def list_test_sequences(root):
                              "frame, and one for each frame to generate")
         first = min(numbered_labels)  # frame t is generated from label t, so another first frame would shift all labels
         if first not in frames:
+            label = f"; or, if label {min(frames)} is what is missing, add that" if min(frames) < first else ""
             raise UsageError(f"{images / name} has no frame {first}, the number of the first label in "
-                             f"{folder / name}; name the first frame {first}.png")
+                             f"{folder / name}; name the first frame {first}.png{label}")
         first_frames.append(frames[first])
         labels.append(list(numbered_labels.values()))
     return names, first_frames, labels
@@ -274,7 +288,7 @@ def read_sequence_lengths(path, frames):
 def list_images(folder, may_skip=True):
     """List the images of a folder in order, {number: path}; raises UsageError. may_skip: allow gaps, with a note."""
     if not _is_folder(folder):
-        raise UsageError(f"{folder} is missing; --DR wants the LAB4 layout (README, Your own data)")
+        raise UsageError(f"{folder} is missing; lay the dataset out as the README shows (Your own data)")
     images, others = {}, {}
     for entry in _entries(folder):
         if entry.name.startswith("."):  # such as the ._0.png that macOS puts beside 0.png
@@ -317,9 +331,16 @@ def _refuse_other_formats(paths):
 
 
 def _numbered(folder):
-    """The names of a folder's entries that are numbers alone, in their order; none if there is no such folder."""
-    names = [entry.name for entry in _entries(folder) if entry.name.isdecimal()] if _is_folder(folder) else []
-    return sorted(names, key=int)
+    """The names of the sequences in a folder, in their order; none if there is no such folder.
+
+    Raises UsageError where a folder in it bears another name than a number: its sequence would be left out.
+    """
+    entries = [entry for entry in _entries(folder) if entry.name[0] != "."] if _is_folder(folder) else []
+    for entry in entries:
+        if not entry.name.isdecimal() and entry.is_dir():
+            raise UsageError(f"{_printable(folder / entry.name)} is not named by a number alone; name it like 0, or "
+                             "move it away")
+    return sorted((entry.name for entry in entries if entry.name.isdecimal()), key=int)
 
 
 def _entries(folder):
@@ -374,9 +395,9 @@ def _printable(text):
 
 
 def describe_dataset(root):
-    """Check a whole dataset; returns its problems and its facts, two lists of lines."""
-    root = existing_root(root)
-    problems, facts = [], []
+    """Check a whole dataset, given by --check; returns its problems and its facts, two lists of lines."""
+    root = existing_root(root, "--check")
+    problems, facts, all_sizes = [], [], set()
     for mode in ("train", "val", "test"):
         try:
             if mode == "test":
@@ -396,7 +417,7 @@ def describe_dataset(root):
         except (UsageError, RunError) as error:
             problems.append(str(error))
             continue
-        sizes = set()
+        sizes = set()  # (height, width)
         for paths in folders:
             judged = mode == "train" and paths is labels  # they stand for the labels of all splits
             try:
@@ -406,9 +427,14 @@ def describe_dataset(root):
                 problems.append(str(error))
                 continue
             problems += unreadable
-            sizes |= {f"{width} x {height}" for height, width in found}
+            sizes |= set(found)
             if judged and not unreadable and sum(brightness) / len(paths) < DARK:
                 problems.append(f"{paths[0].parent} is dark, and the networks expect lines on white; invert its "
                                 "images, and those of the other labels")
-        facts.append(f"{mode}: {fact}, {' and '.join(sorted(sizes))} pixels")
+        facts.append(f"{mode}: {fact}, {' and '.join(sorted(f'{width} x {height}' for height, width in sizes))} pixels")
+        all_sizes |= sizes
+    shapes = [width / height for height, width in all_sizes]
+    if shapes and max(shapes) > SAME_SHAPE * min(shapes):
+        facts.append("note: not all of these images have the same shape, and each is stretched to the same size; a "
+                     "label that is cropped otherwise than its frame does not lie on it")
     return problems, facts

@@ -1,6 +1,7 @@
 """The argument parser of every script, and the types of its flags."""
 
 import argparse
+import difflib
 import os
 import re
 import shlex
@@ -39,7 +40,25 @@ class Parser(argparse.ArgumentParser):
         except ValueError as error:
             self.error(f"a recipe has the line {line!r} ({error}); correct it")
 
+    def parse_args(self, args=None, namespace=None):
+        args, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
+        return args
+
+    def _meant(self, word):
+        """What an unknown word may have been meant for, as the end of a message."""
+        if self.fromfile_prefix_chars and Path(word).is_file():
+            return f"; a file of flags is given as @{word}"
+        name = re.split("[=:]", word.lstrip("-"))[0].replace("-", "_")
+        near = difflib.get_close_matches(name, [action.dest for action in self._actions if action.option_strings], 1)
+        return f"; did you mean --{near[0]}?" if near else ""
+
     def parse_known_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else args:
+            file = Path(word[1:])
+            if self.fromfile_prefix_chars and word.startswith("@") and (not file.exists() or file.is_dir()):
+                self.error(f"{word}: there is no such file of flags; those of this program are in recipes/")
         try:
             return super().parse_known_args(args, namespace)
         except UnicodeDecodeError:

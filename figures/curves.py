@@ -187,10 +187,10 @@ def draw_z(runs, side_by_side):
         plot_band(posterior, *over_epochs(seeds, "val_psnr_posterior", minus="val_psnr_zero"), label, **style)
         plot_band(prior, *over_epochs(seeds, "val_psnr_prior", minus="val_psnr_zero"), label, **style)
         plot_band(beta, *over_epochs(seeds, "beta"), label, marked=False, **style)
-    for row in (0, 1):
-        log_scale([column[row] for column in axes])
-    if axes[0][1].get_yscale() == "linear":  # none is active
-        axes[0][1].set_ylim(0, 1)
+    log_scale([column[0] for column in axes])
+    most = max(np.nanmax(run.metrics["val_active_units"]) for run in runs)
+    axes[0][1].set_yscale("symlog", linthresh=1)  # with 0, which they have where z is dead
+    axes[0][1].set_ylim(-0.05, 1.4 * max(most, 1))
     highest = max(run.metrics["beta"].max() for run in runs)
     axes[0][4].set_ylim(0, 1.05 * highest or 1)
     return with_legend(figure, axes[0][0], list(curves))
@@ -218,9 +218,13 @@ def draw_rate_distortion(runs, side_by_side):
             ax.errorbar(*mean, xerr=bars[0][:, None], yerr=bars[1][:, None], color=style["color"], elinewidth=0.8)
             ax.annotate(f"{weight:g}", mean, xytext=(4, below), textcoords="offset points", fontsize=8,
                         color=style["color"])
-        rates.update(means[means[:, 0] > 0, 0])
-        ax.set_xscale("symlog", linthresh=min(rates, default=1))  # a dead z has a rate of 0
+        rates.update(means[:, 0])
         ax.set_yscale("log")
+    positive = [rate for rate in rates if rate > 0] or [1]
+    least, most = 10.0 ** np.floor(np.log10(min(positive))), 10.0 ** np.ceil(np.log10(max(positive)))
+    for (ax,) in axes:
+        ax.set_xscale("symlog", linthresh=least)  # a dead z may have a rate of 0
+        ax.set_xlim(-0.1 * least if 0 in rates else 0.8 * least, 2 * most)
     return with_legend(figure, axes[0][0], list(curves))
 
 
@@ -247,7 +251,7 @@ NEEDS = {  # of a figure, as a remedy
     "samples": "the folder of a test with --samples", "rate_distortion": "runs that have validated z",
     "z": "a run that has validated z", "val_psnr": "a run that has validated",
     "psnr_over_seconds": "a run that has validated, with its times.csv",
-    "other": "a run that has written a row of metrics.csv or psnr_per_frame.csv"}
+    "other": "a run that has written a row of metrics.csv, or a test that knew the truth (Tester.py --gt)"}
 # the columns of metrics.csv that a figure needs; others need that of their name
 COLUMNS = {"psnr_over_seconds": ["seconds", "val_psnr"], "z": ["val_kl"], "rate_distortion": ["val_kl"]}
 

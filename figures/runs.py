@@ -36,6 +36,11 @@ def read_runs(folders):
                                 for path, folder in zip(paths, folders)])
 
 
+def each_once(folders):
+    """The folders without those that are given twice: the second would count as another seed."""
+    return list({Path(folder).resolve(): folder for folder in folders}.values())
+
+
 def drawable(name):
     """A folder's name as text that a font can draw; it need not be UTF-8."""
     return str(name).encode(errors=NOT_IN_UTF_8).decode()

@@ -72,7 +72,8 @@ def panels(labels, side_by_side, title, y_labels, x_label):
         column[0].set_title(text)
         column[-1].set_xlabel(x_label)
         column[-1].tick_params(labelbottom=True)
-        column[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+        if x_label in ("epoch", "frame"):
+            column[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
         for ax, leftmost, y_label in zip(column, axes[0], y_labels):
             if i > 0:
                 ax.sharey(leftmost)

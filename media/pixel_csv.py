@@ -64,8 +64,10 @@ def iterate_pixels_csv(path, flag):
         rows = count_rows(path)
         with open_text(path) as file:
             yield from _parse_rows(file, rows, f"{flag} {path}")
-    except (OSError, UnicodeError) as error:
-        raise UsageError(f"{flag} {path} cannot be read ({error.__class__.__name__}); give a CSV file") from None
+    except OSError as error:
+        raise UsageError(f"{flag} {path} cannot be read ({error.strerror or error}); give another file") from None
+    except UnicodeError:
+        raise UsageError(f"{flag} {path} is not text; give a CSV file") from None
 
 
 def count_rows(path):

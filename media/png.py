@@ -1,5 +1,7 @@
 """Write the images of a dataset, and resize frames as their reader does; loads torch only for the latter."""
 
+from pathlib import Path
+
 import imageio.v3 as iio
 import numpy as np
 
@@ -8,8 +10,8 @@ from cli.files import writing
 
 def write_png(path, pixels):
     """Write pixels, uint8 [H, W, 3], as a PNG file with the fastest compression; raises RunError."""
-    with writing(path):
-        iio.imwrite(path, pixels, extension=".png", compress_level=1)
+    with writing(path):  # in one go: a writer of imageio's own tries again, with a traceback, where a disk is full
+        Path(path).write_bytes(iio.imwrite("<bytes>", pixels, extension=".png", compress_level=1))
 
 
 def as_read(frames, frame_size):

@@ -109,7 +109,8 @@ def test_first_frame_of_a_test_sequence_is_the_one_of_its_first_label(tmp_path, 
             iio.imwrite(folder / f"{number}.png", image)
     assert_clip(open_set(tmp_path, "test")[0], frames[first:first + 1], labels)
     (tmp_path / f"test/test_img/0/{first}.png").unlink()
-    with pytest.raises(UsageError, match=f"test_img/0 has no frame {first}, .*; name the first frame {first}.png"):
+    named = f"test_img/0 has no frame {first}, .*; name the first frame {first}.png"
+    with pytest.raises(UsageError, match=named + ("; or, if label 0 is what is missing, add that$" if first else "$")):
         open_set(tmp_path, "test")
     assert any(f"test_img/0 has no frame {first}," in problem for problem in describe_dataset(tmp_path)[0])
 
@@ -166,6 +167,51 @@ def test_a_gap_in_the_labels_of_a_test_sequence_is_refused(tmp_path):
             open_set(tmp_path, "test")
         problem, = [problem for problem in describe_dataset(tmp_path)[0] if "test_label" in problem]
         assert f"the first of them {missing};" in problem and "\n" not in problem
+
+
+@pytest.mark.parametrize("kind", ["img", "label"])
+@pytest.mark.parametrize("name", ["seq1", "1_", "one"])
+def test_a_sequence_not_named_by_a_number_is_refused_and_not_left_out(tmp_path, kind, name):
+    for number in (0, 1):
+        write_folder(tmp_path / f"test/test_img/{number}", images(1))
+        write_folder(tmp_path / f"test/test_label/{number}", images(5))
+    for other in (".hidden", ".ipynb_checkpoints"):
+        (tmp_path / "test/test_img" / other).mkdir()
+    (tmp_path / "test/test_label/notes.txt").write_text("no sequence")
+    assert open_set(tmp_path, "test").names == ["0", "1"]
+    write_folder(tmp_path / f"test/test_{kind}" / name, images(5))
+    with pytest.raises(UsageError, match=f"test_{kind}/{name} is not named by a number"):
+        open_set(tmp_path, "test")
+    assert any(f"test_{kind}/{name} is not" in problem for problem in describe_dataset(tmp_path)[0])
+
+
+def test_a_dataset_without_test_sequences_is_said_to_do_for_a_training(tmp_path):
+    write_split(tmp_path, "train", 4)
+    write_split(tmp_path, "val", 4)
+    problem, = describe_dataset(tmp_path)[0]
+    assert "test/test_label is missing" in problem and "training does not" in problem
+
+
+@pytest.mark.parametrize("given", ["train", "train/train_img", "train/train_img/0", "..", "../.."])
+def test_the_folder_that_is_meant_is_found_above_and_below_the_one_given(tmp_path, given):
+    root = tmp_path / "course/LAB4"
+    write_split(root, "train", 4)
+    (root / "train/train_img/0").mkdir()
+    (tmp_path / "course/__MACOSX/train/train_img").mkdir(parents=True)  # as a .zip from a Mac brings along
+    meant = root.resolve() if ".." not in given else root / given / root.relative_to((root / given).resolve())
+    for open_dataset, flag in ((open_set, "--DR"), (describe_dataset, "--check")):
+        with pytest.raises(UsageError) as error:
+            open_dataset(root / given)
+        assert str(error.value) == (f"{flag} {root / given} holds neither train nor val nor test; give {flag} {meant}, "
+                                    "which does")
+
+
+@pytest.mark.parametrize("label_size, said", [(SIZE, False), ((2 * SIZE[0], 2 * SIZE[1]), False),
+                                              ((SIZE[0], SIZE[0]), True)])
+def test_images_of_different_shapes_are_told(tmp_path, label_size, said):
+    write_folder(tmp_path / "train/train_img", images(4))
+    write_folder(tmp_path / "train/train_label", images(4, size=label_size))
+    assert any("same shape" in fact for fact in describe_dataset(tmp_path)[1]) == said
 
 
 def test_shorter_test_sequences_are_named(tmp_path, capsys):

@@ -301,13 +301,15 @@ def test_tester_writes_a_submission_and_the_scores_that_it_has(prolonged, dancer
     assert [row["frame"] for row in rows] == [str(frame) for frame in range(1, 12)]
 
 
-def test_validation_split_is_tested_as_the_trainer_validated_it(dancer, tmp_path, call):
+def test_validation_split_is_tested_as_the_trainer_validated_it(dancer, tmp_path, call, capsys):
     """With its own clamping, temperature and seed; but not where another test is asked for."""
     call("Trainer", "--DR", dancer, *TINY_TRAINING, "--no-clamp_feedback",
          *flags(num_epoch=1, save_root="run", temperature=0.5, seed=3, device="cpu", amp="off"))
     for views in (1, 2):
         call("Tester", *flags(ckpt_path="run/best.ckpt", split="val", save_root=views, views=views, device="cpu",
                               amp="off"))
+        said = "--views is for networks trained with --random_shift, as run/best.ckpt is not" in capsys.readouterr().out
+        assert said == (views > 1)
     one, two = (json.loads((tmp_path / f"{views}/scores.json").read_text())["this model"] for views in (1, 2))
     validated = pytest.approx(load_checkpoint(tmp_path / "run/best.ckpt")["best_psnr"], rel=1e-6)
     assert one["psnr"] == validated and two["psnr"] != validated

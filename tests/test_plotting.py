@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -177,10 +178,11 @@ def test_axis_of_the_loss_says_what_was_added_up(losses, label):
 def test_ticks_are_whole_epochs(tmp_path, drawn):
     for epochs in (1, 3, 300):
         Plotting.main([write_run(tmp_path / str(epochs), epochs=epochs)])
-        for figure in drawn.values():
+        for name, figure in drawn.items():
             figure.draw_without_rendering()
             ticks = figure.axes[-1].get_xticks()
-            assert all(tick == int(tick) for tick in ticks)
+            assert name == "psnr_over_seconds" or all(tick == int(tick) for tick in ticks)
+            assert len(ticks) > 1
 
 
 def test_running_mean():
@@ -344,6 +346,37 @@ def test_a_second_look_at_the_labels_changes_none():
     assert [run.label for run in label_by_difference(runs)] == [run.label for run in label_by_difference(runs)]
 
 
+def test_a_run_given_twice_is_drawn_once(tmp_path, drawn, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [write_run(tmp_path / name, f"--seed {name}", sequence_lengths=(3,)) for name in "12"]
+    Plotting.main([runs[0], "1", "./1/", runs[1], "--figures", "loss"])
+    assert drawn["loss"].axes[0].get_title() == "2 seeds"
+
+
+@pytest.mark.parametrize("units", [(0, 0), (0, 20), (5, 3)])
+def test_active_units_are_drawn_also_where_there_are_none(tmp_path, drawn, units):
+    for name, number in zip("ab", units):
+        write_run(tmp_path / name, f"--kl_weight {1 + number}", **Z_COLUMNS | {"val_active_units": number})
+    Plotting.main([str(tmp_path / "a"), str(tmp_path / "b"), "--figures", "z"])
+    ax = drawn["z"].axes[1]
+    low, high = ax.get_ylim()
+    assert ax.get_yscale() == "symlog" and all(low < number < high for number in units)
+
+
+@pytest.mark.filterwarnings("ignore:Attempting to set identical")
+@pytest.mark.parametrize("rates", [(7.0, 7.0), (0.1, 0.3), (0.0, 40.0), (3e-6, 900.0)])
+def test_rates_have_a_number_on_either_side(tmp_path, drawn, rates):
+    for name, rate in zip("ab", rates):
+        write_run(tmp_path / name, f"--kl_weight {1 + rate}", **Z_COLUMNS | {"val_kl": rate})
+    Plotting.main([str(tmp_path / "a"), str(tmp_path / "b"), "--figures", "rate_distortion"])
+    ax = drawn["rate_distortion"].axes[0]
+    ax.figure.draw_without_rendering()
+    low, high = ax.get_xlim()
+    ticks = [place for place in ax.get_xticks() if low <= place <= high]
+    assert low < min(rates) and max(rates) < high
+    assert any(place <= min(rates) for place in ticks) and any(place >= max(rates) for place in ticks)
+
+
 def test_runs_of_one_label_are_one_curve_over_seconds(tmp_path):
     runs = read_runs([write_run(tmp_path / name, f"--seed {name}") for name in "012"])
     for run, label in zip(runs, ("a", "a", "b")):
@@ -351,6 +384,15 @@ def test_runs_of_one_label_are_one_curve_over_seconds(tmp_path):
     figure = curves.draw_psnr_over_seconds(runs, False)
     assert len(figure.axes[0].lines) == 2 and len(figure.axes[0].collections) == 1 and legend(figure) == ["a", "b"]
     assert len(curves.draw_psnr_over_seconds(runs, True).axes) == 2
+
+
+def test_a_run_that_may_not_be_written_asks_for_another_folder(tmp_path, drawn, monkeypatch):
+    run = write_run(tmp_path / "run")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may be run by root, who may everything
+    with pytest.raises(UsageError, match="run may not be written; .* --out"):
+        Plotting.main([run])
+    Plotting.main([run, "--out", str(tmp_path / "figures")])
+    assert drawn
 
 
 def test_partial_folders(tmp_path, drawn, capsys):
@@ -361,6 +403,8 @@ def test_partial_folders(tmp_path, drawn, capsys):
     started = write_run(tmp_path / "started", epochs=0, sequence_lengths=())
     Plotting.main([str(tester), started])
     assert list(drawn) == ["psnr_per_frame"]
+    with pytest.raises(UsageError, match="give the runs in it"):
+        Plotting.main([str(tmp_path)])
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "psnr_per_frame" and out.count("\n") == 2
     assert "val_psnr, psnr_over_seconds, z of tester" in out and "psnr_per_frame, z of started" in out

@@ -140,6 +140,25 @@ def test_other_scripts_know_their_flags_too(refusal, script, words):
     assert "--no_such_flag" in refusal(script, *words, "--no_such_flag")
 
 
+@pytest.mark.parametrize("words, meant", [
+    ("recipe.txt", "given as @recipe.txt"), ("@nothere.txt", "@nothere.txt: there is no such file"),
+    ("@folder", "@folder: there is no such file"), ("--epochs 5", "did you mean --num_epoch?"),
+    ("--num-epoch=5", "did you mean --num_epoch?"), ("num_epoch=3", "did you mean --num_epoch?"),
+    ("--ckpt x", "did you mean --ckpt_path?"), ("--zzz 1", "unrecognized arguments: --zzz 1 (see")])
+def test_what_an_unknown_word_was_meant_for_is_told(train, tmp_path, words, meant):
+    (tmp_path / "recipe.txt").write_text("--lr 0.1")
+    (tmp_path / "folder").mkdir()
+    assert meant in train(*words.split())
+
+
+@pytest.mark.parametrize("script", ["Trainer", "Tester", "Plotting", "Preparer", "Study"])
+def test_a_python_without_the_packages_is_told_in_one_line(script):
+    """-S leaves out the folder of the packages."""
+    ended = subprocess.run([sys.executable, "-S", str(ROOT / f"{script}.py"), "--help"], capture_output=True, text=True)
+    assert ended.returncode == 2 and ended.stdout == "" and ended.stderr.count("\n") == 1
+    assert f"{script}.py: error: this Python lacks torch, " in ended.stderr and "requirements.txt" in ended.stderr
+
+
 def test_smallest_values_that_the_flags_take_can_train(dancer, call):
     """So that the bounds of the flags are those of the network."""
     smallest = flags(F_dim=8, L_dim=2, N_dim=4, D_out_dim=8, frame_H=4, frame_W=4, val_vi_len=2,

@@ -103,7 +103,8 @@ def _reason(file, error):
     except Exception:  # the file is not even a pickle
         refused = []
     if refused:
-        return f"it holds {', '.join(sorted(refused))[:200]}; save it again without"
+        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        return f"it holds {', '.join(sorted(refused)[:3])}{more}; save the model's state_dict() in its place"
     return one_line(error)
 
 

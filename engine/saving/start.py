@@ -61,6 +61,10 @@ def resumed_flags(parser, args, typed):
             setattr(args, name, value)
         elif typed[name] != value:
             print(f"--{name} is now {typed[name]}; it was {value}")
+    trained = checkpoint["last_epoch"] + 1
+    if trained >= args.num_epoch:
+        print(f"note: {trained} epochs of this run are trained, so there is none left to train; for more, give a "
+              f"--num_epoch above {trained}")
     return args, checkpoint, path
 
 
@@ -79,8 +83,12 @@ def tester_flags():
     if args.lpips and min(args.frame_H, args.frame_W) < LPIPS_MIN_SIDE:
         raise UsageError(f"--lpips needs frames of at least {LPIPS_MIN_SIDE} x {LPIPS_MIN_SIDE} pixels, and those of "
                          f"{args.ckpt_path} are {args.frame_H} x {args.frame_W}; leave --lpips out")
-    ensemble = [ensemble_checkpoint(path, parser, args) for path in args.ensemble]
-    return args, [(network_settings(args), checkpoint, args.ckpt_path), *ensemble]
+    checkpoints = [(network_settings(args), checkpoint, args.ckpt_path),
+                   *(ensemble_checkpoint(path, parser, args) for path in args.ensemble)]
+    unshifted = [path for _, checkpoint, path in checkpoints if not saved_flags(checkpoint).get("random_shift")]
+    if args.views > 1 and unshifted:
+        print(f"note: --views is for networks trained with --random_shift, as {unshifted[0]} is not")
+    return args, checkpoints
 
 
 def check_test_flags(args, typed):
@@ -131,11 +139,15 @@ def ensemble_checkpoint(path, parser, args):
 def read_checkpoint(path, parser, flag="--ckpt_path"):
     """A checkpoint given by a flag, the flags in it, {} in one of another program, and its network's dimensions."""
     checkpoint = load_checkpoint(path, flag)
-    saved = checkpoint.get("arguments", {})
-    if isinstance(saved, Namespace):
-        saved = vars(saved)
+    saved = saved_flags(checkpoint)
     parser.check_saved(saved, path)
     return checkpoint, saved, network_dimensions(checkpoint["state_dict"], path, saved.get("network"), flag)
+
+
+def saved_flags(checkpoint):
+    """The flags in a checkpoint; in one of another program they may be a Namespace."""
+    saved = checkpoint.get("arguments", {})
+    return vars(saved) if isinstance(saved, Namespace) else saved
 
 
 def adopt_flags(args, typed, saved, names):

@@ -299,3 +299,18 @@ def test_no_gpu_at_all_is_nothing_to_say_of_auto(capsys):
 def test_a_gpu_that_is_not_there_is_named():
     with pretend("cuda"), pytest.raises(devices.UsageError, match="--gpu 1"):
         choose_device("cuda", gpu=1)
+
+
+def test_each_process_of_torchrun_computes_on_the_gpu_of_its_local_rank(monkeypatch):
+    chosen = []
+    monkeypatch.setattr("engine.devices.try_kernels", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("auto", "cuda"):
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert choose_device(name) == choose_device(name, gpu=0) == torch.device("cuda", 1)
+        monkeypatch.setenv("LOCAL_RANK", "2")
+        with pytest.raises(devices.UsageError, match="--nproc_per_node: a process of 2: there are 2 CUDA devices"):
+            choose_device(name)
+    assert chosen == [1] * 4

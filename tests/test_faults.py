@@ -11,6 +11,7 @@ import sys
 import time
 from functools import partial
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from engine.saving.checkpoint import load_checkpoint, save_checkpoint
 from engine.saving.recorder import RunRecorder
 from engine.saving.resume import FIXED_IN_A_RUN
 from engine.saving.run_folder import FIGURE_FILES, clear_run
+from engine.training import RunState
 from figures.curves import FIGURES
 
 
@@ -101,16 +103,21 @@ def test_run_killed_between_the_last_batch_and_the_validation_goes_on(train, who
     assert faults.differing_files(tmp_path / "run", whole) == []
 
 
-@pytest.mark.parametrize("error", [RunError("the memory is full"), ValueError("a bug")])
-def test_epoch_whose_validation_fails_is_saved(error, train, whole, call, tmp_path, monkeypatch):
-    def fail(*_):
-        raise error
+@pytest.mark.parametrize("error, epoch", [(RunError("the memory is full"), 0), (ValueError("a bug"), 0),
+                                          (ValueError("a bug"), 1)])
+def test_epoch_whose_validation_fails_is_saved(error, epoch, train, whole, call, tmp_path, monkeypatch):
+    validate, validations = import_module("Trainer").validate, iter(range(9))
+
+    def fail(*arguments):
+        if next(validations) == epoch:
+            raise error
+        return validate(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises((SystemExit, ValueError)):
         patch.setattr("Trainer.validate", fail)
         call("Trainer", *train(save_root="run", save_minutes=1000))
     checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
-    assert (checkpoint["last_epoch"], checkpoint["batches_done"]) == (-1, 7)
+    assert (checkpoint["last_epoch"], checkpoint["batches_done"]) == (epoch - 1, 7)
     call("Trainer", "--resume", "--save_root", "run")
     assert faults.differing_files(tmp_path / "run", whole) == []
 
@@ -140,6 +147,33 @@ def test_run_is_saved_within_a_long_validation_or_round(moment, batches_done, tr
     assert load_checkpoint(tmp_path / "run/last.ckpt")["batches_done"] == batches_done
     call("Trainer", "--resume", "--save_root", "run")
     assert faults.differing_files(tmp_path / "run", whole) == []
+
+
+def test_of_an_epochs_checkpoints_last_ckpt_is_written_last(train, call, monkeypatch):
+    """A run that is killed between two of them then has the others once it is resumed."""
+    saved = []
+
+    def save(paths, content):
+        saved.append([path.name for path in paths])
+        save_checkpoint(paths, content)
+
+    monkeypatch.setattr("engine.saving.recorder.save_checkpoint", save)
+    call("Trainer", *train(save_root="run", num_epoch=1, per_save=1))
+    assert saved[-1][-1] == "last.ckpt" and sorted(saved[-1]) == ["best.ckpt", "epoch=0.ckpt", "last.ckpt"]
+
+
+def test_a_run_is_saved_once_every_save_minutes(tmp_path, monkeypatch):
+    now, saved = [0.0], []
+    monkeypatch.setattr("engine.saving.recorder.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("engine.saving.recorder.save_checkpoint", lambda *_: saved.append(now[0]))
+    part = SimpleNamespace(state_dict=dict)
+    trainer = SimpleNamespace(device=torch.device("cpu"), model=part, optimizer=part, scaler=part, clipper=part)
+    with signals_restored():
+        recorder = RunRecorder(tmp_path, trainer, RunState(), arguments={}, dataset={}, num_epoch=1, save_minutes=1,
+                               per_save=1)
+        for now[0] in (30, 61, 62, 121, 122.5, 123):
+            recorder.after_steps({"lr": 0.1, "tfr": 1.0})
+    assert saved == [61, 122.5]
 
 
 def test_error_of_a_validation_is_told_though_the_epoch_cannot_be_saved(train, ends, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageChops, ImageOps
 
 from cli.files import locked
-from conftest import ROOT, TINY_CLIPS, TINY_TRAINING, flags, tiny_model
+from conftest import ROOT, TINY_CLIPS, TINY_TRAINING, flags, read_csv, tiny_model
 from dataloader import Dataset_Dance
 from engine.saving import resume
 from engine.saving.checkpoint import load_checkpoint, save_checkpoint
@@ -404,10 +404,7 @@ def test_run_that_another_process_continues_meanwhile_is_not_continued_from_an_o
     older = load_checkpoint(tmp_path / "run/last.ckpt")
     call("Trainer", "--resume", *flags(save_root="run", num_epoch=2))
     newer = (tmp_path / "run/last.ckpt").read_bytes()
-    answers = iter([older])
-    newest = resume.newest_checkpoint
-    monkeypatch.setattr(resume, "newest_checkpoint", lambda folder: next(
-        ((folder / "last.ckpt", answer) for answer in answers), None) or newest(folder))
+    monkeypatch.setattr("engine.saving.start.newest_checkpoint", lambda folder: (folder / "last.ckpt", older))
     with pytest.raises(SystemExit) as ended:
         call("Trainer", "--resume", *flags(save_root="run", num_epoch=3))
     assert ended.value.code == 2 and "meanwhile; give the command again" in capsys.readouterr().err
@@ -429,7 +426,7 @@ def test_run_of_a_version_that_kept_no_thumbnails_and_had_fewer_flags_is_resumed
     call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
     checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
     checkpoint["step"] = checkpoint.pop("batches_done")
-    del checkpoint["thumbnails"], checkpoint["clipper"]
+    del checkpoint["thumbnails"], checkpoint["clipper"], checkpoint["rows"]
     of_then = {"reconstruction": "mse", "label_norm": "batch", "random_shift": False, "interleave": 1}
     for name in of_then:
         del checkpoint["arguments"][name]
@@ -437,6 +434,16 @@ def test_run_of_a_version_that_kept_no_thumbnails_and_had_fewer_flags_is_resumed
     call("Trainer", "--resume", *flags(save_root="run", num_epoch=2))
     checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
     assert checkpoint["last_epoch"] == 1 and checkpoint["arguments"].items() >= of_then.items()
+    assert [row["epoch"] for row in read_csv(tmp_path / "run/metrics.csv")] == ["0", "1"]
+
+
+def test_a_grey_level_that_another_reader_makes_of_an_image_is_no_other_dataset():
+    of_then = torch.tensor([[0, 5, 128, 255]], dtype=torch.uint8)
+    for change, same in ((0, True), (1, True), (-1, True), (2, False), (-2, False)):
+        of_now = (of_then.short() + change).clamp(0, 255).byte()
+        before, now = ({"sequence_lengths": [9], "val_sequence_lengths": [9], "thumbnails": {"val": images}}
+                       for images in (of_then, of_now))
+        assert resume.same_dataset(before, now) == same
 
 
 @pytest.mark.parametrize("text", [

@@ -187,10 +187,12 @@ def draw_z(runs, side_by_side):
         plot_band(posterior, *over_epochs(seeds, "val_psnr_posterior", minus="val_psnr_zero"), label, **style)
         plot_band(prior, *over_epochs(seeds, "val_psnr_prior", minus="val_psnr_zero"), label, **style)
         plot_band(beta, *over_epochs(seeds, "beta"), label, marked=False, **style)
-    log_scale([column[0] for column in axes])
-    most = max(np.nanmax(run.metrics["val_active_units"]) for run in runs)
-    axes[0][1].set_yscale("symlog", linthresh=1)  # with 0, which they have where z is dead
-    axes[0][1].set_ylim(-0.05, 1.4 * max(most, 1))
+    for row in (0, 1):
+        log_scale([column[row] for column in axes])
+    units = np.concatenate([run.metrics["val_active_units"] for run in runs])
+    if (units == 0).any():  # where z is dead; a logarithmic axis would not show it
+        axes[0][1].set_yscale("symlog", linthresh=1)
+        axes[0][1].set_ylim(-0.05, 1.4 * max(np.nanmax(units), 1))
     highest = max(run.metrics["beta"].max() for run in runs)
     axes[0][4].set_ylim(0, 1.05 * highest or 1)
     return with_legend(figure, axes[0][0], list(curves))

@@ -332,7 +332,7 @@ def refuse_to_decode(path):
     raise AssertionError(f"{path} is decoded")
 
 
-def test_second_opening_decodes_nothing_and_another_size_does(tmp_path, monkeypatch):
+def test_second_opening_decodes_nothing_and_another_size_or_reader_does(tmp_path, monkeypatch):
     write_split(tmp_path, "train", 9)
     first = open_set(tmp_path)
     monkeypatch.setattr(decoded, "read_image", refuse_to_decode)
@@ -340,6 +340,9 @@ def test_second_opening_decodes_nothing_and_another_size_does(tmp_path, monkeypa
     assert torch.equal(first.frames, again.frames) and torch.equal(first.labels, again.labels)
     with pytest.raises(AssertionError):
         Dataset_Dance(tmp_path, None, "train", 4, frame_size=(4, 8), num_workers=1)
+    monkeypatch.setattr(decoded, "READER_VERSION", decoded.READER_VERSION + 1)
+    with pytest.raises(AssertionError):
+        open_set(tmp_path)
 
 
 def test_a_drive_is_asked_about_each_image_once(tmp_path, monkeypatch):

@@ -140,12 +140,15 @@ def test_a_long_dance_is_an_mp4_alone(prepared, tmp_path, monkeypatch, capsys):
     assert "10 frames are too many for a GIF" in capsys.readouterr().out
 
 
-def test_a_video_of_almost_the_rate_of_the_dataset_drives_at_its_own(prepared, tmp_path):
+def test_a_video_of_almost_the_rate_drives_at_its_own_from_the_first_frame_with_somebody(prepared, tmp_path):
     from media.ffmpeg import write_mp4
 
-    write_mp4(tmp_path / "film.mp4", [np.zeros((100, 200, 3), np.uint8)] * 12, 30 / 1.001)
+    greys = range(20, 240, 20)
+    write_mp4(tmp_path / "film.mp4", [np.full((100, 200, 3), grey, np.uint8) for grey in (0, *greys)], 30 / 1.001)
     drive = open_drive(tmp_path / "film.mp4", tmp_path / "other.csv", tmp_path / "data", (32, 64), 1)
     assert drive.fps == 29.97 and len(drive.labels) == len(drive.video) == 10
+    shown = drive.video.float().mean(dim=(1, 2, 3)).tolist()
+    assert shown == pytest.approx(greys[1:], abs=5)
 
 
 def test_a_folder_of_labels_drives_the_model(prepared, tmp_path):
@@ -160,12 +163,13 @@ def test_the_first_frame_is_the_training_frame_of_the_nearest_label(dancer):
     assert torch.equal(nearest_start(train, train.labels[17]), train.frames[17])
 
 
-def test_a_pose_beside_a_label_is_nearer_than_an_empty_one():
+def test_a_pose_beside_a_label_and_a_faint_one_are_nearer_to_it_than_an_empty_one():
     aside, elsewhere, wanted = (resize_picture(draw_label(standing(column, 110, 80), (128, 256)), (32, 64))
                                 for column in (110, 200, 102))
     labels = torch.stack([torch.full_like(aside, 255), elsewhere, aside])
+    faint = 255 - (255 - aside) // 3
     train = SimpleNamespace(labels=labels, frames=torch.arange(3))
-    assert [int(nearest_start(train, label)) for label in (wanted, *labels)] == [2, 0, 1, 2]
+    assert [int(nearest_start(train, label)) for label in (wanted, faint, *labels)] == [2, 2, 0, 1, 2]
 
 
 def test_what_cannot_drive_is_refused_in_one_line(prepared, refused, tmp_path):

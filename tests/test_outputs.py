@@ -67,12 +67,15 @@ def test_run_that_an_older_version_resumed_started_from_no_checkpoint(path, kept
 
 
 @pytest.mark.parametrize("usage", [None, ["Public", "Private", "Public"]])
-def test_pixels_come_back_from_the_csv(tmp_path, usage):
+def test_pixels_and_the_usage_of_each_sequence_come_back_from_the_csv(tmp_path, usage):
     sequences = [pixels(length, 3, 4, 5, seed=length) for length in (3, 1, 7)]
     write_pixels_csv(tmp_path / "a.csv", sequences, usage)
     read, words = read_pixels_csv(tmp_path / "a.csv", "--gt")
     np.testing.assert_array_equal(read, np.concatenate(sequences).reshape(11, -1))
     assert words == (usage and [word for word, frames in zip(usage, sequences) for _ in frames])
+    truth, public = read_truth(tmp_path / "a.csv", sequences, [torch.from_numpy(video) for video in sequences])
+    assert public == (usage and [True, False, True])
+    assert all(np.array_equal(ours, video) for ours, video in zip(truth, sequences, strict=True))
 
 
 def test_submission_has_a_row_a_frame_with_ids_running_on_and_integers_in_the_order_c_h_w(tmp_path):

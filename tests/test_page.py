@@ -108,6 +108,9 @@ def test_page_asks_for_nothing_and_holds_the_curves_and_the_videos(tmp_path):
         assert curve["x"] == list(range(6)) and curve["y"] == pytest.approx(columns[name], rel=1e-4)
     assert data["charts"]["val_psnr"]["curves"] == [{"run": 0, "x": [1, 3, 5], "y": [21, 23, 25]}]
     assert data["charts"]["validation"]["curves"] == [{"run": 0, "x": list(range(1, 21)), "y": [21, 20] * 10}]
+    picked = [(word, frame, psnr) for word, psnr, frames in (("worst", "20.00", "246"), ("best", "21.00", "135"))
+              for frame in frames]
+    assert re.findall(r"(worst|best): frame (\d+)<br>([\d.]+) dB", page) == picked
 
 
 def test_page_says_what_a_run_was(tmp_path):
@@ -124,14 +127,25 @@ def test_page_says_what_a_run_was(tmp_path):
         assert fact in text, fact
 
 
+def test_table_of_the_runs_has_the_epoch_with_the_best_validation(tmp_path):
+    run = write_run(tmp_path / "run", epochs=4, val_psnr=[21, 25, "", 23], val_ssim=[0.5, 0.7, "", 0.6])
+    page = write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
+    table, = re.findall(r"<caption>Runs</caption>(.*?)</table>", page)
+    headings = re.findall(r"<button [^>]*>(.*?)</button>", table)[1:]  # but for that of the runs' names
+    cells = dict(zip(headings, re.findall(r"<td[^>]*>(.*?)</td>", table), strict=True))
+    assert [cells[name] for name in ("val PSNR", "val SSIM", "at epoch")] == ["25.00", "0.700", "1"]
+
+
 def test_scores_stand_beside_baselines_each_of_them_once(tmp_path):
     runs = [write_run(tmp_path / name, f"--tfr {tfr}") for name, tfr in (("a", 1), ("b", 0))]
     for run, psnr in zip(runs, (30.5, 31.5)):
         Path(run, "test").mkdir()
-        scores = SCORES | {"this model": {"psnr": psnr, "ssim": 0.9, "lpips": 0.0123}}
+        scores = SCORES | {"this model": {"psnr": psnr, "ssim": 0.9, "lpips": 0.0123},
+                           "mean frame": {"psnr": psnr - 10}}
         Path(run, "test/scores.json").write_text(json.dumps(scores))
     text = Elements(write_page(tmp_path / "page.html", runs).read_text(encoding="utf-8")).text
-    for score, times in (("30.50", 2), ("31.50", 2), ("22.25", 1), ("0.012", 2)):  # of a model in both tables
+    for score, times in (("30.50", 2), ("31.50", 2), ("0.012", 2),  # of a model in both tables
+                         ("22.25", 1), ("20.50", 1), ("21.50", 1)):
         assert text.count(f" {score} ") == times, score
     page = write_page(tmp_path / "page.html", runs, tests=False).read_text(encoding="utf-8")
     assert "30.50" not in page and "Tester.py --ckpt_path" in page

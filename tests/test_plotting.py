@@ -31,7 +31,10 @@ Z_COLUMNS = {"val_kl": 5, "val_active_units": 3, "val_psnr_posterior": 25, "val_
 
 
 def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, **changed):
-    """A run folder as Trainer.py leaves it; `changed` replaces columns of metrics.csv by constants."""
+    """A run folder as Trainer.py leaves it.
+
+    changed: columns of metrics.csv that are constants, or lists with a value for each epoch, "" for none.
+    """
     folder.mkdir(parents=True)
     arguments = vars(trainer_parser().parse_args(flags.split())) | {"save_root": str(folder)}
     (folder / "args.json").write_text(json.dumps({"arguments": arguments, "git_commit": None}))
@@ -46,7 +49,8 @@ def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, *
                              "val_psnr": 20 + epoch if validated else "",
                              "val_ssim": 0.5 if validated else "",
                              **(Z_COLUMNS if validated else {})}
-                            | changed)
+                            | {name: value[epoch] if isinstance(value, list) else value
+                               for name, value in changed.items()})
     times = [f"{epoch},{10 * (epoch + 1)}," for epoch in range(epochs)]
     (folder / "times.csv").write_text("\n".join([",".join(TIMES_COLUMNS), *times]))
     if sequence_lengths:
@@ -157,6 +161,7 @@ def test_curves_equal_the_csv(tmp_path, drawn):
     assert_curve(ax.lines[2], np.arange(1, 13), [22, 21] * 6)
     assert ax.get_xlabel() == "frame" and ax.get_ylabel() == "PSNR (dB)"
     assert legend(drawn["psnr_per_frame"]) == ["seq0: mean 20.50 dB", "seq1: mean 21.50 dB"]
+    assert ax.get_title() == "run: mean 21.00 dB"  # over the sequences, of which each counts once
 
 
 @pytest.mark.parametrize("losses, label", [
@@ -248,6 +253,16 @@ def test_odd_losses_do_not_break_log_axes(tmp_path, kl):
     Plotting.main([run, "--figures", "loss", "beta", "tfr"])
 
 
+def test_a_loss_that_falls_below_zero_is_drawn_whole(tmp_path, drawn):
+    """As the log MSE does, of which a logarithmic axis would show the beginning alone."""
+    losses = [0.1, 0.05, 0.01, -0.01, -0.03, -0.04]
+    Plotting.main([write_run(tmp_path / "run", loss=losses), "--figures", "loss"])
+    loss, *others = drawn["loss"].axes
+    assert loss.get_yscale() == "linear" and {ax.get_yscale() for ax in others} == {"log"}
+    low, high = loss.get_ylim()
+    assert low < min(losses) and max(losses) < high
+
+
 def test_no_validation_yet(tmp_path, drawn, capsys):
     Plotting.main([write_run(tmp_path / "run", val_every=99, sequence_lengths=())])
     assert "validation_psnr" not in drawn and "loss" in drawn
@@ -271,7 +286,7 @@ SEEDS = {0: 0.0, 1: 1.0, 2: 5.0}  # seed: what is added to its columns
 
 def write_seeds(folder, flags="", plus=0):
     return [write_run(folder / f"{seed}", f"--seed {seed} {flags}", val_psnr=20 + more + plus, mse=0.1 * (1 + more),
-                      kl=1 + more, epochs=3, val_every=1) for seed, more in SEEDS.items()]
+                      kl=1 + more, epochs=3, val_every=1, sequence_lengths=(20, 20)) for seed, more in SEEDS.items()]
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_curve_in_a_band(tmp_path, drawn):
@@ -280,7 +295,9 @@ def test_runs_that_differ_in_the_seed_alone_are_one_curve_in_a_band(tmp_path, dr
     assert legend(drawn["loss"]) == legend(drawn["beta"]) == legend(drawn["psnr_over_seconds"]) == names
     assert legend(drawn["validation_psnr"]) == ["tfr=1 (3 seeds): best 22.00 (20.00..25.00) dB",
                                                 "tfr=0 (3 seeds): best 32.00 (30.00..35.00) dB"]
-    assert legend(drawn["psnr_per_frame"]) == [f"{name}: mean 20.50 (20.50..20.50) dB" for name in names]
+    assert legend(drawn["psnr_per_frame"]) == [f"{name}: mean 21.00 (21.00..21.00) dB" for name in names]
+    of_both_sequences = curves.running_mean(np.array([21.5, 20.5] * 10))
+    assert_curve(drawn["psnr_per_frame"].axes[0].lines[0], np.arange(1, 21), of_both_sequences)
     for name, ax, mean, least, greatest in (("loss", 1, 0.3, 0.1, 0.6), ("validation_psnr", 0, 22, 20, 25),
                                             ("psnr_over_seconds", 0, 22, 20, 25)):
         axes = drawn[name].axes[ax]
@@ -305,8 +322,11 @@ def test_mean_and_band_end_where_a_seed_ends_and_the_others_go_on_as_thin_lines(
 
 def test_star_is_at_the_best_epoch_of_a_single_run(tmp_path, drawn):
     """The best of a mean over seeds would be no best of any of them."""
-    Plotting.main([write_run(tmp_path / "alone", "--seed 0"), "--figures", "val_psnr"])
-    assert [line.get_marker() for line in drawn["validation_psnr"].axes[0].lines].count("*") == 1
+    alone = write_run(tmp_path / "alone", "--seed 0", val_psnr=["", 21, 25, "", 23, 22])
+    Plotting.main([alone, "--figures", "val_psnr"])
+    star, = [line for line in drawn["validation_psnr"].axes[0].lines if line.get_marker() == "*"]
+    assert_curve(star, [2], [25])
+    assert drawn["validation_psnr"].axes[0].get_title() == "alone: best 25.00 dB at epoch 2"
     Plotting.main([*write_seeds(tmp_path / "a"), "--figures", "val_psnr"])
     assert [line.get_marker() for line in drawn["validation_psnr"].axes[0].lines].count("*") == 0
 
@@ -360,7 +380,7 @@ def test_active_units_are_drawn_also_where_there_are_none(tmp_path, drawn, units
     Plotting.main([str(tmp_path / "a"), str(tmp_path / "b"), "--figures", "z"])
     ax = drawn["z"].axes[1]
     low, high = ax.get_ylim()
-    assert ax.get_yscale() == "symlog" and all(low < number < high for number in units)
+    assert ax.get_yscale() == ("symlog" if 0 in units else "log") and all(low < number < high for number in units)
 
 
 @pytest.mark.filterwarnings("ignore:Attempting to set identical")
@@ -375,6 +395,31 @@ def test_rates_have_a_number_on_either_side(tmp_path, drawn, rates):
     ticks = [place for place in ax.get_xticks() if low <= place <= high]
     assert low < min(rates) and max(rates) < high
     assert any(place <= min(rates) for place in ticks) and any(place >= max(rates) for place in ticks)
+
+
+def test_rate_and_distortion_are_those_of_the_last_validation_each_with_a_bar_over_the_seeds(tmp_path, drawn):
+    last = {(2, 0): (10, 20), (2, 1): (14, 20), (5, 0): (3, 10), (5, 1): (4, 10)}  # weight, seed: KL, PSNR
+    Plotting.main([write_run(tmp_path / f"{weight}{seed}", f"--kl_weight {weight} --seed {seed}",
+                             val_kl=["", 99, "", 50, kl, ""], val_psnr_posterior=["", 12, "", 15, psnr, ""])
+                   for (weight, seed), (kl, psnr) in last.items()] + ["--figures", "rate_distortion"])
+    ax = drawn["rate_distortion"].axes[0]
+    assert_curve(ax.lines[0], [12, 3.5], [0.01, 0.1])
+    bars = np.array([bar.get_segments() for bar in ax.collections])[:, 0]  # [bars, 2, 2]
+    expected = [[[10, 0.01], [14, 0.01]], [[12, 0.01]] * 2, [[3, 0.1], [4, 0.1]], [[3.5, 0.1]] * 2]
+    np.testing.assert_allclose(bars, expected)
+
+
+def test_samples_are_a_mean_in_the_band_of_a_sequence_and_a_thin_line_of_the_best(tmp_path, drawn):
+    run = write_run(tmp_path / "run")
+    Path(run, "samples_per_frame.csv").write_text(f"{','.join(SAMPLES_COLUMNS)}\n1,20,19,21,22\n2,21,18,22,24\n")
+    Plotting.main([run, "--figures", "samples"])
+    ax = drawn["samples"].axes[0]
+    mean, best = ax.lines  # each value the mean of the two frames
+    assert_curve(mean, [1, 2], [20.5, 20.5])
+    assert_curve(best, [1, 2], [23, 23])
+    assert best.get_linewidth() < mean.get_linewidth()
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert {*band} == {18.5, 21.5}
 
 
 def test_runs_of_one_label_are_one_curve_over_seconds(tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -77,6 +78,8 @@ def test_study_writes_table_and_figures(done):
     assert list(rows) == names
     for name, folder in zip(names, ("tiny", "tiny_bptt_1_no-shuffle")):
         runs = [out / folder / f"seed={seed}" for seed in (0, 3)]
+        tested = [json.loads((run / "test/split.json").read_text())["checkpoints"] for run in runs]
+        assert [[Path(path).name for path in paths] for paths in tested] == [["best.ckpt"]] * 2
         scores = [json.loads((run / "test/scores.json").read_text())["this model"] for run in runs]
         values = [score["psnr"] for score in scores]
         row = {column: float(cell) for column, cell in rows[name].items() if column not in ("recipe", "failed")}

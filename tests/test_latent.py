@@ -2,12 +2,14 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import Plotting
 from conftest import read_csv, tiny_model
+from engine import evaluation
 from engine.saving.logs import read_metrics
 from figures.style import STYLES
 from modules.latent import z_usage
@@ -20,13 +22,17 @@ CLIPS, LENGTH, SIZE, Z = 2, 5, (4, 6), (3, 2, 3)
 
 
 class KnownModel(torch.nn.Module):
-    """Draw z's first number on a grey frame, `gain` times; the posterior is that of `mu` and `logvar`."""
+    """Draw z's first number on a grey frame, `gain` times; the posterior is that of `mu` and `logvar`.
+
+    Frame by frame mu is multiplied by `sign`.
+    """
 
     posterior = "previous"
 
-    def __init__(self, gain, mu, logvar):
+    def __init__(self, gain, mu, logvar, sign=-1):
         super().__init__()
-        self.gain, self.posterior_of_step, self.calls = gain, (mu, logvar), 0
+        self.gain, self.posterior_of_step, self.sign, self.calls = gain, (mu, logvar), sign, 0
+        self.drawn = []  # the frames with z from the prior
 
     def z_shape(self, height, width):
         return Z
@@ -37,12 +43,15 @@ class KnownModel(torch.nn.Module):
     def step(self, frame, pose, epsilon, current=None, temperature=None, shift=None):
         mu, logvar = (value.expand(len(frame), *Z) for value in self.posterior_of_step)
         if temperature is None:
-            mu = mu * (-1) ** self.calls
+            mu = mu * self.sign ** self.calls
             self.calls += 1
             z = mu + torch.exp(logvar / 2) * epsilon
         else:
             z, mu, logvar = temperature * epsilon, None, None
-        return Step(torch.full_like(frame, 0.5) + self.gain * z[:, :1, :1, :1], mu, logvar)
+        drawn = torch.full_like(frame, 0.5) + self.gain * z[:, :1, :1, :1]
+        if temperature:
+            self.drawn.append(drawn)
+        return Step(drawn, mu, logvar)
 
 
 def clips():
@@ -65,6 +74,45 @@ def test_nats_active_units_and_what_a_z_that_harms_costs():
     assert usage["active_units"] == mu[0].numel()
     assert usage["psnr_zero"] == 100 > usage["psnr_prior"] > usage["psnr_posterior"]  # the truth is grey
     assert 0.3 * 0.05 * 255 < usage["spread"] < 2 * 0.05 * 255  # of 2 x 8 draws
+
+
+def test_a_unit_that_differs_between_clips_alone_is_active():
+    mu = torch.zeros(CLIPS, *Z)
+    mu[:, 0] = torch.tensor([0.5, -0.5]).view(CLIPS, 1, 1)
+    usage = z_usage(KnownModel(0.0, mu, torch.zeros(Z), sign=1), *clips(), seed=0)
+    assert usage["active_units"] == mu[0, 0].numel()
+
+
+@pytest.mark.parametrize("gain", [0.01, 100.0])
+def test_what_z_from_the_prior_is_worth_is_of_two_draws_as_they_are_shown(gain):
+    """With a gain of 100 nearly every pixel is black or white."""
+    model = KnownModel(gain, torch.zeros(Z), torch.zeros(Z))
+    frames, labels = clips()
+    usage = z_usage(model, frames, labels, seed=0)
+    draws = torch.stack(model.drawn).unflatten(0, (2, LENGTH - 1)).transpose(1, 2)  # [2, CLIPS, T-1, 3, H, W]
+    assert usage["psnr_prior"] == pytest.approx(psnr(draws, frames[None, :, 1:]).mean().item(), rel=1e-5)
+    assert usage["spread"] == pytest.approx(255 * draws.clamp(0, 1).var(dim=0).mean().sqrt().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("clamp, dtype", [(False, torch.float32), (True, torch.bfloat16)])
+def test_z_is_measured_on_pieces_of_all_validation_clips_from_early_and_late_frames(clamp, dtype, monkeypatch):
+    """In the run's precision. A frame shows the number of its clip and its own; its label is the negative of it."""
+    clip, time = (values.expand(5, 40) for values in (torch.arange(5)[:, None], torch.arange(40)))
+    videos = torch.stack([clip, time, time], dim=2)[..., None, None].expand(-1, -1, -1, *SIZE).byte()
+    val_set = SimpleNamespace(video_len=40, clip_starts=lambda: 40 * torch.arange(5),
+                              clips=lambda starts: (videos[starts // 40], 255 - videos[starts // 40]))
+
+    def measured(model, frames, labels, *more):
+        numbers = (255 * frames[:, :, :2, 0, 0]).round()
+        assert numbers[:, 0].tolist() == [[0, 0], [1, 16], [3, 0], [4, 16]]
+        assert torch.equal(numbers[:, :, 1], numbers[:, :1, 1] + torch.arange(16))
+        torch.testing.assert_close(labels, 1 - frames)
+        assert torch.is_autocast_enabled("cpu") == (dtype == torch.bfloat16) and model == "model"
+        return {"given": more}
+
+    monkeypatch.setattr(evaluation, "z_usage", measured)
+    settings = {"device": torch.device("cpu"), "dtype": dtype, "seed": 3, "clamp": clamp}
+    assert evaluation.measure_z("model", val_set, **settings) == {"val_given": (3, clamp)}
 
 
 @pytest.mark.parametrize("posterior", ["previous", "current"])
@@ -174,3 +222,18 @@ def test_psnr_of_the_rollouts_is_that_of_generation():
     video = generate(model, frames[:, 0], labels, seed=0, temperature=0.0)
     usage = z_usage(model, frames, labels, seed=0)
     assert usage["psnr_zero"] == pytest.approx(psnr(video[:, 1:], frames[:, 1:]).mean().item(), abs=0.01)
+
+
+@pytest.mark.parametrize("clamp", [False, True])
+def test_z_is_measured_on_rollouts_with_the_clamp_that_is_asked_for(clamp):
+    """Of a network that overshoots: it follows a pixel x with 2 - 1.5 x."""
+    model, (frames, labels) = KnownModel(0.0, torch.zeros(1), torch.zeros(1)), 0.8 * clips()
+    step = model.step
+    model.step = lambda frame, *more: step(frame, *more)._replace(frame=2 - 1.5 * frame)
+    given, video = frames[:, 0], []
+    for _ in range(1, LENGTH):
+        video.append(2 - 1.5 * given)
+        given = video[-1].clamp(0, 1) if clamp else video[-1]
+    expected = psnr(torch.stack(video, dim=1), frames[:, 1:]).mean().item()
+    usage = z_usage(model, frames, labels, seed=0, clamp=clamp)
+    assert [usage[f"psnr_{z}"] for z in ("posterior", "prior", "zero")] == pytest.approx([expected] * 3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine import evaluation
-from engine.evaluation import baselines, mean_image, nearest_images
+from engine.evaluation import baselines, mean_image, nearest_images, score_all
 from engine.testing.course import course_score
 from modules.metrics import in_chunks, median_frame, person_psnr, psnr, ssim, summarise
 from modules.pixels import to_unit
@@ -113,13 +113,28 @@ def test_summary_tells_the_first_100_frames_from_the_last():
 
 
 def a_walk(frames=60, height=16, width=32):
-    """A bright square that walks over a dark background with a faint pattern: the frames, and where the square is."""
+    """A red square that walks over a dark background with a faint pattern: the frames, where it is, the background."""
     stage = 0.2 + 0.02 * random_images(3, height, width)
+    red = torch.tensor([0.9, 0.2, 0.2], dtype=torch.float64).view(3, 1, 1)  # in one channel it differs
     square = torch.zeros(frames, 1, height, width, dtype=torch.bool)
     for t in range(frames):
         left = t * (width - 6) // (frames - 1)
         square[t, :, 4:12, left:left + 6] = True
-    return torch.where(square, 0.9, stage), square, stage
+    return torch.where(square, red, stage), square, stage
+
+
+def test_median_frame_is_of_all_frames():
+    """Not of the first 256 alone, in which somebody stands still."""
+    true, _, stage = a_walk()
+    torch.testing.assert_close(median_frame([true[:1].expand(256, -1, -1, -1), stage.expand(300, -1, -1, -1)]), stage)
+
+
+@pytest.mark.parametrize("differing, shows_a_person", [(0, False), (1, False), (5, False), (6, True)])
+def test_a_person_has_a_hundredth_of_the_pixels(differing, shows_a_person):
+    _, _, stage = a_walk(height=16, width=32)
+    true = stage.clone()
+    true[0].flatten()[:differing] += 0.5
+    assert person_psnr(true, true, stage).isfinite() == shows_a_person
 
 
 def test_psnr_of_the_person_counts_the_pixels_of_the_person_alone():
@@ -139,6 +154,9 @@ def test_frames_without_a_person_do_not_count_in_the_psnr_of_the_person():
     scores = person_psnr(predicted, true, stage)
     assert scores[:30].isfinite().all() and scores[30:].isnan().all()
     assert summarise([predicted], [true])["psnr_person"] == pytest.approx(20, abs=1e-4)
+    stage_alone = torch.stack([stage] * 5)
+    scores = summarise([predicted, stage_alone], [true, stage_alone])
+    assert scores["psnr_person"] == pytest.approx(20, abs=1e-4)  # a video without one does not count either
     assert "psnr_person" not in summarise([stage.expand_as(true)], [stage.expand_as(true)])
 
 
@@ -226,3 +244,16 @@ def test_videos_of_the_baselines_have_the_length_of_their_labels():
     assert all(torch.equal(video, frame.expand(video.shape)) for video, frame in zip(videos["first frame"], frames))
     mean = (mean_image(train.frames) * 255).round().to(torch.uint8)
     assert all(torch.equal(video, mean.expand(video.shape)) for video in videos["mean frame"])
+
+
+def test_each_predictor_is_scored_on_every_video():
+    labels, truth, predicted = ([random_pixels(length, 3, 16, 16, seed=seed + length) for length in (6, 4)]
+                                for seed in (0, 10, 20))
+    train = SimpleNamespace(frames=random_pixels(10, 3, 16, 16), labels=random_pixels(10, 3, 16, 16, seed=1))
+    scores = score_all(predicted, truth, labels, train)
+    first = [true[:1].expand_as(true) for true in truth]
+    assert scores["first frame"] == summarise(first, truth) != scores["mean frame"]
+    assert scores["nearest label"] == summarise([train.frames[nearest_images(label, train.labels)]
+                                                 for label in labels], truth)
+    assert scores["this model"] == summarise(predicted, truth)
+    assert score_all(predicted, truth, labels, None) == {"this model": scores["this model"]}

@@ -120,6 +120,14 @@ def test_loss_is_decided_by_the_noise_handed_in(model):
     assert first == again != other
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 2.0])
+def test_z_from_the_prior_is_the_noise_times_the_temperature(model, temperature):
+    (frames, labels), given, seen = clips(), noise(), []
+    model.double().eval().Decoder_Fusion.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    list(rollout(model, frames, labels, given, temperature=temperature))
+    torch.testing.assert_close(torch.stack(seen, dim=1), temperature * given.epsilon)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_kl_is_that_of_the_distributions_summed_over_the_latent_and_averaged_over_the_batch(seed):
     mu, logvar = torch.randn(2, CLIPS, 4, *SIZE, generator=draws(seed), dtype=torch.float64)

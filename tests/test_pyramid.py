@@ -19,8 +19,11 @@ CLIPS, LENGTH = 3, 6
 
 
 def pyramid(**dimensions):
+    """With a canvas that differs in every pixel, as that of a trained network."""
     torch.manual_seed(0)
-    return VAE_Model(**(dimensions or TINY_NETWORK), network="pyramid")
+    model = VAE_Model(**(dimensions or TINY_NETWORK), network="pyramid")
+    torch.nn.init.normal_(model.Generator.canvas)
+    return model
 
 
 def pixels(size=(8, 16), length=LENGTH):
@@ -83,12 +86,11 @@ def test_slope_of_the_output_is_that_of_the_sigmoid_and_a_little_more():
 
 @pytest.fixture
 def bare():
-    """A pyramid that draws nothing but its canvas, which differs in every pixel; and that as a frame, [3, 32, 64]."""
+    """A pyramid that draws nothing but its canvas; and that as a frame, [3, 32, 64]."""
     model = pyramid()
     with torch.no_grad():
         for weights in model.Generator.draw.parameters():
             weights.zero_()
-        model.Generator.canvas.copy_(torch.randn(model.Generator.canvas.shape))
     return model, model.Generator.canvas[0].sigmoid().detach()
 
 
@@ -120,6 +122,22 @@ def test_a_random_shift_changes_neither_a_fitting_loss_nor_where_the_next_input_
     terms, following = model(frames, labels, Noise.seeded(0, CLIPS, "cpu"), 0.0, teacher_forced, random_shift=True)
     assert terms["mse"] < 1e-12
     torch.testing.assert_close(following, frames[:, 0])
+
+
+def test_a_random_shift_moves_frames_labels_and_canvas_alike_by_up_to_the_width():
+    model, (frames, labels) = pyramid(), map(to_unit, pixels((32, 64)))
+    terms, following = model(frames, labels, Noise.seeded(0, CLIPS, "cpu"), 0.1, random_shift=True)
+    canvas, losses, shifts = model.Generator.canvas, [], []
+    for row in range(CLIPS):
+        noise = Noise.seeded(row, 1, "cpu")
+        shifts.append(int(64 * noise.uniform()))
+        model.Generator.canvas = torch.nn.Parameter(canvas.roll(shifts[-1], dims=-1))
+        moved = [part[row:row + 1].roll(shifts[-1], dims=-1) for part in (frames, labels)]
+        alone, after = model(*moved, noise, 0.1)
+        losses.append(alone["loss"].item())
+        torch.testing.assert_close(following[row], after[0].roll(-shifts[-1], dims=-1))
+    assert terms["loss"].item() == pytest.approx(sum(losses) / CLIPS, rel=1e-5)
+    assert max(shifts) > 32  # the height
 
 
 def test_shifted_clips_are_a_batch_like_any_other():

@@ -169,6 +169,7 @@ def test_every_input_frame_is_disturbed_and_no_target_or_prediction(model, mask,
     given = frames[:, 0]
     for t in range(1, LENGTH):
         fine, grid = next(normal), next(normal)
+        assert fine.shape == given.shape and grid.shape[:2] == given.shape[:2]  # a number for each channel
         coarse = functional.interpolate(grid, size=SIZE, mode="bilinear", align_corners=True)
         assert_same(coarse[..., ::SIZE[0] - 1, ::SIZE[1] - 1], grid[..., ::grid.shape[-2] - 1, ::grid.shape[-1] - 1])
         expected = given.clamp(0, 1) + 0.2 * next(strength) * fine + 0.2 * next(strength) * coarse
@@ -223,17 +224,18 @@ def test_sequences_of_different_lengths_equal_each_alone():
 
 
 def test_rollout_that_is_not_finite_is_named(capsys):
-    """From its first such frame on; it would be drawn as black without a word."""
+    """From the first frame on in which one pixel is not; it would be drawn as black without a word."""
     model, (frames, labels) = tiny_model(), (255 * clips()).byte()
     step = model.step
 
     def diverge(*arguments):
         diverge.steps += 1
         predicted = step(*arguments)
-        return predicted._replace(frame=predicted.frame * (1 if diverge.steps < 3 else float("nan")))
+        predicted.frame[1, 2, 0, 0] *= 1 if diverge.steps < 3 else float("nan")
+        return predicted
 
     settings = {"device": torch.device("cpu"), "dtype": torch.float32, "seed": 0, "temperature": 1.0, "clamp": False}
-    for name, said in (("step", ""), ("diverge", "the first at frame 3")):
+    for name, said in (("step", ""), ("diverge", f"1 of {CLIPS} rollouts diverged, the first at frame 3")):
         diverge.steps = 0
         model.step = {"step": step, "diverge": diverge}[name]
         generate_sequences(model, frames[:, 0], labels, **settings)

@@ -126,6 +126,15 @@ def test_step_whose_gradient_is_not_finite_is_skipped(kind, dtype, graphs, fault
         assert taken["clips"] == pytest.approx(parts * CLIPS / (LENGTH - 1))
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_a_step_that_all_processes_skip_is_one_skipped_step(processes, monkeypatch):
+    monkeypatch.setattr(optimization, "world_size", lambda: processes)
+    trainer, broken = ClipTrainer(tiny_model(), CPU, torch.float32, **settings()), batch("free")
+    broken.frames[:] = math.nan
+    [sums] = trainer.steps_on([Batch([broken], processes * CLIPS)], 0.01)
+    assert processes * sums[TOTALS.index("skipped_steps")].item() == pytest.approx(1)
+
+
 @pytest.mark.parametrize("skipped, epoch_is_over, dtype, in_a_row, ends", [
     (30, False, "float32", 49, ""), (50, False, "float32", 50, "50 steps in a row"),
     (50, False, "float16", 50, "50 steps in a row"), (29, False, "float32", 29, ""), (30, True, "float32", 0, ""),
@@ -311,6 +320,13 @@ def batches_of(dancer, epoch, **changed):
     return EpochBatches(dataset, epoch, CPU, **{
         "tfr": 1.0, "tfr_per": "epoch", "partial": 1.0, "batch_size": 3, "accumulate": 1, "interleave": 1,
         "shuffle": True, "random_start": False, "seed": 0, **changed})
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+def test_clips_of_an_epoch_are_of_the_part_of_the_frames_that_is_used(dancer, random_start):
+    """A half of 70 frames."""
+    starts = torch.cat(batches_of(dancer, epoch=0, partial=0.5, random_start=random_start).starts)
+    assert len(starts) == 35 // LENGTH and starts.max() + LENGTH <= 35
 
 
 def test_every_step_has_the_learning_rate_of_its_middle(dancer, monkeypatch):

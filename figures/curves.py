@@ -220,7 +220,7 @@ def draw_rate_distortion(runs, side_by_side):
             ax.errorbar(*mean, xerr=bars[0][:, None], yerr=bars[1][:, None], color=style["color"], elinewidth=0.8)
             ax.annotate(f"{weight:g}", mean, xytext=(4, below), textcoords="offset points", fontsize=8,
                         color=style["color"])
-        rates.update(means[:, 0])
+        rates.update(rate for of_seeds in points.values() for rate in of_seeds[:, 0])
         ax.set_yscale("log")
     positive = [rate for rate in rates if rate > 0] or [1]
     least, most = 10.0 ** np.floor(np.log10(min(positive))), 10.0 ** np.ceil(np.log10(max(positive)))

@@ -130,6 +130,11 @@ def test_table_of_teacher_forcing_is_of_the_kept_logs(printed_rows):
         assert [name, *(f"{one.split(', ')[0]}, {other.split()[0]}" for one, other in zip(of_best, of_test))] in page
 
 
+def test_table_of_kl_weights_is_of_the_kept_logs(printed_rows):
+    printed, page = printed_rows("report/rate_distortion.py", "rate_distortion"), page_rows("report.md")
+    assert len(printed) == 2 + 25 and all(row in page for row in printed)
+
+
 def test_psnr_of_each_split_is_drawn_over_the_minutes_of_each_size(tmp_path):
     script = load(DOCS / "study" / "data_and_time.py")
     runs = {("2520", "3"): 31.0, ("630", "3"): 27.5, ("2520", "1"): 29.0}  # their validation PSNR

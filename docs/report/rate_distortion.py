@@ -1,11 +1,13 @@
 """Print the table of KL weights in docs/report.md from the logs: python docs/report/rate_distortion.py STUDY.
 
 STUDY is the folder of the study, with `<recipe>/seed=<n>/` in it. A row for each posterior, annealing and KL weight:
-the mean over the seeds at the last epoch, and the least and the greatest. Nothing is trained.
+means over the seeds at the last epoch, in brackets the least and the greatest. Nothing is trained.
 """
 
 import sys
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
@@ -15,8 +17,8 @@ from engine.saving.logs import read_arguments, read_metrics  # noqa: E402
 from figures.curves import mean_and_range  # noqa: E402
 
 ANNEALINGS = ("None", "Monotonic", "Cyclical")
-PSNR = {"z from the posterior": "val_psnr_posterior", "from the prior": "val_psnr_prior", "z = 0": "val_psnr_zero",
-        "validation, 629 frames": "val_psnr"}
+PSNR = {"PSNR, z from the posterior": "val_psnr_posterior", "from the prior": "val_psnr_prior",
+        "z = 0": "val_psnr_zero"}
 
 
 def main():
@@ -33,13 +35,16 @@ def main():
 
 def row(posterior, annealing, weight, ends):
     """A row of the table; ends: the last row of metrics.csv of each seed, {column: number}."""
-    def cell(column, digits):
-        return mean_and_range([end[column] for end in ends], digits)
+    def mean(column, digits=2):
+        return f"{np.mean([end[column] for end in ends]):.{digits}f}"
 
-    kl = min(end["val_kl"] for end in ends)
-    return {"posterior, annealing, KL weight": f"{posterior}, {ANNEALINGS[annealing]}, {-weight:g}",
-            "nats a frame": cell("val_kl", 0 if kl >= 10 else 2 if kl >= 0.01 else 4),
-            "active units": cell("val_active_units", 0)} | {name: cell(column, 2) for name, column in PSNR.items()}
+    rates = [end["val_kl"] for end in ends]
+    digits = 0 if min(rates) >= 10 else 2 if max(rates) >= 0.01 else 4
+    weight = f"{-weight:.0e}".replace("e-0", "e-").replace("1e+00", "1")
+    return {"posterior, annealing, KL weight": f"{posterior}, {ANNEALINGS[annealing]}, {weight}",
+            "nats a frame": mean_and_range(rates, digits) if max(rates) >= 1e-4 else "< 0.0001",
+            "active units": mean("val_active_units", 0)} | {name: mean(column) for name, column in PSNR.items()} | {
+            "validation, 629 frames": mean_and_range([end["val_psnr"] for end in ends])}
 
 
 if __name__ == "__main__":

@@ -48,14 +48,14 @@ def main(words=None):
 def check_own_folder(folders, out):
     """Raise UsageError if the figures of a single run would go into its folder, which may not be written."""
     if not out and len(folders) == 1 and Path(folders[0]).is_dir() and not os.access(folders[0], os.W_OK):
-        raise UsageError(f"{folders[0]} may not be written; give another folder for the figures, by --out")
+        raise UsageError(f"{folders[0]} cannot be written (no permission); give another folder, by --out")
 
 
 def remedy(folders, figures):
     """What to give in place of folders that hold nothing for these figures."""
     for folder in map(Path, folders):
-        if any(folder.glob("*/metrics.csv")):
-            return f"the runs in it, as in {folder / '*'}"
+        if logs := sorted(folder.glob("*/metrics.csv")) or sorted(folder.glob("*/*/metrics.csv")):
+            return f"the runs in it, as {logs[0].parent}"
     return " or ".join(sorted({NEEDS.get(figure, NEEDS["other"]) for figure in figures or ["other"]}))
 
 

@@ -141,25 +141,30 @@ def _cut(lengths, partial):
 
 
 def existing_root(root, flag="--DR"):
-    """Return the dataset's folder as a Path; raises UsageError if it does not exist, or if one near it is meant."""
+    """Return the dataset's folder as a Path; raises UsageError if it is none, naming one near it that is meant."""
     root = Path(root)
     if not _is_folder(root):
         raise UsageError(f"{flag} {root} is not a folder; give the folder that holds train, val and test")
-    if not holds_a_split(root):
+    if not holds_a_split(root) and not any(_is_folder(root / mode) for mode in ("train", "val", "test")):
         within = _folders(root)
         near = [*root.resolve().parents[:3], *within, *(below for folder in within for below in _folders(folder))]
         meant = [folder for folder in near if holds_a_split(folder)]
-        remedy = (f"give {flag} {meant[0]}, which does" if len(meant) == 1
+        remedy = (f"give {flag} {' or '.join(map(str, meant))}" if meant
                   else "lay the dataset out as the README shows (Your own data)")
         raise UsageError(f"{flag} {root} holds neither train nor val nor test; {remedy}")
     return root
 
 
 def _folders(folder):
-    """The folders in a folder, but for hidden ones and such as macOS adds to a .zip; none if it cannot be read."""
+    """The folders in a folder, but for those of other programs; none if it cannot be read."""
     with suppress(OSError):
-        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.name[0] not in "._" and entry.is_dir())
+        return sorted(Path(entry.path) for entry in os.scandir(folder) if _is_ours(entry.name) and entry.is_dir())
     return []
+
+
+def _is_ours(name):
+    """Whether a name in a dataset's folder is of the dataset, not hidden nor such as systems add: __MACOSX, @eaDir."""
+    return name[0] not in "._@$#" and name != "lost+found"
 
 
 def holds_a_split(folder):
@@ -335,7 +340,7 @@ def _numbered(folder):
 
     Raises UsageError where a folder in it bears another name than a number: its sequence would be left out.
     """
-    entries = [entry for entry in _entries(folder) if entry.name[0] != "."] if _is_folder(folder) else []
+    entries = [entry for entry in _entries(folder) if _is_ours(entry.name)] if _is_folder(folder) else []
     for entry in entries:
         if not entry.name.isdecimal() and entry.is_dir():
             raise UsageError(f"{_printable(folder / entry.name)} is not named by a number alone; name it like 0, or "

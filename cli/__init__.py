@@ -5,11 +5,15 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-NEEDED = ("torch", "numpy", "PIL", "imageio", "matplotlib", "tqdm", "filelock")  # by every script, sooner or later
+SCRIPTS = {"Trainer.py", "Tester.py", "Plotting.py", "Preparer.py", "Study.py"}
+NEEDED = ("torch", "numpy", "PIL", "imageio", "matplotlib", "tqdm", "filelock")  # by the scripts, sooner or later
 
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # before torch loads: a Mac's CPU does what MPS cannot
 
-if missing := [name for name in NEEDED if find_spec(name) is None]:
-    print(f"{Path(sys.argv[0]).name}: error: this Python lacks {', '.join(missing)}; use that of the environment, as in "
-          ".venv/bin/python, or run pip install -r requirements.txt", file=sys.stderr)
+script = Path(sys.argv[0]).name if sys.argv else ""
+missing = [name for name in NEEDED if name not in sys.modules and find_spec(name) is None]
+if missing and script in SCRIPTS:
+    python = r".venv\Scripts\python" if os.name == "nt" else ".venv/bin/python"
+    print(f"{script}: error: this Python lacks {', '.join(missing)}; use that of the environment, as in {python}, or "
+          "run pip install -r requirements.txt", file=sys.stderr)
     sys.exit(2)

@@ -5,6 +5,7 @@ import difflib
 import os
 import re
 import shlex
+import stat
 import subprocess
 import sys
 from contextlib import suppress
@@ -48,16 +49,16 @@ class Parser(argparse.ArgumentParser):
 
     def _meant(self, word):
         """What an unknown word may have been meant for, as the end of a message."""
-        if self.fromfile_prefix_chars and Path(word).is_file():
+        if self.fromfile_prefix_chars and word.endswith(".txt") and os.path.isfile(word):
             return f"; a file of flags is given as @{word}"
+        options = {option.lstrip("-").replace("-", "_"): option for option in self._option_string_actions}
         name = re.split("[=:]", word.lstrip("-"))[0].replace("-", "_")
-        near = difflib.get_close_matches(name, [action.dest for action in self._actions if action.option_strings], 1)
-        return f"; did you mean --{near[0]}?" if near else ""
+        near = difflib.get_close_matches(name, options, 1) if word.startswith("--") or "=" in word else []
+        return f"; did you mean {options[near[0]]}?" if near else ""
 
     def parse_known_args(self, args=None, namespace=None):
         for word in sys.argv[1:] if args is None else args:
-            file = Path(word[1:])
-            if self.fromfile_prefix_chars and word.startswith("@") and (not file.exists() or file.is_dir()):
+            if self.fromfile_prefix_chars and word.startswith("@") and _is_no_file(word[1:]):
                 self.error(f"{word}: there is no such file of flags; those of this program are in recipes/")
         try:
             return super().parse_known_args(args, namespace)
@@ -97,6 +98,16 @@ class Parser(argparse.ArgumentParser):
             if action.dest in flags and not _could_give(action, flags[action.dest]):
                 raise UsageError(f"{path} has {ascii(flags[action.dest]):.60} for --{action.dest}; "
                                  "give another checkpoint")
+
+
+def _is_no_file(path):
+    """Whether nothing, or a folder, is at a path; of one that cannot be looked at, opening it will tell."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
 
 
 def _could_give(action, value):

@@ -37,8 +37,11 @@ def read_runs(folders):
 
 
 def each_once(folders):
-    """The folders without those that are given twice: the second would count as another seed."""
-    return list({Path(folder).resolve(): folder for folder in folders}.values())
+    """The folders, each as it is given first; given again it would count as another seed."""
+    first = {}
+    for folder in folders:
+        first.setdefault(Path(folder).resolve(), folder)
+    return list(first.values())
 
 
 def drawable(name):

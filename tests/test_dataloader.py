@@ -175,7 +175,7 @@ def test_a_sequence_not_named_by_a_number_is_refused_and_not_left_out(tmp_path, 
     for number in (0, 1):
         write_folder(tmp_path / f"test/test_img/{number}", images(1))
         write_folder(tmp_path / f"test/test_label/{number}", images(5))
-    for other in (".hidden", ".ipynb_checkpoints"):
+    for other in (".hidden", ".ipynb_checkpoints", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "lost+found"):
         (tmp_path / "test/test_img" / other).mkdir()
     (tmp_path / "test/test_label/notes.txt").write_text("no sequence")
     assert open_set(tmp_path, "test").names == ["0", "1"]
@@ -194,16 +194,25 @@ def test_a_dataset_without_test_sequences_is_said_to_do_for_a_training(tmp_path)
 
 @pytest.mark.parametrize("given", ["train", "train/train_img", "train/train_img/0", "..", "../.."])
 def test_the_folder_that_is_meant_is_found_above_and_below_the_one_given(tmp_path, given):
-    root = tmp_path / "course/LAB4"
+    root = tmp_path / "a/b/c/course/LAB4"
     write_split(root, "train", 4)
     (root / "train/train_img/0").mkdir()
-    (tmp_path / "course/__MACOSX/train/train_img").mkdir(parents=True)  # as a .zip from a Mac brings along
+    (tmp_path / "a/b/c/course/__MACOSX/train/train_img").mkdir(parents=True)  # as a .zip from a Mac brings along
     meant = root.resolve() if ".." not in given else root / given / root.relative_to((root / given).resolve())
     for open_dataset, flag in ((open_set, "--DR"), (describe_dataset, "--check")):
         with pytest.raises(UsageError) as error:
             open_dataset(root / given)
-        assert str(error.value) == (f"{flag} {root / given} holds neither train nor val nor test; give {flag} {meant}, "
-                                    "which does")
+        assert str(error.value) == f"{flag} {root / given} holds neither train nor val nor test; give {flag} {meant}"
+
+
+def test_of_several_datasets_below_a_folder_each_is_named_and_of_a_misnamed_folder_the_right_name(tmp_path):
+    for name in ("dancer", "LAB4"):
+        write_split(tmp_path / "data" / name, "train", 4)
+    with pytest.raises(UsageError, match="give --DR .*data/LAB4 or .*data/dancer$"):
+        open_set(tmp_path / "data")
+    (tmp_path / "data/LAB4/train/train_img").rename(tmp_path / "data/LAB4/train/img")
+    with pytest.raises(UsageError, match="LAB4/train/train_img is missing; lay the dataset out"):
+        open_set(tmp_path / "data/LAB4")
 
 
 @pytest.mark.parametrize("label_size, said", [(SIZE, False), ((2 * SIZE[0], 2 * SIZE[1]), False),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -434,7 +435,7 @@ def test_runs_of_one_label_are_one_curve_over_seconds(tmp_path):
 def test_a_run_that_may_not_be_written_asks_for_another_folder(tmp_path, drawn, monkeypatch):
     run = write_run(tmp_path / "run")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may be run by root, who may everything
-    with pytest.raises(UsageError, match="run may not be written; .* --out"):
+    with pytest.raises(UsageError, match="run cannot be written .* --out"):
         Plotting.main([run])
     Plotting.main([run, "--out", str(tmp_path / "figures")])
     assert drawn
@@ -448,8 +449,10 @@ def test_partial_folders(tmp_path, drawn, capsys):
     started = write_run(tmp_path / "started", epochs=0, sequence_lengths=())
     Plotting.main([str(tester), started])
     assert list(drawn) == ["psnr_per_frame"]
-    with pytest.raises(UsageError, match="give the runs in it"):
-        Plotting.main([str(tmp_path)])
+    run = write_run(tmp_path / "study/recipe/seed=0")
+    for folder in ("study", "study/recipe"):
+        with pytest.raises(UsageError, match=f"give the runs in it, as {re.escape(run)}$"):
+            Plotting.main([str(tmp_path / folder)])
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "psnr_per_frame" and out.count("\n") == 2
     assert "val_psnr, psnr_over_seconds, z of tester" in out and "psnr_per_frame, z of started" in out

@@ -144,9 +144,12 @@ def test_other_scripts_know_their_flags_too(refusal, script, words):
     ("recipe.txt", "given as @recipe.txt"), ("@nothere.txt", "@nothere.txt: there is no such file"),
     ("@folder", "@folder: there is no such file"), ("--epochs 5", "did you mean --num_epoch?"),
     ("--num-epoch=5", "did you mean --num_epoch?"), ("num_epoch=3", "did you mean --num_epoch?"),
+    ("--no_shuffle", "did you mean --no-shuffle?"), ("data/dancer", "arguments: data/dancer (see"),
+    ("weights.ckpt", "arguments: weights.ckpt (see"), ("a" * 300, "aaa (see"), ("@" + "a" * 300, "too long"),
     ("--ckpt x", "did you mean --ckpt_path?"), ("--zzz 1", "unrecognized arguments: --zzz 1 (see")])
 def test_what_an_unknown_word_was_meant_for_is_told(train, tmp_path, words, meant):
-    (tmp_path / "recipe.txt").write_text("--lr 0.1")
+    for name in ("recipe.txt", "weights.ckpt"):
+        (tmp_path / name).write_text("--lr 0.1")
     (tmp_path / "folder").mkdir()
     assert meant in train(*words.split())
 
@@ -154,7 +157,8 @@ def test_what_an_unknown_word_was_meant_for_is_told(train, tmp_path, words, mean
 @pytest.mark.parametrize("script", ["Trainer", "Tester", "Plotting", "Preparer", "Study"])
 def test_a_python_without_the_packages_is_told_in_one_line(script):
     """-S leaves out the folder of the packages."""
-    ended = subprocess.run([sys.executable, "-S", str(ROOT / f"{script}.py"), "--help"], capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-S", str(ROOT / f"{script}.py"), "--help"], capture_output=True, text=True,
+                           env=os.environ | {"PYTHONPATH": ""})
     assert ended.returncode == 2 and ended.stdout == "" and ended.stderr.count("\n") == 1
     assert f"{script}.py: error: this Python lacks torch, " in ended.stderr and "requirements.txt" in ended.stderr
 

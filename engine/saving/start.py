@@ -63,8 +63,8 @@ def resumed_flags(parser, args, typed):
             print(f"--{name} is now {typed[name]}; it was {value}")
     trained = checkpoint["last_epoch"] + 1
     if trained >= args.num_epoch:
-        print(f"note: {trained} epochs of this run are trained, so there is none left to train; for more, give a "
-              f"--num_epoch above {trained}")
+        print(f"note: no epoch is left to train, as --num_epoch counts the {trained} that are trained; for more, give "
+              "a higher one")
     return args, checkpoint, path
 
 
@@ -87,7 +87,7 @@ def tester_flags():
                    *(ensemble_checkpoint(path, parser, args) for path in args.ensemble)]
     unshifted = [path for _, checkpoint, path in checkpoints if not saved_flags(checkpoint).get("random_shift")]
     if args.views > 1 and unshifted:
-        print(f"note: --views is for networks trained with --random_shift, as {unshifted[0]} is not")
+        print(f"note: --views is for networks trained with --random_shift; {unshifted[0]} was trained without")
     return args, checkpoints
 
 

@@ -438,8 +438,13 @@ def describe_dataset(root):
                                 "images, and those of the other labels")
         facts.append(f"{mode}: {fact}, {' and '.join(sorted(f'{width} x {height}' for height, width in sizes))} pixels")
         all_sizes |= sizes
-    shapes = [width / height for height, width in all_sizes]
-    if shapes and max(shapes) > SAME_SHAPE * min(shapes):
-        facts.append("note: not all of these images have the same shape, and each is stretched to the same size; a "
-                     "label that is cropped otherwise than its frame does not lie on it")
-    return problems, facts
+    return problems, facts + note_different_shapes(all_sizes)
+
+
+def note_different_shapes(sizes):
+    """A list with a note if images of these sizes (H, W) have different shapes, else an empty one."""
+    shapes = [width / height for height, width in sizes]
+    if not shapes or max(shapes) <= SAME_SHAPE * min(shapes):
+        return []
+    return ["note: not all of these images have the same shape, and each is stretched to the same size; a label that "
+            "is cropped otherwise than its frame does not lie on it"]

@@ -10,10 +10,18 @@ NEEDED = ("torch", "numpy", "PIL", "imageio", "matplotlib", "tqdm", "filelock") 
 
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # before torch loads: a Mac's CPU does what MPS cannot
 
-script = Path(sys.argv[0]).name if sys.argv else ""
-missing = [name for name in NEEDED if name not in sys.modules and find_spec(name) is None]
-if missing and script in SCRIPTS:
-    python = r".venv\Scripts\python" if os.name == "nt" else ".venv/bin/python"
-    print(f"{script}: error: this Python lacks {', '.join(missing)}; use that of the environment, as in {python}, or "
-          "run pip install -r requirements.txt", file=sys.stderr)
-    sys.exit(2)
+
+def _check_packages():
+    """End one of the scripts with a line that says which packages this Python lacks."""
+    script = Path(sys.argv[0]).name if sys.argv else ""
+    if script not in SCRIPTS:
+        return
+    missing = [name for name in NEEDED if name not in sys.modules and find_spec(name) is None]
+    if missing:
+        python = r".venv\Scripts\python" if os.name == "nt" else ".venv/bin/python"
+        print(f"{script}: error: this Python lacks {', '.join(missing)}; use that of the environment, as in {python}, "
+              "or run pip install -r requirements.txt", file=sys.stderr)
+        sys.exit(2)
+
+
+_check_packages()

@@ -162,7 +162,7 @@ def test_curves_equal_the_csv(tmp_path, drawn):
     assert_curve(ax.lines[2], np.arange(1, 13), [22, 21] * 6)
     assert ax.get_xlabel() == "frame" and ax.get_ylabel() == "PSNR (dB)"
     assert legend(drawn["psnr_per_frame"]) == ["seq0: mean 20.50 dB", "seq1: mean 21.50 dB"]
-    assert ax.get_title() == "run: mean 21.00 dB"  # over the sequences, of which each counts once
+    assert ax.get_title() == "run: mean 21.00 dB"  # the mean of the means of both sequences
 
 
 @pytest.mark.parametrize("losses, label", [
@@ -255,7 +255,7 @@ def test_odd_losses_do_not_break_log_axes(tmp_path, kl):
 
 
 def test_a_loss_that_falls_below_zero_is_drawn_whole(tmp_path, drawn):
-    """As the log MSE does, of which a logarithmic axis would show the beginning alone."""
+    """The log MSE falls below zero, where a logarithmic axis would not show it."""
     losses = [0.1, 0.05, 0.01, -0.01, -0.03, -0.04]
     Plotting.main([write_run(tmp_path / "run", loss=losses), "--figures", "loss"])
     loss, *others = drawn["loss"].axes

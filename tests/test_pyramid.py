@@ -19,7 +19,7 @@ CLIPS, LENGTH = 3, 6
 
 
 def pyramid(**dimensions):
-    """With a canvas that differs in every pixel, as that of a trained network."""
+    """A pyramid with a random canvas: one of zeros would look the same however it is shifted."""
     torch.manual_seed(0)
     model = VAE_Model(**(dimensions or TINY_NETWORK), network="pyramid")
     torch.nn.init.normal_(model.Generator.canvas)

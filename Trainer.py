@@ -142,8 +142,9 @@ def batch_settings(args, epoch):
 def draw_at_the_end(folder, val_set, state, device, video_format):
     """Draw the figures and the best video of a run when it ends, also when it is stopped or fails."""
     remedy = (f"what was saved in {folder} is intact: if last.ckpt is there, continue with --resume and "
-              "--checkpoint_frames, on a GPU --no-cuda_graphs, or a lower --batch_size and an --accumulate higher by "
-              "as much; or train anew with a lower --train_vi_len or --interleave, or with --bptt 1, the least")
+              "--checkpoint_frames, on a GPU --no-cuda_graphs, or a lower --batch_size and an --accumulate that "
+              "keeps their product; or train anew with a lower --train_vi_len or --interleave, or with --bptt 1, which "
+              "takes the least")
     try:
         with report_full_memory(device, remedy):
             yield

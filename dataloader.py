@@ -111,7 +111,7 @@ class Dataset_Dance(Dataset):
         return torch.cat(starts)
 
     def _note_short_sequences(self, lengths, folder):
-        """lengths: of the sequences, before the last one was cut by `partial`."""
+        """Print a note if sequences are too short for a clip. lengths: as they were before `partial` cut the last."""
         short = [length for length in lengths[:len(self.sequence_lengths)] if length < self.video_len]
         if short:
             print(f"note: {len(short)} of the {len(self.sequence_lengths)} sequences in {folder}, {sum(short)} frames "
@@ -141,7 +141,7 @@ def _cut(lengths, partial):
 
 
 def existing_root(root, flag="--DR"):
-    """Return the dataset's folder as a Path; raises UsageError if it is none, naming one near it that is meant."""
+    """Return the dataset's folder as a Path; if it is none, raises UsageError, which names a dataset nearby."""
     root = Path(root)
     if not _is_folder(root):
         raise UsageError(f"{flag} {root} is not a folder; give the folder that holds train, val and test")
@@ -233,10 +233,12 @@ def list_frames_and_labels(root, mode):
     """List the paths of the frames and of the labels of "train" or "val", in order; raises UsageError."""
     frames = list_images(root / mode / f"{mode}_img")
     labels = list_images(root / mode / f"{mode}_label")
-    lone = [f"label missing for frame {number} in {root / mode / f'{mode}_label'}" for number in frames.keys() - labels]
-    lone += [f"frame missing for label {number} in {root / mode / f'{mode}_img'}" for number in labels.keys() - frames]
+    lone = [f"label missing for frame {number} in {root / mode / f'{mode}_label'}"
+            for number in sorted(frames.keys() - labels)]
+    lone += [f"frame missing for label {number} in {root / mode / f'{mode}_img'}"
+             for number in sorted(labels.keys() - frames)]
     if lone:
-        raise UsageError(f"{first_few(sorted(lone))}; add the file, or remove its partner")
+        raise UsageError(f"{first_few(lone)}; add the file, or remove its partner")
     return list(frames.values()), list(labels.values())
 
 
@@ -379,7 +381,7 @@ def _unreadable(path, error):
     if is_away(error):
         return RunError(f"{_printable(path)} cannot be read ({error.strerror}); its drive may be away: try again")
     said = f"{_printable(path)} cannot be read ({error.strerror or error})"
-    return UsageError(f"{said}; allow it, or give another folder")
+    return UsageError(f"{said}; check its permissions, or give another folder")
 
 
 def _refuse_dead_link(path):
@@ -405,26 +407,13 @@ def describe_dataset(root):
     problems, facts, all_sizes = [], [], set()
     for mode in ("train", "val", "test"):
         try:
-            if mode == "test":
-                names, first_frames, labels = list_test_sequences(root)
-                folders = [[path] for path in first_frames] + labels
-                lengths = sorted({len(paths) for paths in labels})
-                shorter = f" ({shorter_sequences(names, labels)})" if len(lengths) > 1 else ""
-                fact = f"{len(names)} sequence{'s' * (len(names) > 1)} of "
-                fact += f"{' or '.join(map(str, lengths))} labels{shorter}"
-            else:
-                frames, labels = list_frames_and_labels(root, mode)
-                lengths = read_sequence_lengths(root / mode / "sequences.txt", len(frames))
-                folders = [frames, labels]
-                span = " to ".join(map(str, sorted({min(lengths), max(lengths)})))
-                sequences = f"{len(lengths)} sequences of {span}" if len(lengths) > 1 else "1 sequence"
-                fact = f"{len(frames)} frames with labels, in {sequences}"
+            folders, fact = describe_split(root, mode)
         except (UsageError, RunError) as error:
             problems.append(str(error))
             continue
         sizes = set()  # (height, width)
         for paths in folders:
-            judged = mode == "train" and paths is labels  # they stand for the labels of all splits
+            judged = mode == "train" and paths is folders[-1]  # its labels, which stand for those of all splits
             try:
                 brightness, unreadable, found = read_images(
                     paths, lambda image: image.float().mean() if judged else None, os.cpu_count())
@@ -439,6 +428,24 @@ def describe_dataset(root):
         facts.append(f"{mode}: {fact}, {' and '.join(sorted(f'{width} x {height}' for height, width in sizes))} pixels")
         all_sizes |= sizes
     return problems, facts + note_different_shapes(all_sizes)
+
+
+def describe_split(root, mode):
+    """List the images of a split and say what it holds: [paths of each folder], a text; raises UsageError, RunError.
+
+    The labels of a split come after its frames.
+    """
+    if mode == "test":
+        names, first_frames, labels = list_test_sequences(root)
+        lengths = sorted({len(paths) for paths in labels})
+        shorter = f" ({shorter_sequences(names, labels)})" if len(lengths) > 1 else ""
+        sequences = f"{len(names)} sequence{'s' * (len(names) > 1)} of {' or '.join(map(str, lengths))} labels"
+        return [[path] for path in first_frames] + labels, sequences + shorter
+    frames, labels = list_frames_and_labels(root, mode)
+    lengths = read_sequence_lengths(root / mode / "sequences.txt", len(frames))
+    span = " to ".join(map(str, sorted({min(lengths), max(lengths)})))
+    sequences = f"{len(lengths)} sequences of {span}" if len(lengths) > 1 else "1 sequence"
+    return [frames, labels], f"{len(frames)} frames with labels, in {sequences}"
 
 
 def note_different_shapes(sizes):

@@ -12,11 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli.errors import RunError  # noqa: E402
-from cli.files import usable, write_json  # noqa: E402
-from cli.parser import Parser, at_least, positive_int  # noqa: E402
-from cli.script import run_script  # noqa: E402
-from cli.tables import text_table  # noqa: E402
+from cli.errors import RunError
+from cli.files import usable, write_json
+from cli.parser import Parser, at_least, positive_int
+from cli.script import run_script
+from cli.tables import text_table
 
 # This process does without torch: on Linux the peak memory of a process begins at that of the one that starts it.
 
@@ -182,8 +182,7 @@ def stage_dancer(frames, val_frames=2):
 
 
 def add_shares(row, machine):
-    """Add which share each side reaches of the matrix rates, float32's and that of what ours computes in, where the
-    row's work is known."""
+    """Add each side's share of the matrix rates of float32 and of what ours computes in, if the row's work is known."""
     if "work" not in row:
         return row
     operations = machine["operations"][row["work"]] * row["units"]

@@ -8,11 +8,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli.errors import RunError  # noqa: E402
-from cli.files import read_json  # noqa: E402
-from cli.parser import Parser, at_least, positive_int  # noqa: E402
-from cli.script import run_script  # noqa: E402
-from cli.tables import number, text_table  # noqa: E402
+from cli.errors import RunError
+from cli.files import read_json
+from cli.parser import Parser, at_least, positive_int
+from cli.script import run_script
+from cli.tables import number, text_table
 
 
 def build_parser():

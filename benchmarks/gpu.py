@@ -6,7 +6,6 @@ Steps are ClipTrainer.steps_on on clips of random pixels.
 """
 
 import gc
-import json
 import math
 import sys
 from pathlib import Path
@@ -17,8 +16,9 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 from benchmarks.measure import BETA, Ours, noise_streams, random_batch, seconds_of
+from cli.files import check_output, write_json
 from cli.flags import trainer_parser
-from cli.parser import Parser, split_words
+from cli.parser import Parser, path_name, split_words
 from cli.script import run_script
 from cli.tables import text_table
 from engine.batches import Batch, Clips
@@ -34,10 +34,12 @@ RECIPES = ("--tfr 1", "--tfr 0", "--tfr 1 --amp off", "--tfr 1 --amp fp16", "@re
 
 def main():
     parser = Parser(__doc__.split("\n")[0], recipes=False)
-    parser.add_argument("--out", metavar="FILE", help="write what was measured as JSON, too")
+    parser.add_argument("--out", type=path_name, metavar="FILE.json", help="write what was measured as JSON, too")
     parser.add_argument("--recipes", nargs="+", default=RECIPES, metavar="FLAGS",
                         help='what to measure: flags of Trainer.py, as in "@recipes/demo.txt --amp off"')
     options = parser.parse_args()
+    if options.out:
+        check_output("--out", options.out, ".json")
     measured = {}
     for recipe in options.recipes:
         measured[recipe] = {
@@ -46,7 +48,7 @@ def main():
         print(f"{recipe}: measured", flush=True)
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}\n{table(measured)}")
     if options.out:
-        Path(options.out).write_text(json.dumps(measured, indent=1) + "\n")
+        write_json(Path(options.out), measured)
 
 
 def measure(args):

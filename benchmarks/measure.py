@@ -102,8 +102,7 @@ class Plain:
 
 
 class Ours:
-    """What is measured, done by the functions that Trainer.py and Tester.py call. without: one of our choices that is
-    not made."""
+    """The same, done by the functions that Trainer.py and Tester.py call. without: one of our choices to leave out."""
 
     def __init__(self, args, without=""):
         self.args = args

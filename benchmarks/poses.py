@@ -12,11 +12,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli.parser import Parser  # noqa: E402
-from cli.script import run_script  # noqa: E402
-from cli.tables import number, text_table  # noqa: E402
-from poses.keypoints import JOINTS, present, read_poses, seen  # noqa: E402
-from poses.person import find_person  # noqa: E402
+from cli.parser import Parser
+from cli.script import run_script
+from cli.tables import number, text_table
+from poses.keypoints import JOINTS, present, read_poses, seen
+from poses.person import find_person
 
 FRAME_H = 32  # height of the frames that the error is given in
 SHOWN_JOINTS = 9  # a frame with fewer true joints in the picture does not show her: a hand at the edge is not a person

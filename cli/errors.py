@@ -29,7 +29,7 @@ def remedy_of(error):
         return "make room"
     if error.errno == errno.ENOMEM:
         return "free some memory"
-    return "allow it, or try again" if is_out_of_reach(error) else None
+    return "check its permissions, or try again" if is_out_of_reach(error) else None
 
 
 class UsageError(Exception):

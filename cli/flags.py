@@ -74,12 +74,13 @@ def add_network_flags(parser):
                                 ("D_out_dim", 192, "channels between fusion and generator")):
         group.add_argument(f"--{name}", type=at_least(MIN_DIMENSIONS[name]), default=default, help=what)
     group.add_argument("--label_norm", choices=["fixed", "batch"], default="fixed",
-                       help="which mean and variance of labels the template's BatchNorm takes in training: those of "
-                            "the training labels, measured before the first step (with --ckpt_path those of the "
-                            "checkpoint), as in a test; or those of the labels in each forward pass, which are all of "
-                            "a batch with --bptt 0, as in the course")
+                       help="mean and variance of labels that the template's BatchNorm takes in training; fixed: those "
+                            "of the training labels, measured before the first step (with --ckpt_path those of the "
+                            "checkpoint), as in a test; batch: those of the labels in each forward pass, which are all "
+                            "of a batch with --bptt 0, as in the course")
     group.add_argument("--posterior", choices=["previous", "current"], default="previous",
-                       help="the frame that the Gaussian predictor sees in training: the input, or the one to predict")
+                       help="frame that the Gaussian predictor sees in training; previous: the input frame; current: "
+                            "the one to predict")
 
 
 def network_settings(args):
@@ -112,8 +113,8 @@ def add_training_flags(parser):
     group.add_argument("--train_vi_len", type=at_least(2), default=16, help="frames in a training clip")
     group.add_argument("--optim", choices=["Adam", "AdamW"], default="Adam", help="optimizer")
     group.add_argument("--reconstruction", choices=["mse", "log_mse"], default="mse",
-                       help="the loss beside the KL: the MSE, or 0.01 log(MSE + 1e-4) of each frame, minus its "
-                            "PSNR, rescaled")
+                       help="the loss beside the KL: the MSE, or 0.01 log(MSE + 1e-4) of each frame, which is its "
+                            "PSNR, negated and rescaled")
     group.add_argument("--partial", type=fraction, default=1.0, help="fraction of the training set to use")
     group.add_argument("--fast_train", action="store_true",
                        help="use only --fast_partial of the training set in the first epochs")

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 MAX_NORM = 1  # of the whole gradient, as in the course
-CLIP_AT = 2  # the norm of a network's gradient is limited to this many times its running mean,
-LEAST_LIMIT = 1e-6  # and never to less than this: from 0 a running mean would not rise again
-NORMS_IN_MEAN = 100  # optimizer steps that the running mean spans, about; of the first ones it is the plain mean
+CLIP_AT = 2  # the norm of a network's gradient is limited to this many times its running mean
+LEAST_LIMIT = 1e-6  # the limit is never lower: from 0 the running mean could not rise again
+NORMS_IN_MEAN = 100  # optimizer steps that the running mean spans, about; until then it is the plain mean
 
 
 class GradientClipper:

@@ -14,7 +14,7 @@ from cli.errors import RunError, one_line
 from .devices import is_full_memory
 
 PLAIN_CALLS = 3  # calls of each kind before one is recorded: libraries choose their kernels in the first ones
-FULL_AT_MOST = 4  # times that a full memory costs all recordings; after these nothing is recorded any more
+FULL_AT_MOST = 4  # how often full memory may cost all recordings; after that nothing is recorded any more
 
 
 class GraphedGradient:

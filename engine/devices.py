@@ -91,7 +91,7 @@ def choose_precision(amp, device):
     elif device.type == "cpu" and has_bfloat16_matrices():
         fast = torch.bfloat16
     if amp == "bf16" and fast != torch.bfloat16:
-        print(f"note: --amp bf16 saves memory on this {device.type}, but hardly time")
+        print(f"note: --amp bf16 saves memory on this {device.type}, but may take more time")
     return {"auto": fast, "off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
 
 

@@ -67,7 +67,7 @@ class Run:
         wanted = vars(wanted)
         if saved:
             saved = vars(parser.parse_args([])) | FLAGS_OF_OLDER_RUNS | saved
-        for name in wanted.keys() & saved.keys() - NOT_OF_THE_RECIPE - answered:
+        for name in sorted(wanted.keys() & saved.keys() - NOT_OF_THE_RECIPE - answered):
             if wanted[name] != saved[name]:
                 raise UsageError(f"{self.folder} is a run with --{name} {saved[name]}, not {wanted[name]}; "
                                  "give another --out, or remove that folder")
@@ -77,8 +77,8 @@ class Scripts(StopSignals):
     """Runs the other scripts as processes, and passes a signal to this process on to them, once."""
 
     def __init__(self):
-        super().__init__()
         self.untold = set()  # running processes that no signal was passed on to
+        super().__init__()  # from here on a signal may come
 
     def _note(self, number):
         super()._note(number)
@@ -115,7 +115,7 @@ class Scripts(StopSignals):
         raise RunError(reason)
 
     def call(self, script, words, log):
-        """The exit status of a script."""
+        """Run a script to its end, what it prints going to `log`; returns its exit status."""
         command = [sys.executable, str(ROOT / f"{script}.py"), *words]
         environment = os.environ | {"PYTHONIOENCODING": "utf-8"}  # as the log is read; Windows has others
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment,
@@ -176,8 +176,8 @@ def run_seconds(epochs, times, flags):
     fast = flags.fast_train_epoch if flags.fast_train else 0
     if fast:
         training /= flags.fast_partial
-    shorter = min(epochs, fast) * (1 - flags.fast_partial)
-    return training * (epochs - shorter) + validation * math.ceil(epochs / flags.val_every)
+    saved = min(epochs, fast) * (1 - flags.fast_partial)  # as many epochs' time
+    return training * (epochs - saved) + validation * math.ceil(epochs / flags.val_every)
 
 
 def train_and_test(run, splits, truth, scripts):

@@ -46,7 +46,7 @@ def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
                   desc=f"epoch {epoch}", unit="step", disable=rank() > 0) as progress:
         for numbers in batches.rounds(state.batches_done):  # of the batches that are trained in turn
             count = steps_per_batch * len(numbers)
-            if count > 1 and numbers.start == state.batches_done:  # a stop within the round goes back to its start
+            if count > 1 and not unread:  # `state` is complete: a stop within the round goes back to here
                 lr = schedules.lr(epoch + numbers.start / len(batches))
                 recorder.keep_state({"lr": lr, "tfr": schedules.tfr(epoch)})
             steps = trainer.steps_on([batches.batch(number) for number in numbers], beta)

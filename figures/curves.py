@@ -211,14 +211,15 @@ def draw_rate_distortion(runs, side_by_side):
     figure, axes = panels(list(curves), side_by_side, "Rate and distortion, a point for each --kl_weight",
                           ["MSE with z from the posterior\n(geometric mean of the frames)"], "KL (nats per frame)")
     rates = set()
-    for (label, weights), (ax,), style, below in zip(curves.items(), axes, cycle(STYLES), cycle((4, -11))):
+    offsets = cycle((4, -11))  # points, of the weights at the curve: above one curve, below the next
+    for (label, weights), (ax,), style, offset in zip(curves.items(), axes, cycle(STYLES), offsets):
         points = {weight: np.array([rate_and_distortion(run) for run in seeds]) for weight, seeds in weights.items()}
         means = np.array([points[weight].mean(axis=0) for weight in sorted(points)])
         ax.plot(*means.T, marker="o", label=label, **style)
         for weight, mean in zip(sorted(points), means):
             bars = np.abs([points[weight].min(axis=0) - mean, points[weight].max(axis=0) - mean]).T
             ax.errorbar(*mean, xerr=bars[0][:, None], yerr=bars[1][:, None], color=style["color"], elinewidth=0.8)
-            ax.annotate(f"{weight:g}", mean, xytext=(4, below), textcoords="offset points", fontsize=8,
+            ax.annotate(f"{weight:g}", mean, xytext=(4, offset), textcoords="offset points", fontsize=8,
                         color=style["color"])
         rates.update(rate for of_seeds in points.values() for rate in of_seeds[:, 0])
         ax.set_yscale("log")
@@ -259,6 +260,7 @@ COLUMNS = {"psnr_over_seconds": ["seconds", "val_psnr"], "z": ["val_kl"], "rate_
 
 
 def has_data(run, figure):
+    """Whether a run has logged what a figure shows; of a curve over epochs, each column that it needs in an epoch."""
     if figure == "psnr_per_frame":
         return bool(run.psnr)
     if figure == "samples":
@@ -266,7 +268,9 @@ def has_data(run, figure):
     if figure == "rate_distortion" and "kl_weight" not in run.arguments:
         return False
     columns = COLUMNS.get(figure, [figure])
-    return np.isfinite(sum(run.metrics.get(column, np.nan) for column in columns)).any()
+    if not all(column in run.metrics for column in columns):
+        return False
+    return np.isfinite([run.metrics[column] for column in columns]).all(axis=0).any()
 
 
 def applies(figure, runs):

@@ -101,8 +101,9 @@ def runs_table(runs, records, scores):
         for split, prefix in (("test", "test "), ("", "")):
             for measure in ("psnr", "ssim"):
                 cells[f"{prefix}{measure.upper()}"] = score.get(split, {}).get("this model", {}).get(measure)
-        epochs, seconds = (run.metrics.get(column, []) for column in ("epoch", "seconds"))
-        cells |= {"seconds": np.nanmax(seconds) if np.isfinite(seconds).any() else None, "epochs": len(epochs)}
+        seconds = run.metrics.get("seconds", [])
+        cells |= {"seconds": np.nanmax(seconds) if np.isfinite(seconds).any() else None,
+                  "epochs": len(run.metrics["epoch"]) if run.metrics else None}  # a test has none
         cells |= {"parameters": record.get("parameters"), "seed": seed(run) if record else None}
         rows.append((index, cells))
     return table("Runs", rows)
@@ -163,7 +164,7 @@ def details_html(name, record):
 def fact(key, value):
     """A value of args.json as text."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {part}" for key, part in value.items())
+        return ", ".join(f"{name} {part}" for name, part in value.items())
     if isinstance(value, list):  # the sessions of a resumed run
         return "; ".join(str(part.get("command", part) if isinstance(part, dict) else part) for part in value)
     if value is None:

@@ -13,10 +13,10 @@ import numpy as np
 from cli.files import atomic_write, make_folder
 
 backend = os.environ.pop("MPLBACKEND", None)  # a notebook's: matplotlib refuses it where its package is missing
-import matplotlib  # noqa: E402
-from matplotlib import font_manager  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
+import matplotlib
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 if backend:
     os.environ["MPLBACKEND"] = backend

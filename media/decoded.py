@@ -59,7 +59,7 @@ def read_images(paths, make_tensor, num_workers):
     finally:
         torch.set_num_threads(compute_threads)
     if len(sizes) > 1:
-        found = ", ".join(f"{width} x {height} ({path.name})" for (height, width), path in sizes.items())
+        found = first_few([f"{width} x {height} ({path.name})" for (height, width), path in sizes.items()])
         problems.append(f"{paths[0].parent} has images of different sizes: {found}; make them alike")
     return images, sorted(problems), sizes
 

@@ -45,7 +45,7 @@ def read_image(path):
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist") from None
     except PermissionError:
-        raise UsageError(f"{path} may not be read; allow it") from None
+        raise UsageError(f"{path} may not be read; check its permissions") from None
     except Image.DecompressionBombError:
         raise UsageError(f"{path} has more than {MAX_IMAGE} pixels, too many; make it smaller") from None
     except Exception as error:

@@ -19,7 +19,7 @@ class MeanOfModels(nn.Module):
 
     def z_shape(self, height, width):
         """Shape [n] of all that the z of the models have, one after the other."""
-        return sum(math.prod(model.z_shape(height, width)) for model in self.models),
+        return (sum(math.prod(model.z_shape(height, width)) for model in self.models),)
 
     def encode_labels(self, labels):
         """[B, 3, H, W] -> a list of [B, L, h, w], of each model."""

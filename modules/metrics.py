@@ -35,10 +35,10 @@ def _decibel(error):
 
 
 def ssim(prediction, target):
-    """SSIM of each frame, [..., 3, H, W] -> [...], mean over channels and over the places where the window fits.
+    """SSIM of each frame, floats in [0, 1] [..., 3, H, W] -> [...]: mean over channels and places of the window.
 
-    Wang et al. 2004: Gaussian window of 11 x 11, sigma 1.5, K 0.01 and 0.03. A frame with a side below 11 takes the
-    largest odd window that fits.
+    The window is where it fits into the frame; the prediction is clamped. Wang et al. 2004: Gaussian window of
+    11 x 11, sigma 1.5, K 0.01 and 0.03. A frame with a side below 11 takes the largest odd window that fits.
     """
     x, y = prediction.clamp(0, 1), target
     size = min(11, *(side - 1 + side % 2 for side in x.shape[-2:]))

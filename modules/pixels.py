@@ -1,4 +1,4 @@
-"""Convert images between uint8 pixels and floats in [0, 1], and shift them."""
+"""Convert images between uint8 pixels and floats in [0, 1], shift them sideways, and choose some, evenly spread."""
 
 import torch
 

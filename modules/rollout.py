@@ -130,12 +130,12 @@ def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, wa
     """
     was_training = model.training
     model.eval()
-    frame = to_unit(first_frames)
-    noise = Noise.seeded(seed, len(labels), frame.device)
-    video = torch.empty(labels.shape, dtype=torch.uint8, device=frame.device)  # [B, T, 3, H, W]
-    video[:, 0] = to_uint8(frame)
-    steps = rollout(model, frame[:, None], labels, noise, temperature=temperature, clamp=clamp)
     try:
+        frame = to_unit(first_frames)
+        noise = Noise.seeded(seed, len(labels), frame.device)
+        video = torch.empty(labels.shape, dtype=torch.uint8, device=frame.device)  # [B, T, 3, H, W]
+        video[:, 0] = to_uint8(frame)
+        steps = rollout(model, frame[:, None], labels, noise, temperature=temperature, clamp=clamp)
         for t, step in enumerate(watch(steps), start=1):
             video[:, t] = to_uint8(step.frame)
     finally:

@@ -12,7 +12,7 @@ class MeanOfViews(nn.Module):
     """A model whose prediction is the mean over `views` copies of its input, copy i shifted by SIDEWAYS * i pixels.
 
     It takes the place of a VAE_Model in a rollout with z from the prior. A network that was trained with random shifts
-    draws each copy as well as the others, and their errors differ. (As Krizhevsky et al. 2012 classify.)
+    draws each copy as well as the others, and their errors differ. Krizhevsky et al. 2012 average over crops likewise.
     """
 
     def __init__(self, model, views):

@@ -122,13 +122,14 @@ def write_takes(root, takes, frame_size):
     truth, preview = [], []
     truth_size = [side // TRUTH_PART for side in frame_size]
     every = math.ceil(total / PREVIEW_FRAMES)
+    done = 0  # frames of the takes before
     with Progress(total=total, desc="writing", unit="frame") as progress:
         for number, take in enumerate(takes):
             folders = make_folders(root, number)
             truth.append([])
             for name, index, frame in cut_frames(take, frame_size):
                 label = draw_label(take.poses[index], frame_size)
-                if progress.n % every == 0:
+                if (done + index) % every == 0:
                     preview.append(overlay(frame, label))
                 if name == "test":
                     truth[number].append(as_read(frame, truth_size))
@@ -137,6 +138,7 @@ def write_takes(root, takes, frame_size):
                     write_pair(folders[name], first.get(name, 0) + place, frame, label,
                                with_frame=name != "test" or place == 0)
                 progress.update()
+            done += len(take.poses)
             for name in first:
                 first[name] += length_of(take.parts[name])
     for name in first:
@@ -166,9 +168,10 @@ def cut_frames(take, frame_size):
 
 def write_pair(folders, number, frame, label, with_frame):
     """Write a label and, if wanted, its frame as the PNGs of this number."""
-    for folder, pixels, wanted in zip(folders, (frame, label), (with_frame, True)):
-        if wanted:
-            write_png(folder / f"{number}.png", pixels)
+    images, labels = folders
+    if with_frame:
+        write_png(images / f"{number}.png", frame)
+    write_png(labels / f"{number}.png", label)
 
 
 def overlay(frame, label):

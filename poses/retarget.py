@@ -74,11 +74,12 @@ def measure_stance(poses, fps):
         return None
     floor, height = floor[whole], (floor - tops)[whole]
     middle = np.nanmedian(poses[present(poses)][..., 0])
+    usual, tall = np.median(floor), np.quantile(height, STANDING)
     far, near = np.quantile(floor, (FAR, NEAR))
-    if near - far < MIN_RANGE * np.quantile(height, STANDING):
-        return Stance(*[np.median(floor)] * 3, *[np.quantile(height, STANDING)] * 2, middle)
+    if near - far < MIN_RANGE * tall:
+        return Stance(far=usual, near=usual, usual=usual, height_far=tall, height_near=tall, middle=middle)
     close = (near - far) / 10
-    return Stance(far, near, np.median(floor), np.quantile(height[floor <= far + close], STANDING),
+    return Stance(far, near, usual, np.quantile(height[floor <= far + close], STANDING),
                   np.quantile(height[floor >= near - close], STANDING), middle)
 
 

@@ -39,11 +39,11 @@ def choose_window(poses, picture, size):
 
     largest_inside = (limits / shape).min()
     height = min(height_for(MARGIN), max(largest_inside, height_for(MIN_MARGIN)))
-    extent = height * shape
+    window = height * shape  # W, H
     middle = (np.maximum(low - MIN_MARGIN * person, 0) + np.minimum(high + MIN_MARGIN * person, limits)) / 2
-    corner = np.where(extent <= limits, (middle - extent / 2).clip(0, np.maximum(limits - extent, 0)),
-                      (limits - extent) / 2)
-    return Window(*corner, *extent)
+    corner = np.where(window <= limits, (middle - window / 2).clip(0, np.maximum(limits - window, 0)),
+                      (limits - window) / 2)
+    return Window(*corner, *window)
 
 
 def cut(frame, window, size):

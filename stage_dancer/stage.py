@@ -209,7 +209,7 @@ def _cast_shadow(canvas, points, stage):
     if rows.start == rows.stop:
         return
     # These columns fit the farthest row. Nearer rows show less of the floor, so near the picture's side a shadow is cut
-    # off. A mend changes the images, and waits for the next VERSION.
+    # off. Fixing this would change the images, so it waits for the next VERSION.
     columns = slice(*np.searchsorted(stage.floor_x[rows.start], (x.min() - margin, x.max() + margin)))
     floor_x, floor_z = stage.floor_x[rows, columns], stage.floor_z[rows, columns]
     light = np.ones(floor_x.shape, np.float32)

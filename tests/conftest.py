@@ -17,12 +17,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # also in the processes that tests start, s
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-from cli.script import run_script  # noqa: E402
-from modules import VAE_Model  # noqa: E402
-from stage_dancer.dataset import make_dancer  # noqa: E402
+from cli.script import run_script
+from figures import curves
+from modules import VAE_Model
+from stage_dancer.dataset import make_dancer
 
 torch.set_num_threads(1)
 
@@ -145,6 +146,14 @@ TINY_CLIPS = flags(frame_H=8, frame_W=16, batch_size=4, train_vi_len=6, val_vi_l
                    device="cpu", amp="off")
 # A step for each batch, and a learning rate that does not depend on the last epoch, which tests move.
 TINY_TRAINING = flags(**TINY_NETWORK, bptt=0, lr_schedule="MultiStep") + TINY_CLIPS
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """{name of the figure: Figure} of all that a test has Plotting save, which then costs no rendering."""
+    figures = {}
+    monkeypatch.setattr(curves, "save", lambda figure, folder, name, _: figures.update({name: figure}) or name)
+    return figures
 
 
 def read_csv(path):

@@ -15,10 +15,10 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import Trainer  # noqa: E402
-from cli.script import run_script  # noqa: E402
-from engine.saving import run_folder  # noqa: E402
-from engine.saving.recorder import RunRecorder  # noqa: E402
+import Trainer
+from cli.script import run_script
+from engine.saving import run_folder
+from engine.saving.recorder import RunRecorder
 
 RANK = int(os.environ.get("RANK", 0))
 

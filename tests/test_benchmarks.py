@@ -96,7 +96,7 @@ def test_sides_take_turns(monkeypatch):
         return {"seconds": {"a step": seconds}, "peak_mib": len(turns)}
 
     monkeypatch.setattr(bench, "take_turn", take_turn)
-    row, = bench.compare("training", "training", {"repeats": 3, "flags": {}})
+    [row] = bench.compare("training", "training", {"repeats": 3, "flags": {}})
     assert turns == ["plain", "ours"] * 3
     assert row["ratios"] == [4, 3, 10] and row["peak_mib"] == {"plain": 5, "ours": 6}
     machine = {"operations": {"rollout": 6}, "matrix_rate": {"float32": 4.0, "bfloat16": 8.0},
@@ -111,7 +111,7 @@ def test_windows_has_a_row_without_the_peak_memory(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
     peak = measure.peak_memory(torch.device("cpu"))
     monkeypatch.setattr(bench, "take_turn", lambda *_, **more: {"seconds": {"a step": 1.0}, "peak_mib": peak})
-    row, = bench.compare("training", "training", {"repeats": 2, "flags": {}})
+    [row] = bench.compare("training", "training", {"repeats": 2, "flags": {}})
     assert row["peak_mib"] == {"plain": None, "ours": None}
     assert bench.shown(row)["peak MiB"] == "not known / not known"
 

@@ -264,7 +264,7 @@ def test_a_dataset_that_cannot_be_moved_to_its_place_leaves_the_old_one_and_is_k
     with pytest.raises(RunError, match="in use.*complete in") as error:
         dancer.make_dancer(root, **TINY, num_workers=1, overwrite=True)
     assert contents(root) == before
-    kept, = set(tmp_path.iterdir()) - {root}
+    [kept] = set(tmp_path.iterdir()) - {root}
     assert str(kept) in str(error.value) and contents(kept) | {".DS_Store": b""} == before
 
 
@@ -444,7 +444,7 @@ def test_a_folder_that_others_filled_meanwhile_stays(kind, tmp_path):
             (tmp_path / "made").mkdir()
             (tmp_path / "made" / kind).write_text('{"of": "another process"}')
     assert (tmp_path / "made" / kind).read_text() == '{"of": "another process"}'
-    kept, = (path for path in tmp_path.iterdir() if path.name != "made")
+    [kept] = (path for path in tmp_path.iterdir() if path.name != "made")
     assert str(kept) in str(raised.value) and (kept / "dancer.json").read_text() == "{}"
 
 
@@ -460,7 +460,7 @@ def test_the_same_dancer_that_another_process_made_meanwhile_is_the_one(tmp_path
 
 
 @pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "make room"), (errno.ENOMEM, "free some memory"),
-                                            (errno.EACCES, "allow it")])
+                                            (errno.EACCES, "check its permissions")])
 def test_an_error_of_the_making_is_none_of_the_folders_name(number, remedy, tmp_path, monkeypatch, capsys):
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))

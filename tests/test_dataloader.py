@@ -1,6 +1,7 @@
 """The dataset: items are what lies in the files, paired and in order, and clips stay in their sequences."""
 
 import os
+import re
 import shutil
 import struct
 import zlib
@@ -165,7 +166,7 @@ def test_a_gap_in_the_labels_of_a_test_sequence_is_refused(tmp_path):
         (tmp_path / f"test/test_label/1/{missing}.png").unlink()
         with pytest.raises(UsageError, match=f"test_label/1 skips .*, the first of them {missing};"):
             open_set(tmp_path, "test")
-        problem, = [problem for problem in describe_dataset(tmp_path)[0] if "test_label" in problem]
+        [problem] = [problem for problem in describe_dataset(tmp_path)[0] if "test_label" in problem]
         assert f"the first of them {missing};" in problem and "\n" not in problem
 
 
@@ -188,7 +189,7 @@ def test_a_sequence_not_named_by_a_number_is_refused_and_not_left_out(tmp_path, 
 def test_a_dataset_without_test_sequences_is_said_to_do_for_a_training(tmp_path):
     write_split(tmp_path, "train", 4)
     write_split(tmp_path, "val", 4)
-    problem, = describe_dataset(tmp_path)[0]
+    [problem] = describe_dataset(tmp_path)[0]
     assert "test/test_label is missing" in problem and "training does not" in problem
 
 
@@ -227,7 +228,7 @@ def test_shorter_test_sequences_are_named(tmp_path, capsys):
     for number, length in ((0, 8), (1, 9), (12, 7)):
         write_folder(tmp_path / f"test/test_img/{number}", images(1))
         write_folder(tmp_path / f"test/test_label/{number}", images(length))
-    fact, = describe_dataset(tmp_path)[1]
+    [fact] = describe_dataset(tmp_path)[1]
     assert "3 sequences of 7 or 8 or 9 labels (sequence 0 has 8; sequence 12 has 7)" in fact
     open_sequences(tmp_path, "test", 4, 1.0, {"frame_size": SIZE, "num_workers": 1})
     assert "note: the longest test sequence has 9 labels, but sequence 0 has 8; sequence 12" in capsys.readouterr().out
@@ -603,7 +604,7 @@ def test_labels_on_black_are_named(dancer, tmp_path):
     shutil.copytree(dancer, root, ignore=shutil.ignore_patterns(".decoded"))
     for path in (root / "train/train_label").iterdir():
         iio.imwrite(path, 255 - iio.imread(path))
-    problem, = describe_dataset(root)[0]
+    [problem] = describe_dataset(root)[0]
     assert str(root / "train/train_label") in problem and "white" in problem
 
 
@@ -621,6 +622,19 @@ def test_everything_wrong_with_a_dataset_is_described_at_once(dancer, tmp_path):
     assert len(problems) == 4 and not any("\n" in problem for problem in problems)
 
 
+def test_of_many_faults_of_a_kind_the_first_are_named_in_their_order(dancer, tmp_path):
+    root = tmp_path / "broken"
+    shutil.copytree(dancer, root, ignore=shutil.ignore_patterns(".decoded"))
+    numbers = range(2, 20)
+    for number in numbers:
+        (root / f"train/train_label/{number}.png").unlink()
+        size = 8 + number
+        iio.imwrite(root / f"val/val_img/{number}.png", np.zeros((size, size, 3), np.uint8))
+    lone, sizes = describe_dataset(root)[0]
+    assert [int(number) for number in re.findall(r"frame (\d+) in", lone)] == [*numbers][:10]
+    assert sizes.count(" x ") == 10 and "and 9 more" in sizes and len(sizes) < 1000
+
+
 @pytest.mark.parametrize("mode", ["train", "val"])
 @pytest.mark.parametrize("lengths, said", [
     ("9 3 1", "2 of the 3 sequences in {}, 4 frames in all, give no clip of 4"), ("9 4", ""), ("13", "")])
@@ -630,7 +644,7 @@ def test_sequences_too_short_for_a_clip_are_told(mode, lengths, said, tmp_path, 
     Dataset_Dance(tmp_path, None, mode, 4, frame_size=(8, 16), num_workers=1)
     out = capsys.readouterr().out
     assert said.format(tmp_path / mode / f"{mode}_img") in out and ("note" in out) == bool(said)
-    fact, = describe_dataset(tmp_path)[1]
+    [fact] = describe_dataset(tmp_path)[1]
     assert {"9 3 1": "3 sequences of 1 to 9", "9 4": "2 sequences of 4 to 9", "13": "1 sequence,"}[lengths] in fact
 
 

@@ -63,7 +63,7 @@ def test_commands_of_a_page_are_understood(page, monkeypatch):
 
 def test_commands_for_windows_are_those_of_the_demo():
     recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("\ndemo:")[1].split("\n\n")[0]
-    block, = [block for block in code_blocks(PAGES[0]) if ".venv\\Scripts" in block]
+    [block] = [block for block in code_blocks(PAGES[0]) if ".venv\\Scripts" in block]
     ours, theirs = (re.findall(r"(?:\$\(RUN\)|Scripts\\python) (\w+\.py .*)", text.replace('"', ""))
                     for text in (recipe, block))
     assert ours == theirs and len(ours) == 4

@@ -441,11 +441,11 @@ def test_flags_that_bend_a_resumed_run_are_told(run, call, capsys):
     for line in ("--num_epoch is now 4; it was 3", "--per_save is now 2; it was 1",
                  "--lr is now 0.0005; it was 0.001"):
         assert line in said
-    assert "no epoch is left" not in said
+    assert "leaves nothing to train" not in said
     assert [row["epoch"] for row in read_csv(run / "metrics.csv")] == ["0", "1", "2", "3"]
-    for words in ([], flags(num_epoch=2)):
+    for words, number in (([], 4), (flags(num_epoch=2), 2)):
         call("Trainer", "--resume", "--save_root", run, *words)
-        assert "no epoch is left to train, as --num_epoch counts the 4 that are trained" in capsys.readouterr().out
+        assert f"--num_epoch {number} leaves nothing to train, as 4 epochs are done" in capsys.readouterr().out
     assert len(read_csv(run / "metrics.csv")) == 4
 
 

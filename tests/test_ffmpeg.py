@@ -9,16 +9,16 @@ import pytest
 
 pytest.importorskip("imageio_ffmpeg", reason="the extra of requirements/video.txt is not installed")
 
-from imageio_ffmpeg import get_ffmpeg_exe  # noqa: E402
+from imageio_ffmpeg import get_ffmpeg_exe
 
-from cli.errors import RunError, UsageError  # noqa: E402
-from conftest import ROOT, call_script  # noqa: E402
-from media.ffmpeg import check_mp4, exact_rate, length_and_rate, read_video, write_mp4  # noqa: E402
-from poses.keypoints import INDEX, nobody, read_poses, seen  # noqa: E402
-from poses.labels import draw_label as draw_pose_label  # noqa: E402
-from stage_dancer import film  # noqa: E402
-from stage_dancer.dataset import compose  # noqa: E402
-from stage_dancer.stage import HEIGHT, WIDTH, Stage, draw_frame, draw_label  # noqa: E402
+from cli.errors import RunError, UsageError
+from conftest import ROOT, call_script
+from media.ffmpeg import check_mp4, exact_rate, length_and_rate, read_video, write_mp4
+from poses.keypoints import INDEX, nobody, read_poses, seen
+from poses.labels import draw_label as draw_pose_label
+from stage_dancer import film
+from stage_dancer.dataset import compose
+from stage_dancer.stage import HEIGHT, WIDTH, Stage, draw_frame, draw_label
 
 
 def ffmpeg(*words):

@@ -112,7 +112,7 @@ def split_png(data):
     """The chunks of a PNG, as [kind, content]."""
     chunks, place = [], 8
     while place < len(data):
-        length, = struct.unpack(">I", data[place:place + 4])
+        [length] = struct.unpack(">I", data[place:place + 4])
         chunks.append([data[place + 4:place + 8], data[place + 8:place + 8 + length]])
         place += length + 12
     return chunks

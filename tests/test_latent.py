@@ -16,7 +16,7 @@ from modules.latent import z_usage
 from modules.metrics import psnr
 from modules.model import Step
 from modules.rollout import generate
-from test_plotting import Z_COLUMNS, drawn, write_run  # noqa: F401
+from test_plotting import Z_COLUMNS, write_run
 
 CLIPS, LENGTH, SIZE, Z = 2, 5, (4, 6), (3, 2, 3)
 
@@ -162,7 +162,7 @@ def draw(runs, out):
 
 
 @pytest.mark.filterwarnings("ignore:Attempting to set identical")  # all MSEs are the same here
-def test_rate_and_distortion_of_runs_with_several_weights_and_seeds(drawn, tmp_path):  # noqa: F811
+def test_rate_and_distortion_of_runs_with_several_weights_and_seeds(drawn, tmp_path):
     runs = [write_run(tmp_path / f"{kind}{weight}{seed}", f"--kl_anneal_type {kind} --kl_weight {weight} --seed {seed}",
                       **Z_COLUMNS | {"val_kl": (seed + 1) / weight, "val_psnr_posterior": 20})
             for kind in ("None", "Monotonic") for weight in (1, 0.1) for seed in (0, 1)]
@@ -176,7 +176,7 @@ def test_rate_and_distortion_of_runs_with_several_weights_and_seeds(drawn, tmp_p
     assert "rate_distortion" not in drawn and "z" in drawn
 
 
-def test_distortion_is_the_geometric_mean_of_the_frames_and_called_so(drawn, tmp_path):  # noqa: F811
+def test_distortion_is_the_geometric_mean_of_the_frames_and_called_so(drawn, tmp_path):
     """It comes from the mean of the frames' PSNRs: of MSEs of 0.1 and 0.001 it is 0.01, not 0.05."""
     errors = torch.tensor([0.1, 0.001])
     decibel = psnr(errors.sqrt()[:, None, None, None].expand(2, 3, *SIZE), torch.zeros(2, 3, *SIZE)).mean().item()
@@ -188,14 +188,14 @@ def test_distortion_is_the_geometric_mean_of_the_frames_and_called_so(drawn, tmp
     assert "geometric mean" in ax.get_ylabel()
 
 
-def test_what_z_is_worth_stands_over_z_at_0(drawn, tmp_path):  # noqa: F811
+def test_what_z_is_worth_stands_over_z_at_0(drawn, tmp_path):
     run = write_run(tmp_path / "run", **Z_COLUMNS)
     Plotting.main([run, "--figures", "z"])
     for ax, source, worth in zip(drawn["z"].axes[2:4], ("posterior", "prior"), (2, -1), strict=True):
         assert source in ax.get_ylabel() and [list(line.get_ydata()) for line in ax.lines] == [[worth] * 6]
 
 
-def test_dashes_tell_runs_apart_and_nothing_else(drawn, tmp_path):  # noqa: F811
+def test_dashes_tell_runs_apart_and_nothing_else(drawn, tmp_path):
     """Past seven runs a run may be dashed itself."""
     runs = [write_run(tmp_path / str(number), f"--kl_weight 0.{number:02d}", **Z_COLUMNS) for number in range(1, 16)]
     samples = "frame,psnr_mean,psnr_low,psnr_high,psnr_best\n1,20,19,21,22\n"
@@ -211,7 +211,7 @@ def test_dashes_tell_runs_apart_and_nothing_else(drawn, tmp_path):  # noqa: F811
         assert best.get_linewidth() < mean.get_linewidth() / 2
 
 
-def test_a_rollout_that_broke_off_leaves_the_others_to_draw(drawn, tmp_path):  # noqa: F811
+def test_a_rollout_that_broke_off_leaves_the_others_to_draw(drawn, tmp_path):
     run = write_run(tmp_path / "run", **Z_COLUMNS | {"val_psnr_prior": "nan"})
     Plotting.main([run, "--figures", "z"])
     assert [[len(line.get_ydata()) for line in ax.lines] for ax in drawn["z"].axes[2:4]] == [[6], [0]]

@@ -25,7 +25,7 @@ def notebook():
 
 
 def cell_of(book, name):
-    cell, = [cell for cell in book.cells if cell["id"] == name]
+    [cell] = [cell for cell in book.cells if cell["id"] == name]
     return cell
 
 

@@ -21,7 +21,7 @@ from modules.rollout import generate, rollout
 
 FRAME_SIZE = 20, 36  # z of the pyramid is 3 x 5
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guide.md").read_text(encoding="utf-8"), re.DOTALL)
-EXAMPLE, = [text for text in EXAMPLES if "onnxruntime" in text]
+[EXAMPLE] = [text for text in EXAMPLES if "onnxruntime" in text]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_step_is_that_of_torch(onnxruntime, model, batch_size, clamp):
     next_frame = NextFrame(model, clamp).eval()
     session = onnxruntime.InferenceSession(onnx_bytes(next_frame, example_inputs(model, FRAME_SIZE, batch_size=2)))
     inputs = example_inputs(model, FRAME_SIZE, batch_size)
-    computed, = session.run(["next_frame"], as_numpy(inputs))
+    [computed] = session.run(["next_frame"], as_numpy(inputs))
     assert computed.dtype == np.float32 and computed.shape == (batch_size, 3, *FRAME_SIZE)
     with torch.no_grad():
         expected = next_frame(**inputs)
@@ -68,7 +68,7 @@ def test_ten_frames_are_those_of_generate(onnxruntime, model, tmp_path):
     video = [first]
     for t in range(1, 11):
         z = np.zeros((3, *model.z_shape(*FRAME_SIZE)), np.float32)
-        frame, = session.run(None, {"frame": frame, "label": to_unit(labels[:, t]).numpy(), "z": z})
+        [frame] = session.run(None, {"frame": frame, "label": to_unit(labels[:, t]).numpy(), "z": z})
         video.append(frame)
     noise = GivenNoise(torch.zeros(3, 10, *model.z_shape(*FRAME_SIZE)))
     with torch.no_grad():

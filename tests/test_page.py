@@ -104,7 +104,7 @@ def test_page_asks_for_nothing_and_holds_the_curves_and_the_videos(tmp_path):
         np.testing.assert_array_equal(frames_of(data["sheets"][place]), shown[name])
     columns = np.genfromtxt(Path(run, "metrics.csv"), delimiter=",", names=True)
     for name in ("loss", "mse", "kl", "tfr", "beta"):
-        curve, = data["charts"][name]["curves"]
+        [curve] = data["charts"][name]["curves"]
         assert curve["x"] == list(range(6)) and curve["y"] == pytest.approx(columns[name], rel=1e-4)
     assert data["charts"]["val_psnr"]["curves"] == [{"run": 0, "x": [1, 3, 5], "y": [21, 23, 25]}]
     assert data["charts"]["validation"]["curves"] == [{"run": 0, "x": list(range(1, 21)), "y": [21, 20] * 10}]
@@ -130,7 +130,7 @@ def test_page_says_what_a_run_was(tmp_path):
 def test_table_of_the_runs_has_the_epoch_with_the_best_validation(tmp_path):
     run = write_run(tmp_path / "run", epochs=4, val_psnr=[21, 25, "", 23], val_ssim=[0.5, 0.7, "", 0.6])
     page = write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
-    table, = re.findall(r"<caption>Runs</caption>(.*?)</table>", page)
+    [table] = re.findall(r"<caption>Runs</caption>(.*?)</table>", page)
     headings = re.findall(r"<button [^>]*>(.*?)</button>", table)[1:]  # but for that of the runs' names
     cells = dict(zip(headings, re.findall(r"<td[^>]*>(.*?)</td>", table), strict=True))
     assert [cells[name] for name in ("val PSNR", "val SSIM", "at epoch")] == ["25.00", "0.700", "1"]
@@ -220,13 +220,14 @@ def test_a_test_is_as_fast_as_its_run_wherever_one_stands(tmp_path, monkeypatch)
         assert data_of(write_page(tmp_path / "page.html", [folder]).read_text(encoding="utf-8"))["fps"] == 12
 
 
-def test_page_of_a_test_without_scores_names_the_checkpoint_of_its_run(tmp_path):
+def test_page_of_a_test_has_no_epochs_and_names_the_checkpoint_of_its_run_while_there_are_no_scores(tmp_path):
     run = Path(write_run(tmp_path / "run", SIZE))
     (run / "best.ckpt").touch()
     (run / "test").mkdir()
     save_videos(run / "test/first.npz", videos())
     page = write_page(tmp_path / "page.html", [run / "test"]).read_text(encoding="utf-8")
     assert f"Tester.py --ckpt_path {run / 'best.ckpt'} --gt FILE" in page
+    assert ">epochs<" not in page and ">epochs<" in write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
 
 
 def test_any_damage_to_the_arrays_of_videos_is_told(tmp_path):

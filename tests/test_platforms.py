@@ -378,7 +378,7 @@ def test_last_checkpoint_that_cannot_be_read_is_not_replaced_by_an_older_one(num
 
 
 @pytest.mark.parametrize("number, kind, said", [(errno.EIO, RunError, "its drive may be away: try again"),
-                                                (errno.EACCES, UsageError, "allow it")])
+                                                (errno.EACCES, UsageError, "check its permissions")])
 def test_image_that_cannot_be_read_now_is_not_to_be_replaced(number, kind, said, dancer, at_once, monkeypatch):
     path = next((dancer / "val/val_img").iterdir())
     monkeypatch.setattr("PIL.Image.open", failing(None, OSError(number, os.strerror(number)), 99))

@@ -64,14 +64,6 @@ def write_run(folder, flags="", epochs=6, sequence_lengths=(20,), val_every=2, *
     return str(folder)
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """{name of the figure: Figure} of all that a test has Plotting save, which then costs no rendering."""
-    figures = {}
-    monkeypatch.setattr(curves, "save", lambda figure, folder, name, _: figures.update({name: figure}) or name)
-    return figures
-
-
 def legend(figure):
     return [text.get_text().replace("\n", " ") for box in figure.legends for text in box.get_texts()]
 
@@ -325,7 +317,7 @@ def test_star_is_at_the_best_epoch_of_a_single_run(tmp_path, drawn):
     """The best of a mean over seeds would be no best of any of them."""
     alone = write_run(tmp_path / "alone", "--seed 0", val_psnr=["", 21, 25, "", 23, 22])
     Plotting.main([alone, "--figures", "val_psnr"])
-    star, = [line for line in drawn["validation_psnr"].axes[0].lines if line.get_marker() == "*"]
+    [star] = [line for line in drawn["validation_psnr"].axes[0].lines if line.get_marker() == "*"]
     assert_curve(star, [2], [25])
     assert drawn["validation_psnr"].axes[0].get_title() == "alone: best 25.00 dB at epoch 2"
     Plotting.main([*write_seeds(tmp_path / "a"), "--figures", "val_psnr"])

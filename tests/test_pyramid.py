@@ -79,7 +79,7 @@ def test_slope_of_the_output_is_that_of_the_sigmoid_and_a_little_more():
     x = torch.linspace(-30, 30, 61, dtype=torch.float64, requires_grad=True)
     frame = LeakySigmoid()(x)
     torch.testing.assert_close(frame, torch.sigmoid(x), rtol=0, atol=0)
-    slope, = torch.autograd.grad(frame.sum(), x)
+    [slope] = torch.autograd.grad(frame.sum(), x)
     torch.testing.assert_close(slope, torch.sigmoid(x) * torch.sigmoid(-x) + LeakySigmoid.LEAK)
     assert torch.equal(LeakySigmoid()(torch.tensor([-torch.inf, torch.inf])), torch.tensor([0.0, 1.0]))
 
@@ -180,7 +180,7 @@ def test_an_ensemble_predicts_the_mean_of_its_networks_each_with_a_z_of_its_own(
 
     def predicted(model, z):
         model = MeanOfViews(model, views) if views > 1 else model
-        step, = rollout(model.eval(), frame[:, None], labels, GivenNoise(z[:, None]), temperature=1.0)
+        [step] = rollout(model.eval(), frame[:, None], labels, GivenNoise(z[:, None]), temperature=1.0)
         return step.frame
 
     mean = torch.stack([predicted(*pair) for pair in zip(models, epsilon)]).mean(dim=0)

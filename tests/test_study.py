@@ -366,7 +366,7 @@ def test_recipe_is_calibrated_once(study, dancer, tmp_path, monkeypatch):
         if script == "Trainer":
             trained.append(folder.name)
         if folder.name == "calibration":
-            row, = read_csv(folder / "times.csv")
+            [row] = read_csv(folder / "times.csv")
             assert 0 < float(row["validation_seconds"]) < float(row["seconds"])
             (folder / "times.csv").write_text(f"{','.join(TIMES_COLUMNS)}\n0,2.9,0\n")
 

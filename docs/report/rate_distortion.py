@@ -12,9 +12,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from cli.tables import markdown_table  # noqa: E402
-from engine.saving.logs import read_arguments, read_metrics  # noqa: E402
-from figures.curves import mean_and_range  # noqa: E402
+from cli.tables import markdown_table
+from engine.saving.logs import read_arguments, read_metrics
+from figures.curves import mean_and_range
 
 ANNEALINGS = ("None", "Monotonic", "Cyclical")
 PSNR = {"PSNR, z from the posterior": "val_psnr_posterior", "from the prior": "val_psnr_prior",
@@ -28,9 +28,10 @@ def main():
     for run in sorted(Path(sys.argv[1]).glob("*/seed=*")):
         flags, metrics = read_arguments(run), read_metrics(run)
         if len(metrics["epoch"]) == flags["num_epoch"]:
-            key = flags["posterior"], ANNEALINGS.index(flags["kl_anneal_type"]), -flags["kl_weight"]
+            key = flags["posterior"], flags["kl_anneal_type"], flags["kl_weight"]
             groups.setdefault(key, []).append({column: values[-1] for column, values in metrics.items()})
-    print(markdown_table([row(*key, groups[key]) for key in sorted(groups)]))
+    in_order = sorted(groups, key=lambda key: (key[0], ANNEALINGS.index(key[1]), -key[2]))
+    print(markdown_table([row(*key, groups[key]) for key in in_order]))
 
 
 def row(posterior, annealing, weight, ends):
@@ -40,8 +41,8 @@ def row(posterior, annealing, weight, ends):
 
     rates = [end["val_kl"] for end in ends]
     digits = 0 if min(rates) >= 10 else 2 if max(rates) >= 0.01 else 4
-    weight = f"{-weight:.0e}".replace("e-0", "e-").replace("1e+00", "1")
-    return {"posterior, annealing, KL weight": f"{posterior}, {ANNEALINGS[annealing]}, {weight}",
+    weight = f"{weight:.0e}".replace("e-0", "e-").replace("1e+00", "1")
+    return {"posterior, annealing, KL weight": f"{posterior}, {annealing}, {weight}",
             "nats a frame": mean_and_range(rates, digits) if max(rates) >= 1e-4 else "< 0.0001",
             "active units": mean("val_active_units", 0)} | {name: mean(column) for name, column in PSNR.items()} | {
             "validation, 629 frames": mean_and_range([end["val_psnr"] for end in ends])}

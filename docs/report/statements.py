@@ -14,11 +14,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-from cli.files import read_json_or_none  # noqa: E402
-from cli.tables import markdown_table  # noqa: E402
-from engine.saving.logs import read_arguments, read_metrics, read_psnr_per_frame  # noqa: E402
-from figures.curves import mean_and_range  # noqa: E402
-from paired import sign_flip_test  # noqa: E402
+from cli.files import read_json_or_none
+from cli.tables import markdown_table
+from engine.saving.logs import read_arguments, read_metrics, read_psnr_per_frame
+from figures.curves import mean_and_range
+from paired import sign_flip_test
 
 ANNEALINGS = {"Monotonic": ("Monotonic", 10, 1.0), "Cyclical 10, 1": ("Cyclical", 10, 1.0),
               "Cyclical 5, 0.5": ("Cyclical", 5, 0.5), "None": ("None", 10, 1.0)}

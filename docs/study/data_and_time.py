@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from cli.files import read_json  # noqa: E402
-from cli.tables import markdown_table, number  # noqa: E402
-from engine.saving.logs import read_metrics  # noqa: E402
-from figures.style import STYLES, save, with_legend  # noqa: E402
+from cli.files import read_json
+from cli.tables import markdown_table, number
+from engine.saving.logs import read_metrics
+from figures.style import STYLES, save, with_legend
 
 SPLITS = {"train": "training sequences", "val": "validation", "test": "test"}
 

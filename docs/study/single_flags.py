@@ -12,11 +12,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-from cli.files import read_json  # noqa: E402
-from cli.tables import markdown_table  # noqa: E402
-from engine.saving.logs import read_metrics  # noqa: E402
-from figures.curves import mean_and_range  # noqa: E402
-from paired import sign_flip_test  # noqa: E402
+from cli.files import read_json
+from cli.tables import markdown_table
+from engine.saving.logs import read_metrics
+from figures.curves import mean_and_range
+from paired import sign_flip_test
 
 BASE = "course"
 ENOUGH_SEEDS = 5  # for a p-value: with five the least possible is 0.06

@@ -2,8 +2,8 @@
 
 A checkpoint is a dict. Keys that the course template has too: `state_dict` (weights), `optimizer` (its state; the
 template keeps a second copy of the weights there), `lr`, `tfr`, `last_epoch`. Keys of ours: `arguments` (every flag),
-`sequence_lengths` and `thumbnails` (of the dataset: see resume.identity_of), `scaler`, `clipper` (the usual norms of
-the gradient), `world_size`, and the fields of engine.training.RunState.
+`sequence_lengths`, `val_sequence_lengths` and `thumbnails` (of the dataset: see resume.identity_of), `scaler`,
+`clipper` (the usual norms of the gradient), `world_size`, and the fields of engine.training.RunState.
 """
 
 import io
@@ -75,7 +75,7 @@ def load_checkpoint(path, flag="--ckpt_path"):
         if isinstance(error, (IsADirectoryError, PermissionError)) and path.is_dir():  # the latter on Windows
             raise UsageError(f"{flag} {path} is a folder; give a checkpoint, such as {path / 'best.ckpt'}") from None
         reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{flag} {path} cannot be read ({reason}); allow it, or try again") from None
+        raise RunError(f"{flag} {path} cannot be read ({reason}); check its permissions, or try again") from None
     _check_archive(io.BytesIO(content), path, flag)
     with torch.serialization.safe_globals(HARMLESS):
         try:

@@ -12,7 +12,7 @@ EVENT_FILES = "events.out.tfevents.*"  # as TensorBoard calls them
 def check_tensorboard():
     """Raise UsageError if the package tensorboard is missing."""
     with needs_package("--tensorboard (else give --no-tensorboard)", "tensorboard", "tensorboard"):
-        import tensorboard  # noqa: F401
+        import tensorboard  # only to see whether it is there
 
 
 class EventFiles:

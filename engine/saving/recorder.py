@@ -101,12 +101,13 @@ class RunRecorder:
 
     def after_epoch(self, row):
         """Log the epoch and save its checkpoints, and stop if a signal has come."""
-        epoch, names = row["epoch"], ["last.ckpt"]
+        epoch, names = row["epoch"], []
+        if (epoch + 1) % self.per_save == 0:
+            names.append(f"epoch={epoch}.ckpt")
         if row.get("val_psnr", -math.inf) > self.state.best_psnr:
             self.state.best_psnr = row["val_psnr"]
             names.append("best.ckpt")
-        if (epoch + 1) % self.per_save == 0:
-            names.append(f"epoch={epoch}.ckpt")
+        names.append("last.ckpt")  # written last: a run resumed from it has the others
         before = self.state.rows[-1].get("seconds", 0.0) if self.state.rows else 0.0
         self._count_seconds()
         self.state.rows.append({**row, "seconds": self.state.seconds})
@@ -115,7 +116,7 @@ class RunRecorder:
             line += f"  PSNR {row['val_psnr']:.2f} dB (best {self.state.best_psnr:.2f})"
         self.state.last_epoch, self.state.batches_done, self.state.totals = epoch, 0, None
         self.kept = None
-        self._save(names[::-1], self._content(row))  # last.ckpt last: a run resumed from it has the others
+        self._save(names, self._content(row))
         Progress.write(f"{line}  {self.state.seconds - before:.1f} s")  # above the bar, if there is one
         try:
             self._write_logs()  # after the checkpoint, which holds the rows too
@@ -123,7 +124,7 @@ class RunRecorder:
             if epoch + 1 == self.num_epoch:
                 raise
             print(f"note: {error}; the next epoch tries again")
-        number, = all_reduce((self.stop.signal_number or 0,), "MAX", self.trainer.device)
+        [number] = all_reduce((self.stop.signal_number or 0,), "MAX", self.trainer.device)
         self._stop_after(number)
 
     def _write_logs(self):

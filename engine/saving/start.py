@@ -9,7 +9,7 @@ from cli.flags import FROM_A_CHECKPOINT, LPIPS_MIN_SIDE, network_settings, teste
 from .checkpoint import load_checkpoint, network_dimensions
 from .resume import FIXED_IN_A_RUN, check_resumable, newest_checkpoint
 
-OF_ANY_TEST = ("frame_H", "frame_W", "clamp_feedback")  # a test uses the training's values
+FIXED_IN_A_TEST = ("frame_H", "frame_W", "clamp_feedback")  # a test uses the training's values
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root")
 
 
@@ -63,8 +63,8 @@ def resumed_flags(parser, args, typed):
             print(f"--{name} is now {typed[name]}; it was {value}")
     trained = checkpoint["last_epoch"] + 1
     if trained >= args.num_epoch:
-        print(f"note: no epoch is left to train, as --num_epoch counts the {trained} that are trained; for more, give "
-              "a higher one")
+        print(f"note: --num_epoch {args.num_epoch} leaves nothing to train, as {trained} epochs are done; to train "
+              "more, give a higher one")
     return args, checkpoint, path
 
 
@@ -119,7 +119,7 @@ def tested_checkpoint(parser, args, typed):
     """The checkpoint to test; it sets what it was trained with, which a typed flag must not contradict."""
     path = args.ckpt_path
     checkpoint, saved, network = read_checkpoint(path, parser)
-    answers = {name: saved[name] for name in OF_ANY_TEST if name in saved}
+    answers = {name: saved[name] for name in FIXED_IN_A_TEST if name in saved}
     require_flags(args, typed, network | answers, path)
     if not getattr(args, "onnx", None):  # a single step, of no dataset
         adopt_flags(args, typed, saved, ("DR", "partial", "train_vi_len", "val_vi_len", "temperature", "seed"))
@@ -129,7 +129,7 @@ def tested_checkpoint(parser, args, typed):
 def ensemble_checkpoint(path, parser, args):
     """A checkpoint of --ensemble, see `tester_flags`. args: the flags of --ckpt_path, which must be its own too."""
     checkpoint, saved, network = read_checkpoint(path, parser, "--ensemble")
-    for name in OF_ANY_TEST:
+    for name in FIXED_IN_A_TEST:
         if saved.get(name, getattr(args, name)) != getattr(args, name):
             raise UsageError(f"--ensemble {path} was trained with --{name} {saved[name]}, and --ckpt_path "
                              f"{args.ckpt_path} with {getattr(args, name)}; leave it out")
@@ -137,7 +137,7 @@ def ensemble_checkpoint(path, parser, args):
 
 
 def read_checkpoint(path, parser, flag="--ckpt_path"):
-    """A checkpoint given by a flag, the flags in it, {} in one of another program, and its network's dimensions."""
+    """Read a checkpoint given by `flag`: its content, the flags in it ({} if none), the parameters of its network."""
     checkpoint = load_checkpoint(path, flag)
     saved = saved_flags(checkpoint)
     parser.check_saved(saved, path)

@@ -51,7 +51,7 @@ def onnx_bytes(next_frame, inputs):
     The exporter is torch's older one, which needs onnx alone; the newer needs onnxscript too, in twenty times the time.
     """
     with needs_package("--onnx", "onnx", "onnx"):
-        import onnx  # noqa: F401
+        import onnx  # only to see whether it is there
     buffer, names = io.BytesIO(), [*inputs, "next_frame"]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about the newer exporter, and about what is not folded
@@ -69,7 +69,7 @@ def check_onnx(content, next_frame, batches):
     session = InferenceSession(content, providers=["CPUExecutionProvider"])
     difference = 0.0
     for inputs in batches:
-        computed, = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        [computed] = session.run(None, {name: value.numpy() for name, value in inputs.items()})
         with torch.inference_mode():
             difference = max(difference, (torch.from_numpy(computed) - next_frame(**inputs)).abs().max().item())
     if not difference < MAX_DIFFERENCE:

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and what is said when they cannot be."""
 
+import codecs
 import errno
 import glob
 import json
@@ -26,6 +27,11 @@ OF_FILE_MANAGERS = {"thumbs.db", "desktop.ini", ".ds_store", ".localized", ".dir
 CLOSE_IT = "close the program that may have it open"
 NOT_IN_UTF_8 = "backslashreplace"  # what becomes of a folder's name that is not, as from an archive in Big5
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
+
+
+def encoding_of(beginning):
+    """The encoding of a text file that begins with these bytes: UTF-16, as PowerShell may write, or UTF-8."""
+    return "utf-16" if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def is_open_elsewhere(error):
@@ -276,15 +282,14 @@ def locked(flag, folder):
     folder = make_folder(flag, folder)
     lock, holder = FileLock(folder / ".lock"), folder / ".lock_holder"
     with usable(flag, folder):
-        reason = why_no_locks(folder / ".lock")
+        try:
+            reason = why_no_locks(folder / ".lock") or why_not_locked(lock)
+        except Timeout:
+            other = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+            raise UsageError(f"{flag} {folder} is in use by {other}; wait for it, or give another folder") from None
         if reason:
             print(f"note: {folder} is on a drive without locks ({reason}); start no second run in it")
         else:
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                other = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
-                raise UsageError(f"{flag} {folder} is in use by {other}; wait for it, or give another folder") from None
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:
         yield folder
@@ -295,7 +300,7 @@ def locked(flag, folder):
 def why_no_locks(path):
     """Return why the file system of a file has no locks, as some network drives have none; None if it has them."""
     try:
-        import fcntl  # Windows has locks, and no fcntl
+        import fcntl  # Windows has none: why_not_locked
     except ImportError:
         return None
     with open(path, "a+", encoding="utf-8") as file:  # to lock a file, NFS wants it open for reading
@@ -305,4 +310,18 @@ def why_no_locks(path):
             return None
         except OSError as error:
             return error.strerror or str(error)
+    return None
+
+
+def why_not_locked(lock):
+    """Acquire a lock, or raise Timeout; returns why its file system has no locks, None if it has them.
+
+    Windows tells so of a drive of WSL or of a virtual machine only when a file is to be locked.
+    """
+    try:
+        lock.acquire(timeout=0)
+    except OSError as error:
+        if isinstance(error, Timeout) or error.errno not in NOT_SUPPORTED:
+            raise
+        return error.strerror or str(error)
     return None

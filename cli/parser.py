@@ -5,13 +5,13 @@ import difflib
 import os
 import re
 import shlex
-import stat
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 from .errors import UsageError
+from .files import encoding_of
 
 COMMENT = re.compile(r"""(?P<quoted>"[^"]*"|'[^']*')|(?<!\S)#.*""")
 OF_WINDOWS_SHELLS = set("@&$;%,(){}<>|^'`")
@@ -31,15 +31,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, description, recipes=True):
-        super().__init__(description=description, allow_abbrev=False, fromfile_prefix_chars="@" if recipes else None,
-                         formatter_class=HelpFormatter)
-
-    def convert_arg_line_to_args(self, arg_line):
-        line = arg_line.removeprefix("\ufeff")  # a byte order mark, from Windows' Notepad
-        try:
-            return words_of(COMMENT.sub(lambda match: match["quoted"] or "", line))
-        except ValueError as error:
-            self.error(f"a recipe has the line {line!r} ({error}); correct it")
+        super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+        self.recipes = recipes
 
     def parse_args(self, args=None, namespace=None):
         args, unknown = self.parse_known_args(args, namespace)
@@ -49,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
     def _meant(self, word):
         """What an unknown word may have been meant for, as the end of a message."""
-        if self.fromfile_prefix_chars and word.endswith(".txt") and os.path.isfile(word):
+        if self.recipes and word.endswith(".txt") and os.path.isfile(word):
             return f"; a file of flags is given as @{word}"
         options = {option.lstrip("-").replace("-", "_"): option for option in self._option_string_actions}
         name = re.split("[=:]", word.lstrip("-"))[0].replace("-", "_")
@@ -57,16 +50,45 @@ class Parser(argparse.ArgumentParser):
         return f"; did you mean {options[near[0]]}?" if near else ""
 
     def parse_known_args(self, args=None, namespace=None):
-        for word in sys.argv[1:] if args is None else args:
-            if self.fromfile_prefix_chars and word.startswith("@") and _is_no_file(word[1:]):
-                self.error(f"{word}: there is no such file of flags; those of this program are in recipes/")
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args(self._with_recipes(words) if self.recipes else words, namespace)
+
+    def _with_recipes(self, words, within=()):
+        """Put the words of a recipe in the place of @FILE, its name; a recipe may name others.
+
+        argparse could do so itself; before Python 3.12 it reads files in the code page of Windows.
+        within: the recipes that these words are in.
+        """
+        replaced = []
+        for word in words:
+            if word in within:
+                self.error(f"{word} names itself; remove this word from it")
+            recipe = self._recipe(word) if word.startswith("@") else None
+            replaced += [word] if recipe is None else self._with_recipes(recipe, (*within, word))
+        return replaced
+
+    def _recipe(self, word):
+        """The words in the recipe that a word @FILE names."""
+        path = Path(word[1:])
+        missing = f"{word}: there is no such file of flags; those of this program are in recipes/"
         try:
-            return super().parse_known_args(args, namespace)
-        except UnicodeDecodeError:
-            recipes = [word for word in (sys.argv[1:] if args is None else args) if word.startswith("@")]
-            self.error(f"{' '.join(recipes)} is not text; give a file of flags")
-        except RecursionError:
-            self.error("a recipe names itself; remove its @ word")
+            if path.is_dir():
+                self.error(missing)
+            content = path.read_bytes()  # once: it may be a pipe
+            lines = content.decode(encoding_of(content)).splitlines()
+        except UnicodeError:
+            self.error(f"{word} is not text in UTF-8; give a file of flags, or save it in UTF-8")
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: what cannot be a file's name
+            self.error(missing)
+        except OSError as error:
+            self.error(f"{word} cannot be read ({error.strerror or error}); give another file of flags")
+        words = []
+        for line in lines:
+            try:
+                words += words_of_line(line)
+            except ValueError as error:
+                self.error(f"{word} has the line {line!r} ({error}); correct it")
+        return words
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
@@ -98,16 +120,6 @@ class Parser(argparse.ArgumentParser):
             if action.dest in flags and not _could_give(action, flags[action.dest]):
                 raise UsageError(f"{path} has {ascii(flags[action.dest]):.60} for --{action.dest}; "
                                  "give another checkpoint")
-
-
-def _is_no_file(path):
-    """Whether nothing, or a folder, is at a path; of one that cannot be looked at, opening it will tell."""
-    try:
-        return stat.S_ISDIR(os.stat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
 
 
 def _could_give(action, value):
@@ -206,7 +218,7 @@ def interpreter():
 
 def script_command(script, *words, processes=1):
     """The command line that runs a script of this program, in one process or several, as one would type it here."""
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", processes) if processes > 1 else ()
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes) if processes > 1 else ()
     beside = Path(sys.argv[0]).parent / script  # in a notebook's process argv[0] is another program
     return as_typed(interpreter(), *launcher, beside if beside.is_file() else script, *words)
 
@@ -214,6 +226,11 @@ def script_command(script, *words, processes=1):
 def typed_command():
     """The command line of this program, as one would type it again."""
     return as_typed(interpreter(), *sys.argv)
+
+
+def words_of_line(line):
+    """The words on a line of a recipe, but for a comment; raises ValueError where a quote is missing."""
+    return words_of(COMMENT.sub(lambda match: match["quoted"] or "", line))
 
 
 def words_of(text):

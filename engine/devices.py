@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import re
+import shutil
 import warnings
 from contextlib import contextmanager, nullcontext
 
@@ -20,7 +21,8 @@ NO_TENSOR_CORES = re.compile(r"GTX 16|\bT\d{3,4}\b|\bMX[45]50\b|CMP 30HX")  # of
 def choose_device(name, gpu=0):
     """Return the torch.device of --device and --gpu: `auto` takes CUDA if it can be used, else MPS, else the CPU.
 
-    Under torchrun each process takes the CUDA device of its local rank.
+    Under torchrun each process takes the CUDA device of its local rank, and `auto` takes no MPS, which computes in one
+    process.
     """
     if name in ("auto", "cuda"):
         gpu = int(os.environ.get("LOCAL_RANK", gpu))
@@ -32,7 +34,8 @@ def choose_device(name, gpu=0):
             raise UsageError(f"--device cuda: {problem}; give --device auto or cpu")
         if problem != NO_CUDA:
             print(f"note: {problem}; continuing without it")
-    if name != "cpu" and torch.backends.mps.is_available():
+    of_one_process = name == "mps" or name == "auto" and "TORCHELASTIC_RUN_ID" not in os.environ
+    if of_one_process and torch.backends.mps.is_available():
         if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") == "1":  # see cli/__init__.py
             print("note: what MPS lacks is computed on the CPU")
         return torch.device("mps")
@@ -49,7 +52,12 @@ def cuda_problem(gpu):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if not torch.cuda.is_available():  # torch warns where only the driver is too old
-            return f"CUDA cannot be used ({one_line(caught[0].message)})" if caught else NO_CUDA
+            if caught:
+                return f"CUDA cannot be used ({one_line(caught[0].message)})"
+            if torch.version.cuda is None and torch.version.hip is None and shutil.which("nvidia-smi"):
+                return (f"torch {torch.__version__} is built for the CPU alone, and here is an NVIDIA GPU; install one "
+                        "for CUDA, as https://pytorch.org/get-started tells")
+            return NO_CUDA
         if gpu >= torch.cuda.device_count():
             flag = "--nproc_per_node: a process of" if "LOCAL_RANK" in os.environ else "--gpu"
             raise UsageError(f"{flag} {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")

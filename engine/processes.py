@@ -13,9 +13,11 @@ from datetime import timedelta
 import torch
 from torch import distributed, nn
 
-from cli.errors import RunError, UsageError
+from cli.errors import RunError, UsageError, one_line
 
 PATIENCE = timedelta(hours=2)  # for a process that validates while the others wait
+# in the messages of gloo and of NCCL, where another process is gone
+BROKEN = ("gloo", "ncclRemoteError", "communicator was aborted", "Connection closed", "Connection reset")
 
 
 @contextmanager
@@ -28,12 +30,14 @@ def joined_processes(device, dtype):
         yield
         return
     if device.type == "mps":
-        raise UsageError("--device mps computes in one process; start Trainer.py without torchrun")
+        raise UsageError("--device mps computes in one process; start Trainer.py without torchrun, or give --device "
+                         "cpu")
     if device.type == "cuda" and not distributed.is_nccl_available():
         raise UsageError("torchrun with GPUs needs NCCL, which PyTorch has on Linux alone; start Trainer.py without "
                          "torchrun, or in WSL")
     backend, device_id = ("nccl", device) if device.type == "cuda" else ("gloo", None)
-    distributed.init_process_group(backend, timeout=PATIENCE, device_id=device_id)
+    with report_lost_process():
+        distributed.init_process_group(backend, timeout=PATIENCE, device_id=device_id)
     check_alike(dtype)
     yield
     barrier()
@@ -46,12 +50,17 @@ def silence_other_processes():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
+def is_one_of_several():
+    """Whether this process is in a group; a PyTorch built without groups, as for AMD on Windows, has none."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def rank():
-    return distributed.get_rank() if distributed.is_initialized() else 0
+    return distributed.get_rank() if is_one_of_several() else 0
 
 
 def world_size():
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if is_one_of_several() else 1
 
 
 @contextmanager
@@ -116,15 +125,20 @@ def averaging(model, wanted):
 
 @contextmanager
 def report_lost_process():
-    """Turn the error of a broken connection to another process into a RunError."""
+    """Turn the error of a broken connection to another process, or of NCCL, into a RunError."""
     try:
         yield
     except RuntimeError as error:
-        broken = ("gloo", "NCCL", "ncclRemoteError", "Connection closed", "Connection reset")
-        if world_size() == 1 or not any(word in str(error) for word in broken):
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
             raise
-        raise RunError(f"another process (this is rank {rank()}) has ended or cannot be reached; what was saved is "
-                       "intact: continue with --resume") from None
+        if any(word in str(error) for word in BROKEN):
+            raise RunError(f"another process (this is rank {os.environ['RANK']}) has ended or cannot be reached; what "
+                           "was saved is intact: continue with --resume") from None
+        if "NCCL" in str(error):
+            cause = one_line(str(error).strip().splitlines()[-1])  # after "Last error:"
+            raise RunError(f"these GPUs cannot exchange their gradients by NCCL ({cause}); in a container with a small "
+                           "/dev/shm set NCCL_SHM_DISABLE=1, or start Trainer.py without torchrun") from None
+        raise
 
 
 def barrier():

@@ -290,10 +290,35 @@ def test_a_driver_that_is_too_old_is_named(monkeypatch, capsys):
         choose_device("cuda")
 
 
-def test_no_gpu_at_all_is_nothing_to_say_of_auto(capsys):
+def test_no_gpu_at_all_is_nothing_to_say_of_auto(capsys, monkeypatch):
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("there is one")
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
     assert choose_device("auto").type == "cpu" and not capsys.readouterr().out
+
+
+def test_a_torch_for_the_cpu_alone_beside_a_gpu_is_named(capsys, monkeypatch):
+    """As pip installs it on Windows."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: f"C:\\Windows\\System32\\{name}.exe")
+    assert choose_device("auto").type == "cpu"
+    assert "is built for the CPU alone, and here is an NVIDIA GPU; install" in capsys.readouterr().out
+    with pytest.raises(devices.UsageError, match="--device cuda: torch .* is built for the CPU alone"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    assert choose_device("auto").type == "cpu" and not capsys.readouterr().out
+
+
+def test_several_processes_on_a_mac_compute_on_its_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto").type == "mps"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert choose_device("auto").type == choose_device("cpu").type == "cpu"
+    assert choose_device("mps").type == "mps"  # refused in joined_processes
 
 
 def test_a_gpu_that_is_not_there_is_named():

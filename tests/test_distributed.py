@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from cli.errors import UsageError
+from cli.errors import RunError, UsageError
 from conftest import PATIENCE, ROOT, TINY_NETWORK, call_script, flags, posix_only, read_csv, started, wait_until
 from dataloader import Dataset_Dance
 from engine import batches, processes
@@ -164,7 +165,7 @@ def test_stopped_run_of_two_processes_goes_on_as_if_nothing_had_been(by_two, dan
         training.terminate()
         said, _ = training.communicate(timeout=PATIENCE)
     assert "saved; continue with: " in said
-    assert f" -m torch.distributed.run --nproc_per_node 2 Trainer.py --resume --save_root {run}" in said
+    assert f" -m torch.distributed.run --standalone --nproc_per_node 2 Trainer.py --resume --save_root {run}" in said
     assert "another process" not in said  # both stopped after the same step
     assert load_checkpoint(run / "last.ckpt")["last_epoch"] < 1
     train(2, "--resume", "--save_root", run)
@@ -181,4 +182,32 @@ def test_run_of_two_processes_is_not_resumed_by_one(by_two, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         call_script(tmp_path, "Trainer", "--resume", "--save_root", by_two, "--num_epoch", 3)
     assert ended.value.code == 2
-    assert "-m torch.distributed.run --nproc_per_node 2 Trainer.py --resume" in capsys.readouterr().err
+    assert "-m torch.distributed.run --standalone --nproc_per_node 2 Trainer.py --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said, told", [
+    ("NCCL error in: /a/b.cpp:2251, remote process exited or there was a network error, NCCL version 2.27.5\n"
+     "ncclRemoteError: A call failed possibly due to a network error.\nLast error:\nsocketProgress: closed",
+     "another process (this is rank 1) has ended"),
+    ("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.1.1]:1234", "another process"),
+    ("NCCL error in: /a/b.cpp:94, unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version 2.27.5\n"
+     "ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error.\n"
+     "Last error:\nError while creating shared memory segment /dev/shm/nccl-a1b2 (size 9637888)",
+     "by NCCL (Error while creating shared memory segment /dev/shm/nccl-a1b2 (size 9637888)); in a container"),
+])
+def test_a_lost_process_is_told_from_another_fault_of_nccl(said, told, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(RunError) as raised, processes.report_lost_process():
+        raise RuntimeError(said)
+    assert told in str(raised.value) and ("another process" in told) == ("--resume" in str(raised.value))
+    with pytest.raises(RuntimeError, match="of another kind"), processes.report_lost_process():
+        raise RuntimeError("of another kind")
+
+
+def test_a_torch_built_without_groups_of_processes_is_one_process(monkeypatch):
+    """As AMD's for Windows, whose torch.distributed has little more than is_available."""
+    monkeypatch.setattr(processes, "distributed", SimpleNamespace(is_available=lambda: False))
+    assert processes.rank() == 0 and processes.world_size() == 1
+    with processes.joined_processes(torch.device("cpu"), torch.float32), processes.rank_0_first():
+        assert processes.all_reduce((1.5,), "SUM", torch.device("cpu")) == [1.5]

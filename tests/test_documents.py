@@ -45,6 +45,13 @@ def commands(block):
     return started
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_comment_stands_behind_a_command(page):
+    """zsh, the shell of a Mac, would take it for words of the command."""
+    lines = [line for block in code_blocks(page) for line in block.splitlines()]
+    assert not [line for line in lines if re.match(r"make |.*python3? ", line) and " # " in line]
+
+
 @posix_only
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_of_a_page_are_understood(page, monkeypatch):

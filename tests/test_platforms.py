@@ -26,7 +26,8 @@ import cli.progress
 import faults
 from cli.errors import RunError, UsageError
 from cli.files import atomic_write, locked, usable, why_no_locks, write_bytes
-from cli.parser import Parser, as_typed, interpreter, script_command, typed_command, words_of
+from cli.flags import trainer_parser
+from cli.parser import as_typed, interpreter, script_command, typed_command, words_of, words_of_line
 from cli.progress import Progress
 from cli.signals import StopSignals
 from conftest import PATIENCE, ROOT, call_script, flags, posix_only, read_csv, signals_restored, started, wait_until
@@ -207,6 +208,18 @@ def test_figures_that_cannot_be_kept_cost_no_checkpoint(train, call, tmp_path, m
 
 
 # Locks and folders
+
+def test_drive_that_refuses_a_lock_only_when_it_is_asked_for_is_one_without_locks(tmp_path, monkeypatch, capsys):
+    """As Windows says "Incorrect function" of a drive of WSL."""
+    def acquire(*_, **__):
+        raise OSError(errno.EINVAL, "Incorrect function")
+
+    monkeypatch.setattr(cli.files, "why_no_locks", lambda path: None)
+    monkeypatch.setattr(cli.files.FileLock, "acquire", acquire)
+    with locked("--save_root", tmp_path / "run") as folder:
+        assert folder.is_dir() and not (folder / ".lock_holder").exists()
+    assert "on a drive without locks (Incorrect function)" in capsys.readouterr().out
+
 
 @posix_only
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
@@ -455,9 +468,47 @@ def test_folder_whose_name_is_not_utf_8_is_a_dataset_and_a_run(dancer, tmp_path,
     ("--save_root runs/a#1 --lr 1", ["--save_root", "runs/a#1", "--lr", "1"]),
     ('--save_root "runs/a #1" --lr 1', ["--save_root", "runs/a #1", "--lr", "1"]),
     ("# it's a comment", []), ("--lr 1 # don't", ["--lr", "1"]), ("#--lr 1", []), ("", []),
-    ("\ufeff--lr 1", ["--lr", "1"]), ("--lr 1\r", ["--lr", "1"]), ("--save_root 'it is'", ["--save_root", "it is"])])
+    ("--lr 1\r", ["--lr", "1"]), ("--save_root 'it is'", ["--save_root", "it is"])])
 def test_line_of_a_recipe(line, words):
-    assert Parser("").convert_arg_line_to_args(line) == words
+    assert words_of_line(line) == words
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_recipe_is_read_as_editors_of_windows_save_it(encoding, tmp_path):
+    (tmp_path / "a.txt").write_bytes("--DR C:\\資料\\é # Größe\r\n\r\n--lr 1\r\n".encode(encoding))
+    args = trainer_parser().parse_args([f"@{tmp_path / 'a.txt'}"])
+    assert (args.DR, args.lr) == ("C:\\資料\\é", 1)
+
+
+@posix_only
+def test_recipe_is_read_whatever_the_encoding_of_the_system_is(tmp_path):
+    """argparse itself reads in that, before Python 3.12."""
+    (tmp_path / "a.txt").write_text("--DR 資料\n", encoding="utf-8")
+    code = "from cli.flags import trainer_parser; print(ascii(trainer_parser().parse_args(['@a.txt']).DR))"
+    done = subprocess.run([sys.executable, "-X", "utf8=0", "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                          env={"PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"})
+    assert done.stdout.strip() == ascii("資料"), done.stderr
+
+
+def test_recipes_within_recipes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("--lr 1\n@b.txt --seed 3\n")
+    Path("b.txt").write_text("--lr 2 --tfr 0.5\n")
+    args = trainer_parser().parse_args(["--tfr", "0", "@a.txt", "--seed", "4"])
+    assert (args.lr, args.tfr, args.seed) == (2, 0.5, 4)
+    Path("b.txt").write_text("--lr 2\n@a.txt\n")
+    with pytest.raises(SystemExit):
+        trainer_parser().parse_args(["@a.txt"])
+    assert "error: @a.txt names itself" in capsys.readouterr().err
+
+
+@posix_only
+def test_recipe_may_be_a_pipe():
+    reading, writing = os.pipe()
+    os.write(writing, b"--lr 1\n")
+    os.close(writing)
+    assert trainer_parser().parse_args([f"@/dev/fd/{reading}"]).lr == 1
+    os.close(reading)
 
 
 def test_quoted_flags_keep_their_backslashes():
@@ -476,7 +527,7 @@ def test_command_is_told_as_the_system_types_it(tmp_path, monkeypatch):
     assert typed_command() == ".venv/bin/python dance/Trainer.py --DR 'my data'"
     assert script_command("Tester.py", "--amp", "off") == ".venv/bin/python dance/Tester.py --amp off"
     assert (script_command("Trainer.py", processes=2)
-            == ".venv/bin/python -m torch.distributed.run --nproc_per_node 2 dance/Trainer.py")
+            == ".venv/bin/python -m torch.distributed.run --standalone --nproc_per_node 2 dance/Trainer.py")
     monkeypatch.setattr(sys, "platform", "darwin")  # where orig_argv[0] is the Python that made the environment
     monkeypatch.setattr(sys, "executable", f"{tmp_path}/.venv/bin/python3")
     assert script_command("Tester.py") == ".venv/bin/python3 dance/Tester.py"

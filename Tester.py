@@ -30,11 +30,13 @@ from engine.testing.driving import nearest_start, open_drive
 from engine.testing.onnx_export import write_onnx
 from engine.testing.perceptual import load_lpips
 from engine.testing.samples import METRICS, mean_scores, samples_over_frames, score_samples, spread, summarise_samples
+from media.pixel_csv import PUBLIC_SEQUENCES
 from media.video import VideoFormat, check_video_format, write_comparison, write_video
 from modules.ensemble import MeanOfModels
 from modules.metrics import psnr_per_frame, summarise
 from modules.views import MeanOfViews
 
+SAMPLES_SHOWN = 8  # side by side; of a hundred nobody could see anything, and no MP4 is as wide
 SAMPLES_ON_PAGE = 4
 MOST_GIF_FRAMES = 3000  # of a dance; a writer of GIFs holds all its frames
 MEMORY_REMEDY = "close other programs that use it, give fewer --samples, or on a GPU --device cpu"
@@ -77,8 +79,11 @@ def generate_and_score(args, root, options, generate_videos, metrics, video_form
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, args.partial, options)
     truth, public = open_truth(args.split, args.gt, labels, frames, names)
     train_set = None  # of the baselines
-    if truth is not None and args.split != "train" and (root / "train").is_dir():
-        train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
+    if truth is not None and args.split != "train":
+        if (root / "train").is_dir():
+            train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
+        else:
+            print(f"note: there is no {root / 'train'}; the scores are without those of predictors that learn nothing")
 
     with open_test_folder(args.save_root or Path(args.ckpt_path).parent / args.split) as folder:
         predictions = generate_videos([frame[0] for frame in frames], labels)
@@ -86,7 +91,8 @@ def generate_and_score(args, root, options, generate_videos, metrics, video_form
         with usable("--save_root", folder):
             clear_test(folder)
             clear_test_videos(folder)
-        write_split(folder, args.split, checkpoints=[args.ckpt_path, *args.ensemble], views=args.views)
+        write_split(folder, args.split, checkpoints=[args.ckpt_path, *args.ensemble], views=args.views,
+                    frames_per_second=noted_fps(root))
         if args.split == "test":
             write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
         if video_format:
@@ -162,7 +168,7 @@ def open_truth(split, gt, labels, frames, names):
     if gt:
         truth, public = read_truth(gt, labels, frames)
         note_other_first_frames(gt, truth, frames, names)
-        return truth, public
+        return truth, public or [int(name) < PUBLIC_SEQUENCES for name in names]
     return (None if split == "test" else frames), None
 
 
@@ -199,14 +205,14 @@ def write_samples(folder, samples, first_labels, truth, metrics, video_format):
     """Print how much the samples of the sequences differ; with a truth, write and return their scores.
 
     samples: name of each sequence and its samples, uint8 [K, T, 3, H, W], one sequence in memory at a time.
-    first_labels: of the first sequence, whose samples are written side by side into samples_seq{s}, the first few into
+    first_labels: of the first sequence, whose first samples are written side by side into samples_seq{s}, fewer into
     samples.npz as well, for the page of the run. video_format: a VideoFormat; None writes no video.
     Returns {"mean of K samples": {metric: number}, "best of K samples": ...}; {} without a truth.
     """
     scored, spreads = [], []
     for number, (name, videos) in enumerate(samples):
         if number == 0 and video_format:
-            columns = {"label": first_labels} | {f"z {i}": video for i, video in enumerate(videos, start=1)}
+            columns = {"label": first_labels} | {f"z {i}": video for i, video in enumerate(videos[:SAMPLES_SHOWN], 1)}
             write_comparison(folder / f"samples_seq{name}", columns, video_format)
             save_videos(folder / "samples.npz", dict(islice(columns.items(), 1 + SAMPLES_ON_PAGE)))
         spreads.append(spread(videos))

@@ -21,8 +21,8 @@ USED_IN_A_TEST = {  # flags of Trainer.py that Tester.py uses, with their help t
                   "training, else %(default)s",
     "partial": "fraction of the training set that --split train and the baselines take; left out: as in training, else "
                "%(default)s",
-    "clamp_feedback": "clamp a predicted frame to [0, 1] before it is the next input; only for a checkpoint of another "
-                      "program, which does not say it (%(default)s)",
+    "clamp_feedback": "clamp a predicted frame to [0, 1] before it is the next input; left out: as in training, and "
+                      "not for a checkpoint of another program",
     "temperature": "standard deviation of z ~ N(0, I); 0 takes z = 0; left out: as in training, else %(default)s",
     "seed": "seed of z; left out: as in training, else %(default)s",
     "ckpt_path": "checkpoint to test; required",

@@ -35,11 +35,11 @@ def over_epochs(runs, column, minus=None):
     return epochs[there], values[:, there]
 
 
-def plot_band(ax, x, values, label, marked=True, **style):
+def plot_band(ax, x, values, label, marked=True, own_x=None, **style):
     """The mean of values [runs, n] over x [n], in a band from the least to the greatest.
 
-    Where a run has no value, because it ended earlier, each of the others is a thin line instead.
-    marked: with a marker at each x while these can be told apart.
+    Where a run has no value, because it ended earlier, each of the others is a thin line instead, over its row of
+    own_x [runs, n], if that is given. marked: with a marker at each x while these can be told apart.
     """
     marker = "o" if marked and len(x) <= 100 or len(x) == 1 else ""
     of_all = ~np.isnan(values).any(axis=0)
@@ -49,9 +49,9 @@ def plot_band(ax, x, values, label, marked=True, **style):
         return
     ax.fill_between(x[of_all], in_all.min(axis=0), in_all.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
     alone = ~of_all | np.append(~of_all[1:], False)  # with the point before, from which the line goes on
-    for row in values:
+    for row, row_x in zip(values, [x] * len(values) if own_x is None else own_x):
         if not np.isnan(row[~of_all]).all():
-            ax.plot(x, np.where(alone, row, np.nan), marker=marker, label="",
+            ax.plot(row_x, np.where(alone, row, np.nan), marker=marker, label="",
                     **style | {"linewidth": 0.7, "markersize": 2})
 
 
@@ -115,15 +115,18 @@ def draw_validation_psnr(runs, side_by_side):
 
 
 def draw_psnr_over_seconds(runs, side_by_side):
-    """PSNR in dB at the validated epochs over the seconds until then; over seeds, means at each epoch of both."""
+    """PSNR in dB at the validated epochs over the seconds until then; over seeds, means at each epoch of both.
+
+    A seed that goes on after another has ended is drawn over its own seconds.
+    """
     curves = by_label(runs)
     figure, axes = panels(list(curves), side_by_side, "Validation PSNR over time", ["validation PSNR (dB)"],
                           "seconds of training and validation")
     for (label, seeds), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
         epochs, values = over_epochs(seeds, "val_psnr")
         timed, seconds = over_epochs(seeds, "seconds")
-        times = np.nanmean(seconds[:, np.isin(timed, epochs)], axis=0)
-        plot_band(ax, times, values[:, np.isin(epochs, timed)], label, **style)
+        seconds = seconds[:, np.isin(timed, epochs)]
+        plot_band(ax, np.nanmean(seconds, axis=0), values[:, np.isin(epochs, timed)], label, own_x=seconds, **style)
     return with_legend(figure, axes[0][0], list(curves))
 
 

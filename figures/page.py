@@ -10,7 +10,7 @@ import numpy as np
 from cli.errors import UsageError
 from cli.files import write_text
 from cli.parser import script_command
-from engine.saving.logs import read_record, read_scores, read_split
+from engine.saving.logs import read_record, read_scores, read_split, read_test_note
 from media.gif import DEFAULT_FPS
 
 from .page_parts import chart_html, curve, definitions, swatch, table
@@ -25,6 +25,7 @@ CURVES = {  # column of metrics.csv: title, and how its axis is drawn
     "tfr": ("Teacher forcing ratio", {"zero": True}), "beta": ("\u03b2, factor on KL", {"zero": True}),
 }
 
+LISTED_NAMES = 80  # characters in a title
 CAPTIONS = {"test": "Test sequences", "val": "Validation", "train": "Training sequences", "": "Sequences"}
 
 
@@ -43,17 +44,32 @@ def write_page(path, folders, tests=True):
     names, sheets, charts = [run.name for run in runs], Sheets(), training_charts(runs)
     curves = "".join(chart_html(name, chart) for name, chart in charts.items())
     videos = videos_html(names, clips, sheets, charts)
-    record = records[0] or read_record(paths[0].absolute().parent)  # a test has none, but the run around it may
-    data = {"runs": names, "sheets": sheets.all, "charts": charts,
-            "fps": record.get("frames_per_second", DEFAULT_FPS)}
+    data = {"runs": names, "sheets": sheets.all, "charts": charts, "fps": frames_per_second(paths)}
     text = Template(read_web("page.html")).substitute(
-        title=escape(f"Run {names[0]}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}"),
+        title=escape(page_title(names)),
         style=read_web("page.css"), script=read_web("page.js"), runs=runs_table(runs, records, scores), videos=videos,
         scores=scores_html(names, scores, paths[0]), legend=legend(names), curves=curves or "<p>No epoch yet.</p>",
         details="".join(map(details_html, names, records)),
         data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"))  # no name in it ends the script
     write_text(path, text)
     return Path(path)
+
+
+def page_title(names):
+    """The title of the page of these runs; names that would fill lines stand in the table below it alone."""
+    if len(names) == 1:
+        return f"Run {names[0]}"
+    listed = ", ".join(names)
+    return f"{len(names)} runs: {listed}" if len(listed) <= LISTED_NAMES else f"{len(names)} runs"
+
+
+def frames_per_second(folders):
+    """The rate of the videos of the first run or test that has noted it; of a test also that of the run around it."""
+    for folder in folders:
+        for noted in (read_record(folder), read_test_note(folder), read_record(folder.absolute().parent)):
+            if "frames_per_second" in noted:
+                return noted["frames_per_second"]
+    return DEFAULT_FPS
 
 
 def read_web(name):
@@ -138,7 +154,8 @@ def scores_html(names, scores, folder):
         if models:
             tables += table(caption, [*models, *baselines.values()])
     run = folder.parent if (folder.parent / "best.ckpt").is_file() else folder  # of a test in the run's folder
-    command = script_command("Tester.py", "--ckpt_path", run / "best.ckpt", "--gt", "FILE")
+    [checkpoint, *_] = read_test_note(folder).get("checkpoints") or [run / "best.ckpt"]
+    command = script_command("Tester.py", "--ckpt_path", checkpoint, "--gt", "FILE")
     return tables or f"<p>No scores yet. They come from <code>{escape(command)}</code></p>"
 
 

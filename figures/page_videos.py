@@ -75,7 +75,7 @@ def videos_html(names, clips, sheets, charts):
             of_run = f" of {escape(names[run])}" if len(names) > 1 else ""
             sections += picked_html(of_run, clip.psnr, numbers[run], sheets)
         sections += "</section>"
-    return sections or "<p>No videos yet. A run keeps its best rollout from its first validation on.</p>"
+    return sections or "<p>No videos yet. A run writes them when it ends or is stopped.</p>"
 
 
 def frame_chart(clips):
@@ -111,7 +111,7 @@ def videos_side_by_side(names, numbers, sheets, chart):
         elif name in several:  # of runs on several datasets
             title = f"{', '.join(names[other] for other in numbers if numbers[other].get(name) == number)}, {name}"
         mark = swatch(run) if own and len(names) > 1 else ""
-        psnr = f'<output data-chart="{chart}" data-run="{run}"></output>' if name == "prediction" else ""
+        psnr = f'<output data-chart="{chart}" data-run="{run}" aria-live="off"></output>' if name == "prediction" else ""
         html += (f'<figure class="video">{canvas(sheets, number, title)}'
                  f"<figcaption><span>{mark}{escape(title)}</span>{psnr}</figcaption></figure>")
     return html

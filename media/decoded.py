@@ -20,6 +20,7 @@ from modules.pixels import to_uint8
 
 from .images import read_image, resize_image
 
+OVERSHOOT = 0.2  # of an interpolation, beyond [0, 1]
 LISTED_PROBLEMS = 10
 KEPT_SECONDS = 30 * 24 * 3600  # of pixels that another --partial may use
 MAPPED = 2**31  # bytes, from which a cache is mapped into memory and not read into it
@@ -73,10 +74,17 @@ def decode_images(paths, make_tensor, num_workers):
 
 
 def decode_with(transform, paths, num_workers):
-    """Decode images with a user's transform, from a PIL image to a tensor, float in [0, 1] or uint8."""
+    """Decode images with a user's transform, from a PIL image to a tensor, float in [0, 1] or uint8; else ValueError.
+
+    Each image is transformed once, when it is read.
+    """
     def make_tensor(image):
         image = transform(Image.fromarray(image.permute(1, 2, 0).numpy()))
-        return image if image.dtype == torch.uint8 else to_uint8(image)
+        if image.dtype == torch.uint8:
+            return image
+        if not -OVERSHOOT <= image.min() <= image.max() <= 1 + OVERSHOOT:
+            raise ValueError("a transform must give a tensor in [0, 1], or uint8; normalise in your own loop")
+        return to_uint8(image)
 
     return decode_images(paths, make_tensor, num_workers)
 

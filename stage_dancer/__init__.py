@@ -1,1 +1,1 @@
-"""The built-in dataset: one person dances on a lit stage. Drawing it loads no torch."""
+"""The built-in dataset: one person dances on a lit stage. What draws it loads no torch."""

@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # also in the processes that tests start, so that sums round alike
+for name in [name for name in os.environ if name.startswith("GIT_")]:
+    del os.environ[name]  # of a hook that runs the tests: git would work on this repository, not on a test's
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 

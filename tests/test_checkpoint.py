@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, whole or not at all, and reading one never runs it."""
 
+import copy
 import math
 import os
 from argparse import Namespace
@@ -86,6 +87,10 @@ def test_weights_tell_the_dimensions_of_their_network(network, dimensions, tmp_p
 
 
 def test_template_checkpoint_is_tested_as_the_network_that_wrote_it(model, dancer, tmp_path, call):
+    """Its frames are fed back as they are, beyond [0, 1] too."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.Generator[-1].bias += torch.tensor([-2.0, 0.0, 2.0])
     path = template_checkpoint(tmp_path / "template.ckpt", model)
     call("Tester", "--DR", dancer, "--ckpt_path", path, "--save_root", tmp_path / "out", "--no-make_gif",
          "--device", "cpu", "--amp", "off", "--seed", 3)

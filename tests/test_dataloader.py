@@ -508,6 +508,13 @@ def test_images_are_resized_as_by_antialiased_bilinear(dancer):
     assert (default[0][7] - coarse).abs().mean() < 0.02
 
 
+def test_a_transform_that_normalises_is_refused(tmp_path):
+    write_split(tmp_path, "train", 4)
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
+    with pytest.raises(ValueError, match=r"must give a tensor in \[0, 1\]"):
+        Dataset_Dance(tmp_path, transform, "train", 4)
+
+
 @pytest.mark.parametrize("convert", [lambda image: (255 * image).byte(), lambda image: image])
 def test_a_transform_may_give_float_or_uint8(tmp_path, convert):
     frames, labels = write_split(tmp_path, "train", 4)

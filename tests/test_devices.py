@@ -19,7 +19,7 @@ from engine.optimization import ClipTrainer
 from engine.saving.checkpoint import load_checkpoint, save_checkpoint
 from engine.training import READ_EVERY
 from media.pixel_csv import read_pixels_csv
-from pretend_device import pretend
+from pretend_device import GIB, pretend
 
 CLIPS = flags(frame_H=8, frame_W=16, batch_size=2, train_vi_len=4, val_vi_len=4, num_workers=1, seed=3)
 TRAINING = [*flags(**TINY_NETWORK, num_epoch=1, save_root="run", lr=1e-3, kl_weight=1e-3, partial=0.29, bptt=0), *CLIPS]
@@ -43,14 +43,15 @@ def pixels_of(folder):
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 @pytest.mark.parametrize("way", WAYS)
-def test_scripts_run_on_a_device(kind, way, dancer, tmp_path, monkeypatch):
+def test_scripts_run_on_a_device(kind, way, dancer, tmp_path, monkeypatch, capsys):
     """Train, validate, save and resume; on CUDA steps are recorded, unless their parts add up."""
     monkeypatch.setattr("engine.cuda_graphs.PLAIN_CALLS", 1)
-    with pretend(kind) as accelerator:
+    with pretend(kind, free=1 if way == "data_device" else 8 * GIB) as accelerator:
         call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *WAYS[way], *flags(device=kind, amp="off"))
         call_script(tmp_path, "Trainer", "--resume", *flags(save_root="run", num_epoch=2))
         assert accelerator.operations > 1000
         assert bool(accelerator.replays) == (kind == "cuda" and way != "accumulate")
+    assert "more than a quarter" not in capsys.readouterr().out  # --data_device cpu asks for none of it
     rows = metrics_of(tmp_path / "run")
     assert len(rows) == 2 and all(math.isfinite(row["loss"]) and math.isfinite(row["val_psnr"]) for row in rows)
     call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *WAYS[way],

@@ -165,6 +165,7 @@ def test_stopped_run_of_two_processes_goes_on_as_if_nothing_had_been(by_two, dan
         training.terminate()
         said, _ = training.communicate(timeout=PATIENCE)
     assert "saved; continue with: " in said
+    assert said.count(" parameters on cpu in each of 2 processes") == 1  # rank 0 alone prints
     assert f" -m torch.distributed.run --standalone --nproc_per_node 2 Trainer.py --resume --save_root {run}" in said
     assert "another process" not in said  # both stopped after the same step
     assert load_checkpoint(run / "last.ckpt")["last_epoch"] < 1

@@ -142,13 +142,18 @@ def test_table_of_the_hour_is_of_the_kept_runs():
     rows = table_rows(ROOT / "docs" / "study.md", "**In an hour on two cores**")
     kept = RUNS.parent / "hour"
     runs = {f"gpu.txt, seed {seed}": kept / f"gpu_val_every_6/seed={seed}" for seed in (0, 1)}
-    runs["gpu.txt with `--random_shift`, seed 0"] = kept / "gpu_random_shift_val_every_6/seed=0"
+    runs |= {f"gpu.txt with `--random_shift`, seed {seed}": kept / f"gpu_random_shift_val_every_6/seed={seed}"
+             for seed in (0, 1)}
     runs |= {f"best.txt, seed {seed}": kept / f"best_val_every_5/seed={seed}" for seed in (0, 1)}
     for name, run in runs.items():
         result = read_json(run / "result.json")
         assert rows[name][1:] == [f"{result['seconds']:,.0f}", *shown([result["scores"]], "this model")]
-    for name, folder in (("both of gpu.txt as one", "seeds_0+1"), ("both of best.txt as one", "best_seeds_0+1")):
+    together = {"both of gpu.txt as one": "seeds_0+1", "both of best.txt as one": "best_seeds_0+1",
+                "both of gpu.txt with `--random_shift` as one": "shift_seeds_0+1",
+                "these two, `--views 2": "shift_seeds_0+1_views_2"}
+    for name, folder in together.items():
         assert rows[name][2:] == shown([scores_of_splits(kept / folder)], "this model")
+    assert len(rows) == len(runs) + len(together)
 
 
 @pytest.mark.parametrize("name", ["forced", "free"])

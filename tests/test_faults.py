@@ -193,6 +193,7 @@ def test_signal_after_the_training_ends_the_program_at_once(number, train, ends,
 @posix_only
 def test_first_signal_is_noted_and_a_later_one_quits_at_once(capsys, monkeypatch):
     later = []
+    monkeypatch.setattr("cli.signals.ONE_SIGNAL", float("inf"))  # however slow this machine is
     with signals_restored():
         stop = StopSignals()
         assert stop.signal_number is None
@@ -514,3 +515,37 @@ def test_tester_names_a_checkpoint_with_strange_flags(key, value, run, dancer, e
 def test_fast_partial_without_a_clip_is_named(train, ends):
     error, _ = ends(2, "Trainer", *train(save_root="run", fast_partial=0.001), "--fast_train")
     assert "--fast_partial" in error
+
+
+@pytest.fixture
+def recorder(tmp_path, monkeypatch):
+    """A RunRecorder of a run that was resumed after 50 seconds; its clock, [now]; and the seconds that it has saved."""
+    now, saved, part = [100.0], [], SimpleNamespace(state_dict=dict)
+    monkeypatch.setattr("engine.saving.recorder.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("engine.saving.recorder.save_checkpoint", lambda _, content: saved.append(content["seconds"]))
+    trainer = SimpleNamespace(device=torch.device("cpu"), model=part, optimizer=part, scaler=part, clipper=part)
+    with signals_restored():
+        yield RunRecorder(tmp_path, trainer, RunState(seconds=50.0, best_psnr=20.0), arguments={}, dataset={},
+                          num_epoch=9, save_minutes=1, per_save=9), now, saved
+
+
+def test_seconds_of_a_run_add_up_over_saves_epochs_and_a_resume(recorder, tmp_path):
+    recorder, now, saved = recorder
+    row = dict.fromkeys(("loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm"), 1.0) | {"skipped_steps": 0}
+    for epoch in (0, 1):
+        now[0] += 70
+        recorder.after_steps(row)
+        now[0] += 5
+        recorder.after_epoch({"epoch": epoch, **row})
+    assert [line["seconds"] for line in read_csv(tmp_path / "times.csv")] == ["125", "200"]
+    assert saved == [120, 125, 195, 200]
+
+
+def test_videos_of_an_older_rollout_do_not_outlive_a_better_one(recorder, tmp_path):
+    """Their frames would stand beside its PSNR on the page."""
+    recorder, _, _ = recorder
+    videos = {name: torch.zeros(1, 3, 3, 8, 16, dtype=torch.uint8) for name in ("label", "prediction", "truth")}
+    for psnr, is_kept in ((19.0, True), (21.0, False)):
+        (tmp_path / "best.npz").touch()
+        recorder.keep_rollout({"epoch": 3, "val_psnr": psnr}, videos)
+        assert (tmp_path / "best.npz").exists() == is_kept and (tmp_path / BEST_ROLLOUT).exists() != is_kept

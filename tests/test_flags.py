@@ -8,7 +8,7 @@ import torch
 import Trainer
 import cli.flags
 from cli.flags import network_settings, schedule_settings, trainer_parser
-from conftest import ROOT, flags, tiny_model
+from conftest import ROOT, TINY_NETWORK, flags, tiny_model
 from modules import VAE_Model
 from pretend_device import pretend
 
@@ -100,3 +100,11 @@ def test_batches_of_an_epoch_are_as_the_flags_ask(words, partial, others):
 
 def test_whole_clips_are_not_trained_in_turn():
     assert Trainer.batch_settings(parsed("--bptt 0"), 0)["interleave"] == 1
+
+
+def test_each_seed_starts_from_weights_of_its_own():
+    def weights(seed):
+        args = trainer_parser().parse_args(flags(**TINY_NETWORK, seed=seed, label_norm="batch"))
+        return Trainer.starting_model(args, None, torch.device("cpu"), torch.float32, None, None).Generator[-1].weight
+
+    assert torch.equal(weights(3), weights(3)) and not torch.equal(weights(3), weights(4))

@@ -193,7 +193,8 @@ def nearest(train, labels):
     return torch.stack(dict(baselines(train, labels[:, 0], labels))["nearest label"])
 
 
-def test_nearest_label_finds_a_label_of_the_training_set_in_every_chunk():
+def test_nearest_label_finds_a_label_of_the_training_set_in_every_chunk(monkeypatch):
+    monkeypatch.setattr(evaluation, "NUMBERS_AT_ONCE", 4096 * 3 * 2 * 3)  # of 9,001 images three chunks
     labels = random_pixels(9001, 3, 2, 3)
     train = SimpleNamespace(frames=labels.flip(0), labels=labels)
     wanted = torch.tensor([[0, 1, 4095], [4096, 8192, 9000]])

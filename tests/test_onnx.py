@@ -81,7 +81,7 @@ def test_ten_frames_are_those_of_generate(onnxruntime, model, tmp_path):
 
 
 @pytest.mark.parametrize("network", ["template", "pyramid"])
-def test_example_of_the_readme_rolls_out(onnxruntime, network, dancer, call, tmp_path, capsys):
+def test_example_of_the_guide_rolls_out(onnxruntime, network, dancer, call, tmp_path, capsys):
     shutil.copytree(dancer / "test", tmp_path / "data/dancer/test")
     torch.manual_seed(0)
     model = VAE_Model(**TINY_NETWORK, network=network)
@@ -142,3 +142,14 @@ def test_what_generates_sequences_does_not_go_with_a_single_step(words, call, ca
         call("Tester", "--ckpt_path", "best.ckpt", "--onnx", "dancer.onnx", *words)
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.count("\n") == 1 and words[0] in error
+
+
+@pytest.mark.parametrize("clamp", [True, False])
+def test_a_step_clamps_as_its_training_did(clamp, call, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr("Tester.write_onnx", lambda path, model, size, clamp: written.append((size, clamp)))
+    save_checkpoint([tmp_path / "best.ckpt"], {
+        "state_dict": VAE_Model(**TINY_NETWORK).state_dict(),
+        "arguments": {"clamp_feedback": clamp, "frame_H": 20, "frame_W": 36}})
+    call("Tester", "--ckpt_path", "best.ckpt", "--onnx", "a.onnx")
+    assert written == [((20, 36), clamp)]

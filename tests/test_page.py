@@ -17,7 +17,7 @@ import Plotting
 from cli.errors import UsageError
 from conftest import call_script, flags
 from engine.saving.logs import read_videos, save_videos, write_split
-from figures.page import write_page
+from figures.page import page_title, write_page
 from figures.page_videos import picked_frames
 from figures.sprites import Sheets, sheet
 from test_plotting import write_run
@@ -228,6 +228,20 @@ def test_page_of_a_test_has_no_epochs_and_names_the_checkpoint_of_its_run_while_
     page = write_page(tmp_path / "page.html", [run / "test"]).read_text(encoding="utf-8")
     assert f"Tester.py --ckpt_path {run / 'best.ckpt'} --gt FILE" in page
     assert ">epochs<" not in page and ">epochs<" in write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
+
+
+def test_page_of_a_test_elsewhere_has_the_rate_and_the_checkpoint_that_it_noted(tmp_path):
+    for name, rate in (("both", 12), ("other", 30)):
+        (tmp_path / name).mkdir()
+        save_videos(tmp_path / name / "first.npz", videos())
+        write_split(tmp_path / name, "test", checkpoints=[f"runs/{name}/best.ckpt", "b.ckpt"], frames_per_second=rate)
+    page = write_page(tmp_path / "page.html", [tmp_path / "both", tmp_path / "other"]).read_text(encoding="utf-8")
+    assert data_of(page)["fps"] == 12 and "Tester.py --ckpt_path runs/both/best.ckpt --gt FILE" in page
+
+
+@pytest.mark.parametrize("names, title", [(["a"], "Run a"), (["a", "b"], "2 runs: a, b"), (["a" * 50] * 3, "3 runs")])
+def test_title_of_a_page_is_short(names, title):
+    assert page_title(names) == title
 
 
 def test_any_damage_to_the_arrays_of_videos_is_told(tmp_path):

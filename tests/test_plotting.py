@@ -424,6 +424,18 @@ def test_runs_of_one_label_are_one_curve_over_seconds(tmp_path):
     assert len(curves.draw_psnr_over_seconds(runs, True).axes) == 2
 
 
+def test_a_seed_that_goes_on_after_another_has_ended_is_drawn_over_its_own_seconds(tmp_path):
+    folders = [write_run(tmp_path / "slow", "--seed 0", epochs=2, val_psnr=20),
+               write_run(tmp_path / "fast", "--seed 1", epochs=5, val_psnr=22)]
+    (tmp_path / "slow/times.csv").write_text(f"{','.join(TIMES_COLUMNS)}\n0,100,\n1,200,\n")
+    slow, fast = read_runs(folders)
+    slow.label = fast.label = "a"
+    mean, alone = curves.draw_psnr_over_seconds([slow, fast], False).axes[0].lines
+    assert_curve(mean, [55, 110], [21, 21])
+    there = np.isfinite(alone.get_ydata())
+    np.testing.assert_allclose(alone.get_xdata()[there], [20, 30, 40, 50])
+
+
 def test_a_run_that_may_not_be_written_asks_for_another_folder(tmp_path, drawn, monkeypatch):
     run = write_run(tmp_path / "run")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may be run by root, who may everything

@@ -198,17 +198,18 @@ def test_an_input_frame_is_left_alone_unless_asked_for():
     assert torch.equal(disturb(frame, None, clamp=True, input_noise=0), frame.clamp(0, 1))
 
 
-def test_sequences_in_small_batches_on_a_cpu_equal_those_in_one(monkeypatch):
+@pytest.mark.parametrize("frames_at_once, sizes", [(2, [2] * (CLIPS // 2) + [1] * (CLIPS % 2)), (0.5, [1] * CLIPS)])
+def test_sequences_in_small_batches_on_a_cpu_equal_those_in_one(frames_at_once, sizes, monkeypatch):
     """Each draws z from a stream of its own."""
     model, (frames, labels) = tiny_model(), (255 * clips()).byte()
     settings = {"device": torch.device("cpu"), "dtype": torch.float32, "seed": 3, "temperature": 1.0, "clamp": True}
     whole = generate_sequences(model, frames[:, 0], labels, **settings)
     batches, generate = [], evaluation.generate
     monkeypatch.setattr(evaluation, "generate", lambda *words: batches.append(len(words[1])) or generate(*words))
-    monkeypatch.setattr(evaluation, "PIXELS_ON_CPU", 2 * labels[0][0, 0].numel())
+    monkeypatch.setattr(evaluation, "PIXELS_ON_CPU", int(frames_at_once * labels[0][0, 0].numel()))
     for ours, theirs in zip(generate_sequences(model, frames[:, 0], labels, **settings), whole, strict=True):
         assert (ours.short() - theirs.short()).abs().max() <= 1
-    assert batches == [2] * (CLIPS // 2) + [1] * (CLIPS % 2)
+    assert batches == sizes
 
 
 def test_sequences_of_different_lengths_equal_each_alone():

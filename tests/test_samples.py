@@ -1,6 +1,7 @@
 """Several futures of a sequence: their scores, the file and the figure of them, and LPIPS."""
 
 import json
+import shutil
 import sys
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
@@ -17,6 +18,7 @@ from conftest import call_script, flags, read_csv
 from engine.saving import start
 from engine.saving.logs import read_videos
 from engine.testing.samples import METRICS, samples_over_frames, score_samples, spread, summarise_samples
+from media.video import write_comparison
 from modules.metrics import channel_psnr, psnr
 
 NETWORK = "--network pyramid --F_dim 13 --L_dim 2 --N_dim 4 --D_out_dim 8".split()
@@ -137,17 +139,46 @@ def test_a_test_in_a_folder_that_another_one_writes_is_refused(trained, call, ca
     assert ended.value.code == 2 and "--save_root out is in use by process" in capsys.readouterr().err
 
 
-def test_samples_without_a_truth_are_shown_alone(trained, call, capsys, tmp_path):
+def test_samples_without_a_truth_are_shown_alone_and_only_the_first(trained, call, capsys, tmp_path, monkeypatch):
     (tmp_path / "shown").mkdir()
     (tmp_path / "shown/scores.json").write_text("of another model")
-    call("Tester", "--ckpt_path", trained / "best.ckpt", "--samples", 2, "--save_root", "shown")
+    compared = {}
+    monkeypatch.setattr(Tester, "SAMPLES_SHOWN", 2)
+    monkeypatch.setattr(Tester, "write_comparison",
+                        lambda path, videos, *more: compared.update({path.name: [*videos]})
+                        or write_comparison(path, videos, *more))
+    call("Tester", "--ckpt_path", trained / "best.ckpt", "--samples", 3, "--save_root", "shown")
+    assert compared["samples_seq0"] == ["label", "z 1", "z 2"]
     assert not (tmp_path / "shown/scores.json").exists()
-    assert "2 samples of each sequence: a pixel has a standard deviation" in capsys.readouterr().out
+    assert "3 samples of each sequence: a pixel has a standard deviation" in capsys.readouterr().out
     assert (tmp_path / "shown/samples_seq0.gif").is_file()
     first, samples = (read_videos(tmp_path / f"shown/{name}.npz") for name in ("first", "samples"))
     assert list(first) == ["label", "prediction"] and list(samples) == ["label", "z 1", "z 2"]
     assert all(video.shape == (12, 3, 32, 64) for video in (first | samples).values())
     assert not (tmp_path / "shown/samples_seq1.gif").exists() and not (tmp_path / "shown/scores.json").exists()
+
+
+def test_sequences_are_public_by_their_numbers(monkeypatch):
+    monkeypatch.setattr(Tester, "note_other_first_frames", lambda *_: None)
+    for of_file, public in ((None, [True, False, False]), ([False, True, False], [False, True, False])):
+        monkeypatch.setattr(Tester, "read_truth", lambda *_: (["truth"], of_file))
+        assert Tester.open_truth("test", "gt.csv", [], [], ["2", "3", "10"]) == (["truth"], public)
+
+
+def test_scores_without_the_predictors_that_learn_nothing_are_noted(trained, dancer, call, capsys, tmp_path):
+    shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns("train"))
+    call("Tester", "--ckpt_path", trained / "best.ckpt", "--DR", "data", "--split", "val", "--no-make_gif",
+         "--save_root", "out")
+    assert [*json.loads((tmp_path / "out/scores.json").read_text())] == ["this model"]
+    assert "note: there is no data/train; the scores are without" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words, checked", [([], True), (["--no_sanity"], False)])
+def test_a_submission_is_read_back_unless_told_otherwise(words, checked, trained, call, monkeypatch, capsys):
+    monkeypatch.setattr("engine.testing.course._holds", lambda *_: False)
+    with pytest.raises(SystemExit) if checked else nullcontext():
+        call("Tester", "--ckpt_path", trained / "best.ckpt", "--save_root", "out", "--no-make_gif", *words)
+    assert ("does not hold what was written" in capsys.readouterr().err) == checked
 
 
 def test_a_sample_is_scored_as_the_video_that_it_is():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import read_json, remove_file, write_bytes, write_json, write_text
+from cli.files import read_json, read_json_or_none, remove_file, write_bytes, write_json, write_text
 from cli.flags import SPLITS
 
 OLDEST_COLUMNS = ("epoch", "loss", "mse", "kl", "beta", "tfr", "lr", "grad_norm", "val_psnr", "val_ssim")
@@ -171,6 +171,12 @@ def clear_test_videos(folder):
 def write_split(folder, split, **more):
     """Note which sequences a test is of, and anything `more`, as split.json."""
     write_json(folder / "split.json", {"split": split, **more})
+
+
+def read_test_note(folder):
+    """What `write_split` has noted, as a dict; {} without the file or in one that is damaged."""
+    note = read_json_or_none(folder / "split.json")
+    return note if isinstance(note, dict) else {}
 
 
 def read_split(folder):

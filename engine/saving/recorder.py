@@ -6,6 +6,7 @@ import time
 from contextlib import contextmanager
 
 from cli.errors import RunError, Stopped, one_line
+from cli.files import remove_file, writing
 from cli.parser import script_command
 from cli.progress import Progress
 from cli.signals import StopSignals
@@ -96,6 +97,8 @@ class RunRecorder:
             if row["val_psnr"] > self.state.best_psnr:
                 write_psnr_per_frame(self.folder, psnr_per_frame(videos["prediction"], videos["truth"]))
                 write_best_rollout(self.folder, videos["prediction"])
+                with writing(self.folder / "best.npz"):  # of a rollout before; the end of the run writes it anew
+                    remove_file(self.folder / "best.npz")
         except RunError as error:  # the checkpoint is worth more
             print(f"note: {error}; the figures and videos of this run will lack it")
 

@@ -59,7 +59,10 @@ class Chart {
     this.plot.addEventListener("pointermove", event => {
       if (this.x !== "frame" || event.buttons) this.seek(this.underPointer(event));
     });
-    this.plot.addEventListener("pointerdown", event => this.seek(this.underPointer(event)));
+    this.plot.addEventListener("pointerdown", event => {
+      this.plot.setPointerCapture(event.pointerId);  // a drag may leave the plot
+      this.seek(this.underPointer(event));
+    });
     this.plot.addEventListener("keydown", event => this.onKey(event));
     new ResizeObserver(() => this.draw()).observe(this.plot);
   }
@@ -136,14 +139,15 @@ class Chart {
       make("path", { class: "band", d: `${line(curve.high)}L${back}` }, group);
       make("path", { class: "curve best", d: line(curve.best) }, group);
     }
-    const width = this.zero ? Math.min(3 * fromLast - 1, 11) : this.x === "frame" ? 1.25 : 2;
+    const each = Math.min(3, 9 / (this.curves.length - 1 || 1));
+    const width = this.zero ? 2 + each * (fromLast - 1) : this.x === "frame" ? 1.25 : 2;
     make("path", { class: "curve", d: line(curve.y), "stroke-width": width }, group);
     if (curve.x.length > 40) return;
     curve.x.forEach((x, i) =>
       make("circle", { class: "dot", cx: this.left(x), cy: this.top(curve.y[i]), r: 2.5 }, group));
   }
 
-  /** Put the cursor at x, and say the values there. */
+  /** Put the cursor at x, and say the values there: of each curve, so that what stands below stays where it is. */
   place(x) {
     this.at = x;
     if (!this.cursor) return;
@@ -155,14 +159,15 @@ class Chart {
     make("span", {}, this.readout, `${this.x} ${x}`);
     for (const curve of this.curves) {
       const value = curve.y[curve.index.get(x)];
-      if (value === undefined) continue;
-      make("circle", { class: `at ${seriesOf(curve.run)}`, cx: left, cy: this.top(value), r: 4.5 }, this.cursor);
+      if (value !== undefined) {
+        make("circle", { class: `at ${seriesOf(curve.run)}`, cx: left, cy: this.top(value), r: 4.5 }, this.cursor);
+      }
       const entry = make("span", {}, this.readout);
       if (data.runs.length > 1) {
         make("span", { class: `swatch ${seriesOf(curve.run)}` }, entry);
         entry.append(`${data.runs[curve.run]} `);
       }
-      make("b", {}, entry, shown(value));
+      make("b", {}, entry, value === undefined ? "\u2013" : shown(value));
     }
     this.plot.setAttribute("aria-valuenow", x);
     this.plot.setAttribute("aria-valuetext", this.readout.textContent);
@@ -178,6 +183,7 @@ let begun = null;  // the time and the frame at which Play was pressed
 
 function drawFrame(canvas, frame) {
   const { image, columns, frames, width, height } = data.sheets[canvas.dataset.sheet];
+  if (!image.naturalWidth) return;  // it could not be loaded
   const place = Math.min(frame, frames - 1);  // a shorter video stays at its last frame
   canvas.getContext("2d").drawImage(image, place % columns * width, Math.floor(place / columns) * height, width, height,
                                     0, 0, width, height);
@@ -198,8 +204,8 @@ function showFrame(frame) {
 function advance(now) {
   if (!begun) return;
   begun.time ??= now;
-  const frame = begun.frame + Math.floor((now - begun.time) / 1000 * data.fps);
-  showFrame(frame % (Number(slider.max) + 1));
+  const frame = (begun.frame + Math.floor((now - begun.time) / 1000 * data.fps)) % (Number(slider.max) + 1);
+  if (frame !== Number(slider.value)) showFrame(frame);
   requestAnimationFrame(advance);
 }
 
@@ -245,11 +251,13 @@ for (const button of all(".sortable thead button")) button.addEventListener("cli
 
 const charts = all(".chart").map(figure => new Chart(figure));
 
-Promise.all(data.sheets.map(async sheet => {
+// Loaded, not decoded: browsers refuse to decode more than some hundred megabytes of images ahead.
+Promise.all(data.sheets.map(sheet => new Promise(done => {
   sheet.image = new Image();
+  sheet.image.onload = sheet.image.onerror = done;
   sheet.image.src = sheet.source;
-  await sheet.image.decode();
-})).then(() => {
+}))).then(() => {
+  document.getElementById("unloaded").hidden = data.sheets.every(sheet => sheet.image.naturalWidth);
   const lastFrames = charts.filter(chart => chart.x === "frame").map(chart => chart.last);
   slider.max = Math.max(0, ...data.sheets.map(sheet => sheet.frames - 1), ...lastFrames);
   all(".controls")[0].hidden = data.sheets.length === 0;

@@ -1,6 +1,7 @@
 """The optimizer's steps on batches of clips: as a whole or in parts, in one process or several."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 
@@ -18,6 +19,13 @@ FP16_SCALE = 2.0**16  # of the loss at the start; the first steps halve it until
 # steps would make every fp16 gradient 0. At this one a trained network's gradient has the same direction as in float32.
 FP16_HALVINGS = 10
 LEAST_FP16_SCALE = FP16_SCALE / 2**FP16_HALVINGS
+OPTIMIZERS = {
+    "Adam": torch.optim.Adam,
+    "AdamW": torch.optim.AdamW,
+    # Adam that never forgets a large gradient (Reddi et al. 2018, arXiv:1904.09237): weights that rarely have one, like
+    # those of a pose that rarely comes, then make no large steps when it comes.
+    "AMSGrad": partial(torch.optim.Adam, amsgrad=True),
+}
 # Teacher-forced images in one batch. On a CPU more overflow its caches, and fewer leave cores idle. Where activations
 # are computed again, such a batch is what fills the memory, on any device.
 IMAGES_AT_ONCE = {"cpu": 8}
@@ -36,7 +44,7 @@ class ClipTrainer:
                               "recompute": checkpoint_frames, "random_shift": random_shift,
                               "images_at_once": IMAGES_AT_ONCE.get("cpu" if checkpoint_frames else device.type, 10**9)}
         self.parallel_model = data_parallel(model, device)
-        self.optimizer = getattr(torch.optim, optim)(model.parameters(), lr, fused=device.type != "mps")
+        self.optimizer = OPTIMIZERS[optim](model.parameters(), lr, fused=device.type != "mps")
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16, init_scale=FP16_SCALE)
         self.clipper = GradientClipper(model, device)
         share = 1 / world_size()  # of a process: all of them skip the same steps

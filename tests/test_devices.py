@@ -25,7 +25,8 @@ CLIPS = flags(frame_H=8, frame_W=16, batch_size=2, train_vi_len=4, val_vi_len=4,
 TRAINING = [*flags(**TINY_NETWORK, num_epoch=1, save_root="run", lr=1e-3, kl_weight=1e-3, partial=0.29, bptt=0), *CLIPS]
 WAYS = {
     "template": [],
-    "pyramid": [*flags(network="pyramid", reconstruction="log_mse", input_noise=0.05), "--random_shift"],
+    "pyramid": [*flags(network="pyramid", reconstruction="log_mse", input_noise=0.05, optim="AMSGrad"),
+                "--random_shift"],
     "frame": flags(tfr=0.5, tfr_per="frame", posterior="current", optim="AdamW"),
     "bptt": flags(bptt=2, clamp_feedback=True, tfr=0),
     "accumulate": flags(accumulate=2, batch_size=2, checkpoint_frames=True),

@@ -67,6 +67,7 @@ def test_command_line_of_the_course_is_understood(script, more):
 @pytest.mark.parametrize("words, optimizer, of_trainer, of_loss", [
     ("", torch.optim.Adam, {"bptt": 1, "label_norm": "fixed"},
      {"reconstruction": "mse", "clamp": True, "input_noise": 0.3, "recompute": False, "random_shift": False}),
+    ("--optim AMSGrad", torch.optim.Adam, {}, {}),
     ("--optim AdamW --lr 0.02 --bptt 3 --label_norm batch --reconstruction log_mse --no-clamp_feedback "
      "--input_noise 0.1 --checkpoint_frames --random_shift", torch.optim.AdamW, {"bptt": 3, "label_norm": "batch"},
      {"reconstruction": "log_mse", "clamp": False, "input_noise": 0.1, "recompute": True, "random_shift": True})])
@@ -74,6 +75,7 @@ def test_trainer_is_as_its_flags_ask(words, optimizer, of_trainer, of_loss):
     args = parsed(words)
     trainer = Trainer.build_trainer(args, tiny_model(), CPU, torch.float32)
     assert type(trainer.optimizer) is optimizer and trainer.optimizer.defaults["lr"] == args.lr
+    assert trainer.optimizer.defaults["amsgrad"] == (args.optim == "AMSGrad")
     assert {name: getattr(trainer, name) for name in of_trainer} == of_trainer
     assert trainer.loss_settings.items() >= of_loss.items()
 

@@ -90,7 +90,7 @@ def test_template_checkpoint_is_tested_as_the_network_that_wrote_it(model, dance
     """Its frames are fed back as they are, beyond [0, 1] too."""
     model = copy.deepcopy(model)
     with torch.no_grad():
-        model.Generator[-1].bias += torch.tensor([-2.0, 0.0, 2.0])
+        model.Generator[-1].bias += torch.tensor([-20.0, 0.0, 20.0])
     path = template_checkpoint(tmp_path / "template.ckpt", model)
     call("Tester", "--DR", dancer, "--ckpt_path", path, "--save_root", tmp_path / "out", "--no-make_gif",
          "--device", "cpu", "--amp", "off", "--seed", 3)

@@ -19,13 +19,9 @@ FP16_SCALE = 2.0**16  # of the loss at the start; the first steps halve it until
 # steps would make every fp16 gradient 0. At this one a trained network's gradient has the same direction as in float32.
 FP16_HALVINGS = 10
 LEAST_FP16_SCALE = FP16_SCALE / 2**FP16_HALVINGS
-OPTIMIZERS = {
-    "Adam": torch.optim.Adam,
-    "AdamW": torch.optim.AdamW,
-    # Adam that never forgets a large gradient (Reddi et al. 2018, arXiv:1904.09237): weights that rarely have one, like
-    # those of a pose that rarely comes, then make no large steps when it comes.
-    "AMSGrad": partial(torch.optim.Adam, amsgrad=True),
-}
+# Adam that never forgets a large gradient (Reddi et al. 2018, arXiv:1904.09237): weights that rarely have one, like
+# those of a pose that rarely comes, then make no large steps when it comes.
+AMSGRAD = partial(torch.optim.Adam, amsgrad=True)
 # Teacher-forced images in one batch. On a CPU more overflow its caches, and fewer leave cores idle. Where activations
 # are computed again, such a batch is what fills the memory, on any device.
 IMAGES_AT_ONCE = {"cpu": 8}
@@ -34,7 +30,8 @@ IMAGES_AT_ONCE = {"cpu": 8}
 class ClipTrainer:
     """A model and its optimizer; `steps_on` trains it on batches of clips.
 
-    dtype: what the networks compute in. The other parameters are the flags of the same names.
+    dtype: what the networks compute in. optim: AMSGrad, or the name of a class in torch.optim. The other parameters are
+    the flags of the same names.
     """
 
     def __init__(self, model, device, dtype, *, optim, lr, reconstruction, bptt, clamp_feedback, input_noise,
@@ -44,7 +41,8 @@ class ClipTrainer:
                               "recompute": checkpoint_frames, "random_shift": random_shift,
                               "images_at_once": IMAGES_AT_ONCE.get("cpu" if checkpoint_frames else device.type, 10**9)}
         self.parallel_model = data_parallel(model, device)
-        self.optimizer = OPTIMIZERS[optim](model.parameters(), lr, fused=device.type != "mps")
+        optimizer = AMSGRAD if optim == "AMSGrad" else getattr(torch.optim, optim)
+        self.optimizer = optimizer(model.parameters(), lr, fused=device.type != "mps")
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16, init_scale=FP16_SCALE)
         self.clipper = GradientClipper(model, device)
         share = 1 / world_size()  # of a process: all of them skip the same steps

@@ -7,6 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from conftest import TINY_NETWORK
+from dataloader import Dataset_Dance
+from engine.saving.checkpoint import save_checkpoint
+from modules import VAE_Model
+from modules.pixels import to_unit
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -108,7 +115,7 @@ def page_rows(name):
 
 def test_table_of_data_and_time_is_of_the_kept_logs(printed_rows):
     printed, page = printed_rows("study/data_and_time.py", "data_and_time"), page_rows("study.md")
-    assert len(printed) == 2 + 15 and all(row in page for row in printed)
+    assert len(printed) == 2 + 16 and all(row in page for row in printed)
 
 
 def test_table_of_single_flags_is_of_the_kept_logs(printed_rows):
@@ -152,3 +159,27 @@ def test_psnr_of_each_split_is_drawn_over_the_minutes_of_each_size(tmp_path):
               for ax in figure.axes for line in ax.lines}
     assert curves["2,520", "validation"] == [[1, 29], [3, 31]] and curves["630", "validation"] == [[3, 27.5]]
     assert curves["2,520", "training sequences"] == [[1, 31], [3, 33]] and len(curves) == 6
+
+
+def test_frames_that_a_network_breaks_are_counted(dancer, tmp_path, monkeypatch):
+    bursts = load(DOCS / "study" / "bursts.py")
+    model, data = VAE_Model(**TINY_NETWORK).eval(), Dataset_Dance(dancer, None, "train", 1)
+    z = torch.zeros(1, *model.z_shape(32, 64))
+    with torch.no_grad():
+        alone = model.step(to_unit(data.frames[5:6]), model.encode_labels(data.labels[6:7]), z, temperature=0).frame
+    predicted = bursts.predict(model, data, 0, torch.float32)
+    assert len(predicted) == len(data) - 1
+    torch.testing.assert_close(predicted[5:6], alone.clamp(0, 1))
+
+    def broken_once(model, data, start, dtype):
+        frames = to_unit(data.frames[start + 1:start + 1 + bursts.FRAMES_AT_ONCE])
+        if start == 0:
+            frames[3, :, 8:16, 16:24] = 1 - frames[3, :, 8:16, 16:24].round()
+        return frames
+
+    save_checkpoint([tmp_path / "best.ckpt"], {"state_dict": model.state_dict(), "last_epoch": 3,
+                                               "arguments": TINY_NETWORK})
+    monkeypatch.setattr(bursts, "predict", broken_once)
+    monkeypatch.setattr(bursts, "FRAMES_AT_ONCE", 30)
+    row = bursts.row(Path(dancer), tmp_path / "best.ckpt")
+    assert (row["epochs"], row["frames"], row["broken"]) == ("4", str(len(data) - 1), "1")

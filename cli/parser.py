@@ -33,6 +33,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description, recipes=True):
         super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
         self.recipes = recipes
+        self.contents = {}  # of the recipes that have been read, by their words
 
     def parse_args(self, args=None, namespace=None):
         args, unknown = self.parse_known_args(args, namespace)
@@ -62,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         replaced = []
         for word in words:
             if word in within:
-                self.error(f"{word} names itself; remove this word from it")
+                self.error(f"{within[-1]} has the word {word}, which leads back to it; remove that word")
             recipe = self._recipe(word) if word.startswith("@") else None
             replaced += [word] if recipe is None else self._with_recipes(recipe, (*within, word))
         return replaced
@@ -74,7 +75,9 @@ class Parser(argparse.ArgumentParser):
         try:
             if path.is_dir():
                 self.error(missing)
-            content = path.read_bytes()  # once: it may be a pipe
+            if word not in self.contents:
+                self.contents[word] = path.read_bytes()  # once: it may be a pipe
+            content = self.contents[word]
             lines = content.decode(encoding_of(content)).splitlines()
         except UnicodeError:
             self.error(f"{word} is not text in UTF-8; give a file of flags, or save it in UTF-8")

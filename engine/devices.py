@@ -55,8 +55,8 @@ def cuda_problem(gpu):
             if caught:
                 return f"CUDA cannot be used ({one_line(caught[0].message)})"
             if torch.version.cuda is None and torch.version.hip is None and shutil.which("nvidia-smi"):
-                return (f"torch {torch.__version__} is built for the CPU alone, and here is an NVIDIA GPU; install one "
-                        "for CUDA, as https://pytorch.org/get-started tells")
+                return (f"torch {torch.__version__} is built for the CPU alone, and here is an NVIDIA GPU; install a "
+                        "torch built for CUDA, see https://pytorch.org/get-started")
             return NO_CUDA
         if gpu >= torch.cuda.device_count():
             flag = "--nproc_per_node: a process of" if "LOCAL_RANK" in os.environ else "--gpu"

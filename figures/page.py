@@ -154,8 +154,12 @@ def scores_html(names, scores, folder):
         if models:
             tables += table(caption, [*models, *baselines.values()])
     run = folder.parent if (folder.parent / "best.ckpt").is_file() else folder  # of a test in the run's folder
-    [checkpoint, *_] = read_test_note(folder).get("checkpoints") or [run / "best.ckpt"]
-    command = script_command("Tester.py", "--ckpt_path", checkpoint, "--gt", "FILE")
+    note = read_test_note(folder)
+    checkpoint, *others = note.get("checkpoints") or [run / "best.ckpt"]
+    more = ["--ensemble", *others] if others else []
+    more += ["--views", note["views"]] if note.get("views", 1) > 1 else []
+    more += ["--save_root", folder] if "checkpoints" in note else []
+    command = script_command("Tester.py", "--ckpt_path", checkpoint, "--gt", "FILE", *more)
     return tables or f"<p>No scores yet. They come from <code>{escape(command)}</code></p>"
 
 

@@ -236,7 +236,8 @@ def test_page_of_a_test_elsewhere_has_the_rate_and_the_checkpoint_that_it_noted(
         save_videos(tmp_path / name / "first.npz", videos())
         write_split(tmp_path / name, "test", checkpoints=[f"runs/{name}/best.ckpt", "b.ckpt"], frames_per_second=rate)
     page = write_page(tmp_path / "page.html", [tmp_path / "both", tmp_path / "other"]).read_text(encoding="utf-8")
-    assert data_of(page)["fps"] == 12 and "Tester.py --ckpt_path runs/both/best.ckpt --gt FILE" in page
+    assert data_of(page)["fps"] == 12 and (
+        f"Tester.py --ckpt_path runs/both/best.ckpt --gt FILE --ensemble b.ckpt --save_root {tmp_path}/both" in page)
 
 
 @pytest.mark.parametrize("names, title", [(["a"], "Run a"), (["a", "b"], "2 runs: a, b"), (["a" * 50] * 3, "3 runs")])

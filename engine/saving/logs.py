@@ -174,7 +174,7 @@ def write_split(folder, split, **more):
 
 
 def read_test_note(folder):
-    """What `write_split` has noted, as a dict; {} without the file or in one that is damaged."""
+    """What `write_split` has noted, as a dict; {} if the file is missing or damaged."""
     note = read_json_or_none(folder / "split.json")
     return note if isinstance(note, dict) else {}
 

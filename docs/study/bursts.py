@@ -2,7 +2,8 @@
 
 Each frame of the dataset's training split but the first is predicted from the true one before it in the split, also
 where a sequence begins, with z = 0. A broken one has a square of 8 x 8 pixels with a mean squared error above 0.1: a
-patch of another colour, which no blur reaches. Give a dataset that the networks were not trained on. Nothing is trained.
+patch of another colour, which no blur reaches. Give a dataset that the networks were not trained on. Nothing is
+trained.
 """
 
 import sys

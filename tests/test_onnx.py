@@ -85,7 +85,7 @@ def test_example_of_the_guide_rolls_out(onnxruntime, network, dancer, call, tmp_
     shutil.copytree(dancer / "test", tmp_path / "data/dancer/test")
     torch.manual_seed(0)
     model = VAE_Model(**TINY_NETWORK, network=network)
-    save_checkpoint([tmp_path / "best.ckpt"], {"state_dict": model.state_dict()})
+    save_checkpoint([tmp_path / "best.ckpt"], {"state_dict": model.state_dict(), "arguments": {"clamp_feedback": True}})
     size = read_image(dancer / "test/test_img/0/0.png").shape[-2:]
     call("Tester", "--ckpt_path", "best.ckpt", "--onnx", "dancer.onnx", "--frame_H", size[0], "--frame_W", size[1],
          "--DR", "nowhere")

@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description, recipes=True):
         super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
         self.recipes = recipes
-        self.contents = {}  # of the recipes that have been read, by their words
+        self.words_of_recipes = {}  # of those that have been read, by the word @FILE
 
     def parse_args(self, args=None, namespace=None):
         args, unknown = self.parse_known_args(args, namespace)
@@ -62,22 +62,24 @@ class Parser(argparse.ArgumentParser):
         """
         replaced = []
         for word in words:
+            if not word.startswith("@"):
+                replaced.append(word)
+                continue
             if word in within:
                 self.error(f"{within[-1]} has the word {word}, which leads back to it; remove that word")
-            recipe = self._recipe(word) if word.startswith("@") else None
-            replaced += [word] if recipe is None else self._with_recipes(recipe, (*within, word))
+            if word not in self.words_of_recipes:
+                self.words_of_recipes[word] = self._read_recipe(word)  # once: it may be a pipe
+            replaced += self._with_recipes(self.words_of_recipes[word], (*within, word))
         return replaced
 
-    def _recipe(self, word):
-        """The words in the recipe that a word @FILE names."""
+    def _read_recipe(self, word):
+        """Read the words in the recipe that a word @FILE names."""
         path = Path(word[1:])
         missing = f"{word}: there is no such file of flags; those of this program are in recipes/"
         try:
             if path.is_dir():
                 self.error(missing)
-            if word not in self.contents:
-                self.contents[word] = path.read_bytes()  # once: it may be a pipe
-            content = self.contents[word]
+            content = path.read_bytes()
             lines = content.decode(encoding_of(content)).splitlines()
         except UnicodeError:
             self.error(f"{word} is not text in UTF-8; give a file of flags, or save it in UTF-8")

@@ -163,7 +163,8 @@ def test_frames_without_a_person_do_not_count_in_the_psnr_of_the_person():
 def test_course_score_is_of_frames_1_to_600_of_every_sequence():
     true = [random_pixels(630, 3, 2, 2, seed=seed) for seed in range(5)]
     predicted = [random_pixels(630, 3, 2, 2, seed=seed + 10) for seed in range(5)]
-    scores = course_score(predicted, true)
+    public = [True, True, True, False, False]
+    scores = course_score(predicted, true, public)
     each = []
     for ours, theirs in zip(predicted, true):
         error = ((ours[1:601].numpy() / 255 - theirs[1:601].numpy() / 255) ** 2).mean(axis=(1, 2, 3))
@@ -175,15 +176,15 @@ def test_course_score_is_of_frames_1_to_600_of_every_sequence():
         changed = [video.clone() for video in predicted]
         for video, theirs in zip(changed, true):
             video[frame] = theirs[frame]
-        assert (course_score(changed, true) != scores) == counts, frame
+        assert (course_score(changed, true, public) != scores) == counts, frame
 
 
 def test_course_score_of_the_parts_it_is_told_and_of_missing_ones():
     true = [random_pixels(5, 3, 2, 2, seed=seed) for seed in range(2)]
     predicted = [random_pixels(5, 3, 2, 2, seed=seed + 10) for seed in range(2)]
-    alone = [course_score([ours], [theirs])["score"] for ours, theirs in zip(predicted, true)]
+    alone = [course_score([ours], [theirs], [True])["score"] for ours, theirs in zip(predicted, true)]
     mean = pytest.approx(np.mean(alone), rel=1e-5)
-    assert course_score(predicted, true) == {"score": mean, "public": mean, "private": None}
+    assert course_score(predicted, true, [True, True]) == {"score": mean, "public": mean, "private": None}
     assert course_score(predicted, true, public=[False, True]) == {
         "score": mean, "public": alone[1], "private": alone[0]}
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 
@@ -184,10 +183,10 @@ def read_split(folder):
     path = folder / "split.json"
     if not path.is_file():
         return None
-    with suppress(ValueError, KeyError, TypeError):
-        if (split := read_json(path)["split"]) in SPLITS:
-            return split
-    raise UsageError(f"{path} holds none of {', '.join(SPLITS)} as \"split\"; remove it to go without it")
+    split = read_test_note(folder).get("split")
+    if split not in SPLITS:
+        raise UsageError(f"{path} holds none of {', '.join(SPLITS)} as \"split\"; remove it to go without it")
+    return split
 
 
 def read_scores(folder):

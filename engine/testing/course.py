@@ -6,21 +6,19 @@ import numpy as np
 import torch
 
 from cli.errors import RunError, UsageError
-from media.pixel_csv import PUBLIC_SEQUENCES, iterate_pixels_csv, read_pixels_csv, write_pixels_csv
+from media.pixel_csv import iterate_pixels_csv, read_pixels_csv, write_pixels_csv
 from modules.metrics import in_chunks, psnr
 
 SCORED_FRAMES = 600
 OTHER_FRAME = 10  # of 255: a mean difference that no way of resizing makes
 
 
-def course_score(prediction, target, public=None):
+def course_score(prediction, target, public):
     """The score of the course: mean PSNR over frames 1..600 of every sequence, of pixels rounded to 0..255.
 
-    prediction, target: lists of uint8 [T, 3, H, W]. public: whether each sequence counts to the public part; by default
-    the first three do. A part without sequences is None.
+    prediction, target: lists of uint8 [T, 3, H, W]. public: whether each sequence counts to the public part. A part
+    without sequences is None.
     """
-    if public is None:
-        public = [number < PUBLIC_SEQUENCES for number in range(len(target))]
     scored = slice(1, SCORED_FRAMES + 1)
     scores = torch.stack([
         in_chunks(psnr, predicted[scored], true[scored]).mean() for predicted, true in zip(prediction, target)

@@ -14,7 +14,7 @@ from cli.flags import FLAGS_OF_OLDER_RUNS, schedule_settings
 from engine.schedules import Schedules
 
 from .runs import Run, by_label, differing_flags, label_by_difference, read_runs
-from .style import STYLES, log_scale, panels, save, with_legend
+from .style import MARKERS, STYLES, explain_markers, log_scale, panels, save, with_legend
 
 OUT = "runs/figures"  # where figures of several runs go
 RECONSTRUCTION_LABELS = {"mse": "MSE", "log_mse": "0.01 log(MSE + 1e-4)\n"}  # of an axis
@@ -67,9 +67,9 @@ def draw_loss(runs, side_by_side):
             "mse": "MSE\n(pixels in [0, 1])", "kl": "KL\n(nats per frame)"}
     curves = by_label(runs)
     figure, axes = panels(list(curves), side_by_side, "Training loss", rows.values(), "epoch")
-    for (label, seeds), column, style in zip(curves.items(), axes, cycle(STYLES)):
+    for (label, group), column, style in zip(curves.items(), axes, cycle(STYLES)):
         for ax, name in zip(column, rows):
-            plot_band(ax, *over_epochs(seeds, name), label, **style)
+            plot_band(ax, *over_epochs(group, name), label, **style)
     for row in zip(*axes):
         log_scale(row)
     return with_legend(figure, axes[0][0], list(curves))
@@ -87,8 +87,8 @@ def draw_schedule(column, title, y_label, runs, side_by_side):
     curves = by_label(runs)
     figure, axes = panels(list(curves), side_by_side, title, [y_label], "epoch")
     widths = np.linspace(1.6 if side_by_side else min(0.6 + len(curves), 5), 1.6, len(curves))
-    for (label, seeds), (ax,), style, width in zip(curves.items(), axes, cycle(STYLES), widths):
-        plot_band(ax, *over_epochs(seeds, column), label, linewidth=width, markersize=2 + width, **style)
+    for (label, group), (ax,), style, width in zip(curves.items(), axes, cycle(STYLES), widths):
+        plot_band(ax, *over_epochs(group, column), label, linewidth=width, markersize=2 + width, **style)
     courses = [run.metrics[column] for run in runs]
     if column == "lr" and any(course.max() > 10 * np.median(course) for course in courses):
         log_scale([ax for ax, in axes])  # on a linear scale most of the curve would lie on the floor
@@ -101,10 +101,10 @@ def draw_schedule(column, title, y_label, runs, side_by_side):
 def draw_validation_psnr(runs, side_by_side):
     """PSNR in dB at the validated epochs, of a single run with a star at the best."""
     curves = {}
-    for label, seeds in by_label(runs).items():
-        epochs, values = over_epochs(seeds, "val_psnr")
+    for label, group in by_label(runs).items():
+        epochs, values = over_epochs(group, "val_psnr")
         found = f"best {mean_and_range(np.nanmax(values, axis=1))} dB"
-        found += f" at epoch {epochs[np.nanargmax(values)]:.0f}" if len(seeds) == 1 else ""
+        found += f" at epoch {epochs[np.nanargmax(values)]:.0f}" if len(group) == 1 else ""
         curves[f"{label}: {found}"] = epochs, values
     figure, axes = panels(list(curves), side_by_side, "Validation PSNR", ["validation PSNR (dB)"], "epoch")
     for (label, (epochs, values)), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
@@ -122,9 +122,9 @@ def draw_psnr_over_seconds(runs, side_by_side):
     curves = by_label(runs)
     figure, axes = panels(list(curves), side_by_side, "Validation PSNR over time", ["validation PSNR (dB)"],
                           "seconds of training and validation")
-    for (label, seeds), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
-        epochs, values = over_epochs(seeds, "val_psnr")
-        timed, seconds = over_epochs(seeds, "seconds")
+    for (label, group), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
+        epochs, values = over_epochs(group, "val_psnr")
+        timed, seconds = over_epochs(group, "seconds")
         seconds = seconds[:, np.isin(timed, epochs)]
         plot_band(ax, np.nanmean(seconds, axis=0), values[:, np.isin(epochs, timed)], label, own_x=seconds, **style)
     return with_legend(figure, axes[0][0], list(curves))
@@ -142,20 +142,20 @@ def draw_psnr_per_frame(runs, side_by_side):
         curves = {f"{name}: mean {np.nanmean(psnr):.2f} dB": [psnr] for name, psnr in runs[0].psnr.items()}
         title = [f"{runs[0].label}: mean {mean_psnr(runs[0]):.2f} dB"]
     else:
-        curves = {f"{label}: mean {mean_and_range([*map(mean_psnr, seeds)])} dB":
-                  [np.nanmean(list(run.psnr.values()), axis=0) for run in seeds]
-                  for label, seeds in by_label(runs).items()}
+        curves = {f"{label}: mean {mean_and_range([*map(mean_psnr, group)])} dB":
+                  [np.nanmean(list(run.psnr.values()), axis=0) for run in group]
+                  for label, group in by_label(runs).items()}
         title = list(curves)
     figure, axes = panels(title, side_by_side, f"PSNR of each predicted frame (bold: mean of {SMOOTHED_FRAMES} frames)",
                           ["PSNR (dB)"], "frame")
     if len(runs) == 1:
         axes *= len(curves)
-    for (label, seeds), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
-        length = min(np.isfinite(psnr).sum() for psnr in seeds)
+    for (label, courses), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
+        length = min(np.isfinite(psnr).sum() for psnr in courses)
         frames = np.arange(1, length + 1)
-        if len(seeds) == 1:
-            ax.plot(frames, seeds[0][:length], color=style["color"], linewidth=0.6, alpha=0.5)
-        plot_band(ax, frames, np.array([running_mean(psnr[:length]) for psnr in seeds]), label, marked=False, **style)
+        if len(courses) == 1:
+            ax.plot(frames, courses[0][:length], color=style["color"], linewidth=0.6, alpha=0.5)
+        plot_band(ax, frames, np.array([running_mean(psnr[:length]) for psnr in courses]), label, marked=False, **style)
     return with_legend(figure, axes[0][0], list(curves))
 
 
@@ -184,12 +184,12 @@ def draw_z(runs, side_by_side):
             "beta": "\u03b2 (factor on KL)"}
     curves = by_label(runs)
     figure, axes = panels(list(curves), side_by_side, "What z carries, and what it is worth", rows.values(), "epoch")
-    for (label, seeds), (kl, active, posterior, prior, beta), style in zip(curves.items(), axes, cycle(STYLES)):
-        plot_band(kl, *over_epochs(seeds, "val_kl"), label, **style)
-        plot_band(active, *over_epochs(seeds, "val_active_units"), label, **style)
-        plot_band(posterior, *over_epochs(seeds, "val_psnr_posterior", minus="val_psnr_zero"), label, **style)
-        plot_band(prior, *over_epochs(seeds, "val_psnr_prior", minus="val_psnr_zero"), label, **style)
-        plot_band(beta, *over_epochs(seeds, "beta"), label, marked=False, **style)
+    for (label, group), (kl, active, posterior, prior, beta), style in zip(curves.items(), axes, cycle(STYLES)):
+        plot_band(kl, *over_epochs(group, "val_kl"), label, **style)
+        plot_band(active, *over_epochs(group, "val_active_units"), label, **style)
+        plot_band(posterior, *over_epochs(group, "val_psnr_posterior", minus="val_psnr_zero"), label, **style)
+        plot_band(prior, *over_epochs(group, "val_psnr_prior", minus="val_psnr_zero"), label, **style)
+        plot_band(beta, *over_epochs(group, "beta"), label, marked=False, **style)
     for row in (0, 1):
         log_scale([column[row] for column in axes])
     units = np.concatenate([run.metrics["val_active_units"] for run in runs])
@@ -213,24 +213,25 @@ def draw_rate_distortion(runs, side_by_side):
         curves.setdefault(label or "runs", {}).setdefault(run.arguments["kl_weight"], []).append(run)
     figure, axes = panels(list(curves), side_by_side, "Rate and distortion, a point for each --kl_weight",
                           ["MSE with z from the posterior\n(geometric mean of the frames)"], "KL (nats per frame)")
+    markers = dict(zip(sorted({weight for weights in curves.values() for weight in weights}), cycle(MARKERS)))
     rates = set()
-    offsets = cycle((4, -11))  # points, of the weights at the curve: above one curve, below the next
-    for (label, weights), (ax,), style, offset in zip(curves.items(), axes, cycle(STYLES), offsets):
-        points = {weight: np.array([rate_and_distortion(run) for run in seeds]) for weight, seeds in weights.items()}
-        means = np.array([points[weight].mean(axis=0) for weight in sorted(points)])
-        ax.plot(*means.T, marker="o", label=label, **style)
-        for weight, mean in zip(sorted(points), means):
-            bars = np.abs([points[weight].min(axis=0) - mean, points[weight].max(axis=0) - mean]).T
-            ax.errorbar(*mean, xerr=bars[0][:, None], yerr=bars[1][:, None], color=style["color"], elinewidth=0.8)
-            ax.annotate(f"{weight:g}", mean, xytext=(4, offset), textcoords="offset points", fontsize=8,
-                        color=style["color"])
+    for (label, weights), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
+        points = {weight: np.array([rate_and_distortion(run) for run in weights[weight]]) for weight in sorted(weights)}
+        ax.plot(*np.array([of_seeds.mean(axis=0) for of_seeds in points.values()]).T, label=label, **style)
+        for weight, of_seeds in points.items():
+            mean = of_seeds.mean(axis=0)
+            bars = np.abs([of_seeds.min(axis=0) - mean, of_seeds.max(axis=0) - mean]).T
+            ax.errorbar(*mean, xerr=bars[0][:, None], yerr=bars[1][:, None], color=style["color"], elinewidth=0.8,
+                        marker=markers[weight], markersize=6)
         rates.update(rate for of_seeds in points.values() for rate in of_seeds[:, 0])
         ax.set_yscale("log")
     positive = [rate for rate in rates if rate > 0] or [1]
     least, most = 10.0 ** np.floor(np.log10(min(positive))), 10.0 ** np.ceil(np.log10(max(positive)))
     for (ax,) in axes:
         ax.set_xscale("symlog", linthresh=least)  # a dead z may have a rate of 0
+        ax.xaxis.get_major_locator().set_params(numticks=6 if side_by_side else 15)
         ax.set_xlim(-0.1 * least if 0 in rates else 0.8 * least, 2 * most)
+    explain_markers(figure, "--kl_weight", {f"{weight:g}": marker for weight, marker in markers.items()})
     return with_legend(figure, axes[0][0], list(curves))
 
 

@@ -16,6 +16,7 @@ backend = os.environ.pop("MPLBACKEND", None)  # a notebook's: matplotlib refuses
 import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 if backend:
@@ -25,6 +26,7 @@ if backend:
 # so dashes tell runs apart and nothing else.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 STYLES = [{"color": colour, "linestyle": dashes} for dashes in ("-", "--", ":") for colour in COLOURS]
+MARKERS = "os^DvPX*<>"
 # Of Windows, macOS and Linux. Of a file with several fonts matplotlib knows the first, like that of Hong Kong or Japan.
 CHINESE_FONTS = ["Microsoft JhengHei", "PingFang TC", "PingFang HK", "Heiti TC", "Noto Sans CJK TC", "Noto Sans CJK JP",
                  "Noto Sans TC"]
@@ -94,6 +96,12 @@ def with_legend(figure, ax, labels):
         height = 0.2 * sum(text.count("\n") + 1 for text in texts) / columns
         figure.set_figheight(figure.get_figheight() + height)
     return figure
+
+
+def explain_markers(figure, title, markers):
+    """Add a legend to the right of all axes: what each marker stands for, {text: marker}."""
+    points = [Line2D([], [], color="#444444", linestyle="", marker=marker, markersize=6) for marker in markers.values()]
+    figure.legend(points, list(markers), title=title, loc="outside right upper")
 
 
 def log_scale(axes):

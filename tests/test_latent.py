@@ -171,6 +171,13 @@ def test_rate_and_distortion_of_runs_with_several_weights_and_seeds(drawn, tmp_p
     assert {line.get_label() for line in lines} == {"kl_anneal_type=None", "kl_anneal_type=Monotonic"}
     for line in lines:
         assert sorted(line.get_xdata()) == pytest.approx([1.5, 15]) and line.get_ydata() == pytest.approx([0.01, 0.01])
+    shapes = drawn["rate_distortion"].legends[0]
+    of_weight = {text.get_text(): mark.get_marker() for text, mark in zip(shapes.get_texts(), shapes.legend_handles)}
+    assert [*of_weight] == ["0.1", "1"] and len({*of_weight.values()}) == 2
+    points = [line for line in drawn["rate_distortion"].axes[0].lines if len(line.get_xdata()) == 1]
+    for point in points:
+        assert point.get_marker() == of_weight["1" if point.get_xdata()[0] == pytest.approx(1.5) else "0.1"]
+    assert len(points) == 4
     drawn.clear()
     Plotting.main(runs[:2])  # one weight
     assert "rate_distortion" not in drawn and "z" in drawn

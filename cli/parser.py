@@ -13,6 +13,7 @@ from pathlib import Path
 from .errors import UsageError
 from .files import encoding_of
 
+OF_WHAT = re.compile(r"argument (\S+):|unrecognized arguments: (\S+?)(?:;? |$)")  # messages of argparse
 COMMENT = re.compile(r"""(?P<quoted>"[^"]*"|'[^']*')|(?<!\S)#.*""")
 OF_WINDOWS_SHELLS = set("@&$;%,(){}<>|^'`")
 
@@ -34,6 +35,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
         self.recipes = recipes
         self.words_of_recipes = {}  # of those that have been read, by the word @FILE
+        self.typed_words = []
 
     def parse_args(self, args=None, namespace=None):
         args, unknown = self.parse_known_args(args, namespace)
@@ -51,7 +53,7 @@ class Parser(argparse.ArgumentParser):
         return f"; did you mean {options[near[0]]}?" if near else ""
 
     def parse_known_args(self, args=None, namespace=None):
-        words = sys.argv[1:] if args is None else args
+        words = self.typed_words = sys.argv[1:] if args is None else args
         return super().parse_known_args(self._with_recipes(words) if self.recipes else words, namespace)
 
     def _with_recipes(self, words, within=()):
@@ -96,7 +98,15 @@ class Parser(argparse.ArgumentParser):
         return words
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: error: {self._recipe_of(message)}{message} (see --help)\n")
+
+    def _recipe_of(self, message):
+        """The recipe with the flag or word that a message of argparse is about, as the start of the message."""
+        about = OF_WHAT.match(message)
+        names = (about[1] or about[2]).split("/") if about else []  # --flag/--no-flag has both
+        recipes = [recipe for recipe, words in {**self.words_of_recipes, "": self.typed_words}.items()
+                   if any(word.split("=")[0] in names or word in names for word in words)]
+        return f"{recipes[-1]}: " if recipes and recipes[-1] else ""
 
     def list_only(self, texts):
         """Let --help list only these flags, {name: its help text, or "" to leave it}; the others are still taken."""

@@ -458,6 +458,19 @@ def test_recipe_is_wrong(train, tmp_path, text):
     assert text.split()[0] in error or "a.txt" in error
 
 
+@pytest.mark.parametrize("text, words, named", [
+    ("--lr zero", "@b.txt", "error: @a.txt: argument --lr:"), ("--lr=zero", "@a.txt", "error: @a.txt: argument --lr:"),
+    ("words", "@a.txt", "error: @a.txt: unrecognized arguments: words"),
+    ("--epochs=5", "@a.txt", "error: @a.txt: unrecognized arguments: --epochs=5; did you mean --num_epoch?"),
+    ("--shuffle=1", "@a.txt", "error: @a.txt: argument --shuffle/--no-shuffle:"),
+    ("--lr 1", "@a.txt --tfr 3", "error: argument --tfr:"), ("--lr 1", "@a.txt --lr 0", "error: argument --lr:"),
+    ("--lr 1", "@a.txt words", "error: unrecognized arguments: words")])
+def test_the_recipe_with_the_mistake_is_named(train, tmp_path, text, words, named):
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "b.txt").write_text("--num_epoch 1 @a.txt")
+    assert named in train(*words.split())
+
+
 def test_recipe_is_missing(train):
     assert "nowhere.txt" in train("@nowhere.txt")
 

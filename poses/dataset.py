@@ -19,7 +19,7 @@ from media.gif import write_gif
 from media.pixel_csv import write_pixels_csv
 from media.png import as_read, write_png
 
-from .keypoints import present, write_poses
+from .keypoints import present, read_lines, write_poses
 from .labels import draw_label
 from .person import check_seen, find_person, own_rate
 from .window import Window, choose_window, cut, move_into
@@ -72,7 +72,7 @@ def check_inputs(inputs, fps):
         if seconds:  # the file says it
             check_length(path, round(rate * seconds), rate)
         if poses_file:
-            check_seen(poses_file)
+            check_seen(read_lines(poses_file, "--poses"), poses_file)
 
 
 def check_length(path, frames, fps):

@@ -82,16 +82,16 @@ def read_lines(path, flag):
     return lines
 
 
-def read_people(path, flag, frames, rate=""):
-    """Read the people of each of `frames` frames from a file: a list of float [people, 17, 3].
+def people_of(lines, frames, source, rate=""):
+    """The people of each of `frames` frames in the lines of a file, see `read_lines`: a list of float [people, 17, 3].
 
-    A person without any seen joint is nobody. rate: the frames' rate in words such as " at 30 a second", for the
-    message. Raises UsageError naming `flag` and the file.
+    A person without any seen joint is nobody. source: flag and file, and rate: the frames' rate in words such as
+    " at 30 a second", both for the UsageError of a frame that is not there.
     """
     people = [[] for _ in range(frames)]
-    for number, frame, pose in read_lines(path, flag):
+    for number, frame, pose in lines:
         if frame >= frames:
-            raise UsageError(f"{flag} {path}, line {number}: frame {frame}, but there are {frames} frames{rate}; "
+            raise UsageError(f"{source}, line {number}: frame {frame}, but there are {frames} frames{rate}; "
                              f"number them from 0{rate}")
         if present(pose):
             people[frame].append(pose)
@@ -101,7 +101,7 @@ def read_people(path, flag, frames, rate=""):
 def read_poses(path, flag, frames):
     """Read the poses of a file that write_poses wrote, [frames, 17, 3]; raises UsageError."""
     poses = nobody(frames)
-    for frame, people in enumerate(read_people(path, flag, frames)):
+    for frame, people in enumerate(people_of(read_lines(path, flag), frames, f"{flag} {path}")):
         if len(people):
             poses[frame] = people[0]
     return poses

@@ -1,6 +1,6 @@
 """The person in a video: found in every frame, followed, and made steady."""
 
-from contextlib import closing, nullcontext
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from cli.progress import Progress
 from media.ffmpeg import length_and_rate, read_video
 
 from .estimator import pose_estimator
-from .keypoints import MIN_CONFIDENCE, follow, nobody, present, read_lines, read_people
+from .keypoints import MIN_CONFIDENCE, follow, nobody, people_of, present, read_lines
 from .tracks import bridged_frames, steady
 
 MIN_INSIDE = 0.5  # part of the joints that lie in the picture
@@ -35,36 +35,52 @@ def find_person(path, fps, poses_file, flag, fps_flag=None):
     poses_file: CSV file of poses (see keypoints.py) to take in place of an estimator's, or None; with one the video may
     be sampled at its own rate, see own_rate. Raises UsageError if a file cannot be read, or nobody is found.
     """
-    found, size = [], None
-    with nullcontext() if poses_file else pose_estimator() as estimate:
-        seconds, native = length_and_rate(path, flag)
-        if poses_file:
-            check_seen(poses_file)
-            fps = own_rate(fps, native)
-        total = round(fps * seconds) or None
-        with closing(read_video(path, fps, flag)) as video:
-            for frame in Progress(video, total=total, desc=f"{'reading' if poses_file else 'poses of'} {path}",
-                                  unit="frame"):
-                size = frame.shape[:2]
-                found.append(estimate(frame) if estimate else None)
-    note_missing_part(path, flag, len(found) / fps, seconds)
     if poses_file:
-        check_rate(poses_file, path, len(found), fps, native, fps_flag)
-        people = read_people(poses_file, "--poses", len(found), f" at {fps:g} a second")
-        poses, several = follow(people), sum(len(candidates) > 1 for candidates in people)
-        check_scale(poses, size, poses_file)
-        who = (f"more than one person in {several}; the tallest in the first frame with anybody was followed" if several
-               else "never more than one person")
+        poses, size, fps, who = person_of_file(path, fps, poses_file, flag, fps_flag)
     else:
-        who = "of several people, mediapipe's Pose reports one: the same as long as it keeps track of it"
-        poses = np.stack([nobody(1)[0] if pose is None else pose for pose in found])
-        if not present(poses).any():
-            raise UsageError(f"{flag} {path}: nobody was found in its {len(found)} frames; give a video that shows a "
-                             "whole person, or --poses")
+        poses, size, who = estimated_person(path, fps, flag)
     steadied = steady(poses, fps)
     lost = int((~present(poses)).sum())
-    report = f"nobody in {lost} of {len(found)} frames ({bridged_frames(poses, steadied)} bridged); {who}"
+    report = f"nobody in {lost} of {len(poses)} frames ({bridged_frames(poses, steadied)} bridged); {who}"
     return Person(steadied, size, fps, report)
+
+
+def person_of_file(path, fps, poses_file, flag, fps_flag):
+    """The poses [T, 17, 3] of the person to follow, of those in a file; the size, the rate, and who was followed."""
+    lines = read_lines(poses_file, "--poses")
+    check_seen(lines, poses_file)
+    seconds, native = length_and_rate(path, flag)
+    fps = own_rate(fps, native)
+    sizes = over_frames(lambda frame: frame.shape[:2], path, fps, flag, seconds, "reading")
+    check_rate(lines, poses_file, path, len(sizes), fps, native, fps_flag)
+    people = people_of(lines, len(sizes), f"--poses {poses_file}", f" at {fps:g} a second")
+    poses, several = follow(people), sum(len(candidates) > 1 for candidates in people)
+    check_scale(poses, sizes[-1], poses_file)
+    who = (f"more than one person in {several}; the tallest in the first frame with anybody was followed" if several
+           else "never more than one person")
+    return poses, sizes[-1], fps, who
+
+
+def estimated_person(path, fps, flag):
+    """The poses [T, 17, 3] of the person that mediapipe finds, the size, and who was followed."""
+    with pose_estimator() as estimate:
+        seconds, _ = length_and_rate(path, flag)
+        found = over_frames(lambda frame: (estimate(frame), frame.shape[:2]), path, fps, flag, seconds, "poses of")
+    poses = np.stack([nobody(1)[0] if pose is None else pose for pose, _ in found])
+    if not present(poses).any():
+        raise UsageError(f"{flag} {path}: nobody was found in its {len(found)} frames; give a video that shows a whole "
+                         "person, or --poses")
+    who = "of several people, mediapipe's Pose reports one: the same as long as it keeps track of it"
+    return poses, found[-1][1], who
+
+
+def over_frames(function, path, fps, flag, seconds, doing):
+    """What a function gives of each frame of a video, as a list; seconds: its length, 0 where the file says none."""
+    with closing(read_video(path, fps, flag)) as video:
+        frames = Progress(video, total=round(fps * seconds) or None, desc=f"{doing} {path}", unit="frame")
+        results = [function(frame) for frame in frames]
+    note_missing_part(path, flag, len(results) / fps, seconds)
+    return results
 
 
 def note_missing_part(path, flag, read, seconds):
@@ -78,9 +94,9 @@ def note_missing_part(path, flag, read, seconds):
               "read; if it was copied or uploaded, look whether that ended")
 
 
-def check_seen(poses_file):
-    """Raise UsageError if no joint in a file of poses is seen."""
-    if not any(present(pose) for *_, pose in read_lines(poses_file, "--poses")):
+def check_seen(lines, poses_file):
+    """Raise UsageError if no joint in the lines of a file of poses is seen."""
+    if not any(present(pose) for *_, pose in lines):
         raise UsageError(f"--poses {poses_file}: no joint in it has a confidence of {MIN_CONFIDENCE} or more; give "
                          "confidences from 0 to 1, or 1 where they are not known")
 
@@ -94,14 +110,14 @@ def own_rate(fps, native):
     return native if abs(native - fps) <= SAME_RATE * fps else fps
 
 
-def check_rate(poses_file, video, frames, fps, native, fps_flag):
+def check_rate(lines, poses_file, video, frames, fps, native, fps_flag):
     """Raise UsageError if a file of poses numbers the frames at the video's own rate, `native`, but `fps` is another.
 
-    The file does so if its last number is that of the video's last frame at that rate, or differs by a thousandth at
+    lines: of the file. It does so if its last number is that of the video's last frame at that rate, or differs by a thousandth at
     most. A file that ends early is noted: its lines may number the frames of a variable rate. frames: how many there
     are at `fps`. native: 0 where it is not known. fps_flag: the flag that sets fps, or None.
     """
-    last = max((frame for _, frame, _ in read_lines(poses_file, "--poses")), default=0)
+    last = max((frame for _, frame, _ in lines), default=0)
     own = frames * native / fps
     if native not in (0, fps) and abs(last + 1 - own) <= max(1, native / fps, own / 1000):
         remedy = (f"number its frames at {fps:g} a second; if they are, add a line for the last one, {frames - 1}, "

@@ -19,7 +19,7 @@ from conftest import ROOT, call_script, flags
 from media.images import read_image, resize_image
 from media.pixel_csv import read_pixels_csv
 from poses import dataset
-from poses.keypoints import INDEX, JOINTS, follow, nobody, present, read_people, read_poses, seen, write_poses
+from poses.keypoints import INDEX, JOINTS, follow, nobody, people_of, present, read_lines, read_poses, seen, write_poses
 from poses.labels import LINES, draw_label
 from poses.person import check_rate, find_person
 from poses.tracks import bridge, smooth, steady
@@ -58,6 +58,10 @@ def picture(pose, height=100, width=200):
 
 # Files
 
+def read_people(path, frames):
+    return people_of(read_lines(path, "--x"), frames, f"--x {path}")
+
+
 def test_poses_are_read_as_they_were_written(tmp_path):
     poses = walk(5)
     poses[2], poses[3, 4] = nobody(1)[0], (np.nan, np.nan, 0)
@@ -69,7 +73,7 @@ def test_a_file_needs_no_header_and_may_have_several_people_in_any_order(tmp_pat
     lines = [[frame, *pose.flatten()] for frame, pose in ((2, standing(9, 9, 9)), (0, standing(1, 2, 3)),
                                                           (2, standing(5, 6, 7)))]
     (tmp_path / "a.csv").write_text("\n".join(", ".join(map(str, line)) for line in lines) + "\n\n")
-    assert [len(people) for people in read_people(tmp_path / "a.csv", "--x", 4)] == [1, 0, 2, 0]
+    assert [len(people) for people in read_people(tmp_path / "a.csv", 4)] == [1, 0, 2, 0]
 
 
 @pytest.mark.parametrize("header", [True, False])
@@ -96,9 +100,9 @@ def test_doubtful_joints_are_not_seen(tmp_path):
 def test_what_is_no_file_of_poses_is_refused(text, tmp_path):
     (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(UsageError, match="--x .*a.csv"):
-        read_people(tmp_path / "a.csv", "--x", 4)
+        read_people(tmp_path / "a.csv", 4)
     with pytest.raises(UsageError, match="--x .*nowhere.csv"):
-        read_people(tmp_path / "nowhere.csv", "--x", 4)
+        read_lines(tmp_path / "nowhere.csv", "--x")
 
 
 @pytest.mark.parametrize("place", [1e9, -1e20])
@@ -362,7 +366,7 @@ def test_poses_numbered_at_the_videos_own_rate_are_refused(fps, frames, video, r
 def test_own_rate_is_told_by_the_last_number(last, native, told, tmp_path):
     write_poses(tmp_path / "a.csv", np.concatenate([nobody(last), walk(1)]))
     with pytest.raises(UsageError, match=f"give --fps {native}") if told else nullcontext():
-        check_rate(tmp_path / "a.csv", "a.mp4", 3000, 30.0, native, "--fps")
+        check_rate(read_lines(tmp_path / "a.csv", "--poses"), "a.csv", "a.mp4", 3000, 30.0, native, "--fps")
 
 
 def test_a_video_that_breaks_off_is_noted(video, tmp_path, capsys):
@@ -381,7 +385,7 @@ def test_a_video_that_breaks_off_is_noted(video, tmp_path, capsys):
 @pytest.mark.parametrize("last, noted", [(2999, False), (2984, False), (2983, True)])
 def test_poses_that_end_early_are_noted(last, noted, tmp_path, capsys):
     write_poses(tmp_path / "a.csv", np.concatenate([nobody(last), walk(1)]))
-    check_rate(tmp_path / "a.csv", "a.mp4", 3000, 30.0, 30.0, "--fps")
+    check_rate(read_lines(tmp_path / "a.csv", "--poses"), "a.csv", "a.mp4", 3000, 30.0, 30.0, "--fps")
     assert ("variable" in capsys.readouterr().out) == noted
 
 

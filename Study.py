@@ -118,35 +118,48 @@ def study_parser():
 
 
 def read_recipes(texts, out):
-    """The recipes, each with its folder in `out`. Ends the program if the trainer would not take their flags."""
+    """The recipes, each with a folder of its own in `out`; see `read_recipe`."""
     recipes = {}
     for text in texts:
-        parser = trainer_parser()
-        parser.prog += f' "{text}"'
-        if not text.strip():
-            raise UsageError("a recipe is empty; give a file of flags for Trainer.py")
-        path, *flags = split_words(text, f'"{text}"')
-        path = Path(path.removeprefix("@"))
-        words = [f"@{path}", *flags]
-        args = parser.parse_args(words)
-        if args.resume or args.test or args.overwrite:
-            raise UsageError(f'"{text}": a recipe is trained from its start; leave --resume, --test and --overwrite '
-                             "out")
-        typed = [word for word in flags if not word.startswith("@")]  # a recipe file has them for Trainer.py
-        refused = parser.typed_flags(typed).keys() & {"DR", "seed", "save_root", "num_epoch"}
-        if refused:
-            raise UsageError(f'"{text}": leave --{min(refused)} out of a recipe; Study.py has --DR, --seeds, --epochs, '
-                             "--minutes and --out")
-        network_settings(args)  # these two refuse values that do not go together
-        schedule_settings(args)
-        name = " ".join([path.stem, *flags])
-        folder = out / re.sub(r"[^\w.+-]+", "_", name.replace("--", ""))
-        if len(os.fsencode(folder.name)) > MAX_NAME:
-            raise UsageError(f'"{text}" is too long for the name of a folder; put its flags into a recipe file')
-        if folder in recipes:
-            raise UsageError(f"two recipes would go to {folder}; give each once, under a name of its own")
-        recipes[folder] = Recipe(name, words, folder)
+        recipe = read_recipe(text, out)
+        if recipe.folder in recipes:
+            raise UsageError(f"two recipes would go to {recipe.folder}; give each once, under a name of its own")
+        recipes[recipe.folder] = recipe
     return list(recipes.values())
+
+
+def read_recipe(text, out):
+    """A recipe, with its folder in `out`. Ends the program if the trainer would not take its flags."""
+    if not text.strip():
+        raise UsageError("a recipe is empty; give a file of flags for Trainer.py")
+    path, *flags = split_words(text, f'"{text}"')
+    path = Path(path.removeprefix("@"))
+    words = [f"@{path}", *flags]
+    check_flags(text, words, flags)
+    name = " ".join([path.stem, *flags])
+    folder = out / re.sub(r"[^\w.+-]+", "_", name.replace("--", ""))
+    if len(os.fsencode(folder.name)) > MAX_NAME:
+        raise UsageError(f'"{text}" is too long for the name of a folder; put its flags into a recipe file')
+    return Recipe(name, words, folder)
+
+
+def check_flags(text, words, flags):
+    """Raise UsageError for flags that a recipe cannot have; ends the program if the trainer would not take them.
+
+    words: all of the recipe's, `text`. flags: those behind its file.
+    """
+    parser = trainer_parser()
+    parser.prog += f' "{text}"'
+    args = parser.parse_args(words)
+    if args.resume or args.test or args.overwrite:
+        raise UsageError(f'"{text}": a recipe is trained from its start; leave --resume, --test and --overwrite out')
+    typed = [word for word in flags if not word.startswith("@")]  # a recipe file has them for Trainer.py
+    refused = parser.typed_flags(typed).keys() & {"DR", "seed", "save_root", "num_epoch"}
+    if refused:
+        raise UsageError(f'"{text}": leave --{min(refused)} out of a recipe; Study.py has --DR, --seeds, --epochs, '
+                         "--minutes and --out")
+    network_settings(args)  # these two refuse values that do not go together
+    schedule_settings(args)
 
 
 def set_epochs(recipes, root, epochs, minutes, scripts, for_each):

@@ -17,8 +17,7 @@ def psnr(prediction, target):
 
     The prediction is clamped to [0, 1] first. The PSNR is capped at 100 dB, so that a perfect frame is not infinite.
     """
-    error = (to_unit(prediction).clamp(0, 1) - to_unit(target)).square().mean(dim=(-3, -2, -1))
-    return _decibel(error)
+    return _decibel(_squared_error(prediction, target).mean(dim=(-3, -2, -1)))
 
 
 def channel_psnr(prediction, target):
@@ -26,8 +25,11 @@ def channel_psnr(prediction, target):
 
     This is what SVG (Denton & Fergus 2018) and SRVP (Franceschi et al. 2020, arXiv:2002.09219) report.
     """
-    error = (to_unit(prediction).clamp(0, 1) - to_unit(target)).square().mean(dim=(-2, -1))
-    return _decibel(error).mean(dim=-1)
+    return _decibel(_squared_error(prediction, target).mean(dim=(-2, -1))).mean(dim=-1)
+
+
+def _squared_error(prediction, target):
+    return (to_unit(prediction).clamp(0, 1) - to_unit(target)).square()
 
 
 def _decibel(error):
@@ -88,7 +90,7 @@ def person_psnr(prediction, target, background):
     in [0, 1]. NaN for a frame without a person.
     """
     person = ((to_unit(target) - background).abs() > PERSON_DIFFERENCE).any(dim=-3)  # [..., H, W]
-    error = (to_unit(prediction).clamp(0, 1) - to_unit(target)).square().mean(dim=-3)
+    error = _squared_error(prediction, target).mean(dim=-3)
     mean_error = (error * person).sum(dim=(-2, -1)) / person.sum(dim=(-2, -1))
     return torch.where(person.float().mean(dim=(-2, -1)) >= MIN_PERSON, _decibel(mean_error), torch.nan)
 

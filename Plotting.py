@@ -1,11 +1,10 @@
 """Draw what runs of Trainer.py and Tester.py have logged, as figures or a page, or a schedule before any run."""
 
-import os
 from copy import copy
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.files import check_output
+from cli.files import check_output, check_writable
 from cli.flags import add_schedule_flags, flags_of
 from cli.parser import Parser, path_name, split_words
 from cli.script import run_script
@@ -35,7 +34,8 @@ def main(words=None):
         path = write_page(args.page, args.runs)
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     else:
-        check_own_folder(args.runs, args.out)
+        if not args.out and len(args.runs) == 1 and Path(args.runs[0]).is_dir():
+            check_writable(args.runs[0], "give another folder, by --out")
         paths, missing = draw_runs(args.runs, figures=args.figures, out=args.out, **style)
         if not paths:
             raise UsageError(f"{' '.join(args.runs)}: no {' or '.join(args.figures or ['figure'])} to draw; "
@@ -43,12 +43,6 @@ def main(words=None):
         print(*paths, sep="\n")
         if missing:
             print("left out, no data:", "; ".join(f"{', '.join(names)} of {run}" for run, names in missing.items()))
-
-
-def check_own_folder(folders, out):
-    """Raise UsageError if the figures of a single run would go into its folder, which may not be written."""
-    if not out and len(folders) == 1 and Path(folders[0]).is_dir() and not os.access(folders[0], os.W_OK):
-        raise UsageError(f"{folders[0]} cannot be written (no permission); give another folder, by --out")
 
 
 def remedy(folders, figures):

@@ -26,7 +26,7 @@ from engine.saving.checkpoint import build_model
 from engine.saving.event_files import check_tensorboard
 from engine.saving.logs import save_videos
 from engine.saving.recorder import RunRecorder
-from engine.saving.resume import identity_of, restore
+from engine.saving.resume import identity_of, restore, resume_command
 from engine.saving.run_folder import open_run
 from engine.saving.start import trainer_flags
 from engine.schedules import Schedules
@@ -156,8 +156,8 @@ def draw_at_the_end(folder, val_set, state, device, video_format):
         except Exception as other:  # the first error is the one to report
             print(f"note: the figures of this run are not complete ({one_line(other)})")
         raise
-    again = script_command("Trainer.py", "--resume", "--save_root", folder)
-    raise_stopped(f"the training is done and saved; for the rest of its figures: {again}", at_ctrl_c=True)
+    raise_stopped(f"the training is done and saved; for the rest of its figures: {resume_command(folder)}",
+                  at_ctrl_c=True)
     draw(folder, val_set, state, video_format)
 
 

@@ -23,10 +23,10 @@ import torch
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from cli.errors import RunError, Stopped, UsageError, is_away, is_out_of_reach
+from cli.errors import RunError, Stopped, UsageError, first_few, is_away, is_out_of_reach
 from cli.files import own_entries, patiently, read_json_or_none
 from cli.signals import ending_signals, raise_stopped
-from media.decoded import decode_cached, decode_with, first_few, read_images
+from media.decoded import decode_cached, decode_with, read_images
 from media.gif import DEFAULT_FPS
 from media.images import IMAGE_SUFFIXES
 from modules.pixels import evenly_spread, to_unit

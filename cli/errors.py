@@ -10,6 +10,7 @@ MOMENTARY = {getattr(errno, name) for name in ("EIO", "ENOTCONN", "ESTALE", "ETI
 MOMENTARY_ON_WINDOWS = {59, 64, 121, 362, 426, 1231}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, or the user's share of it
+LISTED = 10  # texts in a message
 DIVERGED = "the training has diverged"  # part of the message of an error that a second try would repeat
 
 
@@ -21,6 +22,13 @@ def is_away(error):
 def is_out_of_reach(error):
     """Whether a drive is away for a moment, or what it holds may not be used."""
     return is_away(error) or error.errno in NOT_ALLOWED
+
+
+def is_full_memory(error):
+    """Whether an error says that memory is full: on CUDA, on MPS or on a CPU, which raise different ones."""
+    words = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "ALLOC_FAILED", "ALLOCATION_FAILED",
+             "Invalid buffer size")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def remedy_of(error):
@@ -52,6 +60,12 @@ def one_line(error):
     """What an error or a warning says first, in at most 120 characters; the name of its type if it says nothing."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].split(". ")[0][:120]
+
+
+def first_few(texts):
+    """Join at most ten texts into one line, with the number of the others."""
+    more = len(texts) - LISTED
+    return "; ".join(texts[:LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
 
     def _read_recipe(self, word):
         """Read the words in the recipe that a word @FILE names."""
-        path = Path(word[1:])
+        path = Path(os.path.expanduser(word[1:]))
         missing = f"{word}: there is no such file of flags; those of this program are in recipes/"
         try:
             if path.is_dir():
@@ -101,12 +101,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {self._recipe_of(message)}{message} (see --help)\n")
 
     def _recipe_of(self, message):
-        """The recipe with the flag or word that a message of argparse is about, as the start of the message."""
+        """The only recipe with the flag or word that a message of argparse is about, as the start of the message."""
         about = OF_WHAT.match(message)
         names = (about[1] or about[2]).split("/") if about else []  # --flag/--no-flag has both
         recipes = [recipe for recipe, words in {**self.words_of_recipes, "": self.typed_words}.items()
                    if any(word.split("=")[0] in names or word in names for word in words)]
-        return f"{recipes[-1]}: " if recipes and recipes[-1] else ""
+        return f"{recipes[0]}: " if len(recipes) == 1 and recipes[0] else ""  # of several any may have it
 
     def list_only(self, texts):
         """Let --help list only these flags, {name: its help text, or "" to leave it}; the others are still taken."""
@@ -231,16 +231,21 @@ def interpreter():
     return str(executable)
 
 
+def launcher(processes):
+    """The words that start a script in one process or several, as one would type them here."""
+    several = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes) if processes > 1 else ()
+    return interpreter(), *several
+
+
 def script_command(script, *words, processes=1):
-    """The command line that runs a script of this program, in one process or several, as one would type it here."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes) if processes > 1 else ()
+    """The command line that runs a script of this program, as one would type it here."""
     beside = Path(sys.argv[0]).parent / script  # in a notebook's process argv[0] is another program
-    return as_typed(interpreter(), *launcher, beside if beside.is_file() else script, *words)
+    return as_typed(*launcher(processes), beside if beside.is_file() else script, *words)
 
 
-def typed_command():
-    """The command line of this program, as one would type it again."""
-    return as_typed(interpreter(), *sys.argv)
+def typed_command(processes=1):
+    """The command line of this program, which runs in so many processes, as one would type it again."""
+    return as_typed(*launcher(processes), *sys.argv)
 
 
 def words_of_line(line):

@@ -6,7 +6,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import FULL, RunError, Stopped, UsageError, is_out_of_reach, remedy_of
+from .errors import FULL, RunError, Stopped, UsageError, is_full_memory, is_out_of_reach, remedy_of
 from .signals import end_quietly
 
 
@@ -39,6 +39,11 @@ def run_script(main):
         done = "written" if error.errno in FULL else "used"
         print(f"{name}: stopped: {error.filename or 'a file'} cannot be {done} ({error.strerror}); what was saved "
               f"before is intact; {remedy}", file=sys.stderr)
+        sys.exit(1)
+    except (RuntimeError, MemoryError) as error:  # where no remedy was named; see engine.devices.report_full_memory
+        if not is_full_memory(error):
+            raise
+        print(f"{name}: stopped: memory is full; close other programs that use it", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from cli.errors import RunError, one_line
-
-from .devices import is_full_memory
+from cli.errors import RunError, is_full_memory, one_line
 
 PLAIN_CALLS = 3  # calls of each kind before one is recorded: libraries choose their kernels in the first ones
 FULL_AT_MOST = 4  # how often full memory may cost all recordings; after that nothing is recorded any more

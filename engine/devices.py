@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cli.errors import RunError, UsageError, one_line
+from cli.errors import RunError, UsageError, is_full_memory, one_line
 
 NO_CUDA = "there is no CUDA device here"
 NO_TENSOR_CORES = re.compile(r"GTX 16|\bT\d{3,4}\b|\bMX[45]50\b|CMP 30HX")  # of the Turing GPUs; the T4 has them
@@ -127,13 +127,6 @@ def memory_format(device, dtype):
 def autocast(device, dtype):
     """A context in which the networks compute in `dtype`; the weights stay float32."""
     return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
-
-
-def is_full_memory(error):
-    """Whether an error says that memory is full: on CUDA, on MPS or on a CPU, which raise different ones."""
-    words = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "ALLOC_FAILED", "ALLOCATION_FAILED",
-             "Invalid buffer size")
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import torch
 
-from cli.errors import RunError
+from cli.errors import RunError, is_full_memory
 from cli.progress import Progress
 from cli.tables import number, text_table
 from modules.latent import z_usage
@@ -10,7 +10,7 @@ from modules.metrics import summarise
 from modules.pixels import evenly_spread, to_uint8, to_unit
 from modules.rollout import generate
 
-from .devices import autocast, is_full_memory
+from .devices import autocast
 
 NUMBERS_AT_ONCE = 2**22  # of images in a comparison: 32 MiB as float64
 PIXELS_ON_CPU = 2**17  # of the frames in a batch: 64 of 32 x 64

@@ -1,6 +1,7 @@
 """One HTML page of one or more runs, in a single file that needs no network: scores, videos, curves and flags."""
 
 import json
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from string import Template
@@ -44,11 +45,13 @@ def write_page(path, folders, tests=True):
     names, sheets, charts = [run.name for run in runs], Sheets(), training_charts(runs)
     curves = "".join(chart_html(name, chart) for name, chart in charts.items())
     videos = videos_html(names, clips, sheets, charts)
+    scoring = escape(scoring_command(paths[0]))
     data = {"runs": names, "sheets": sheets.all, "charts": charts, "fps": frames_per_second(paths)}
     text = Template(read_web("page.html")).substitute(
         title=escape(page_title(names)),
         style=read_web("page.css"), script=read_web("page.js"), runs=runs_table(runs, records, scores), videos=videos,
-        scores=scores_html(names, scores, paths[0]), legend=legend(names), curves=curves or "<p>No epoch yet.</p>",
+        scores=scores_html(names, scores) or f"<p>No scores yet. They come from <code>{scoring}</code></p>",
+        legend=legend(names), curves=curves or "<p>No epoch yet.</p>",
         details="".join(map(details_html, names, records)),
         data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"))  # no name in it ends the script
     write_text(path, text)
@@ -66,9 +69,10 @@ def page_title(names):
 def frames_per_second(folders):
     """The rate of the videos of the first run or test that has noted it; of a test also that of the run around it."""
     for folder in folders:
-        for noted in (read_record(folder), read_test_note(folder), read_record(folder.absolute().parent)):
-            if "frames_per_second" in noted:
-                return noted["frames_per_second"]
+        for read, place in ((read_record, folder), (read_test_note, folder), (read_record, folder.absolute().parent)):
+            with suppress(UsageError):  # the folder around it may hold another program's args.json
+                if "frames_per_second" in (noted := read(place)):
+                    return noted["frames_per_second"]
     return DEFAULT_FPS
 
 
@@ -134,11 +138,8 @@ def best_validation(metrics):
     return {heading: metrics[column][best] for heading, column in names.items()}
 
 
-def scores_html(names, scores, folder):
-    """A table a split: the models, then the baselines, each once if it has the same scores beside all models.
-
-    folder: of the first run, for what to do if there are no scores.
-    """
+def scores_html(names, scores):
+    """A table a split: the models, then the baselines, each once if it has the same scores beside all models."""
     tables = ""
     for split, caption in CAPTIONS.items():
         models, baselines = [], {}
@@ -153,14 +154,18 @@ def scores_html(names, scores, folder):
                     baselines.setdefault((predictor, row.get("psnr")), (None, {"predictor": predictor, **cells}))
         if models:
             tables += table(caption, [*models, *baselines.values()])
+    return tables
+
+
+def scoring_command(folder):
+    """The command that scores the run, or anew the test, in a folder."""
     run = folder.parent if (folder.parent / "best.ckpt").is_file() else folder  # of a test in the run's folder
     note = read_test_note(folder)
     checkpoint, *others = note.get("checkpoints") or [run / "best.ckpt"]
     more = ["--ensemble", *others] if others else []
     more += ["--views", note["views"]] if note.get("views", 1) > 1 else []
     more += ["--save_root", folder] if "checkpoints" in note else []
-    command = script_command("Tester.py", "--ckpt_path", checkpoint, "--gt", "FILE", *more)
-    return tables or f"<p>No scores yet. They come from <code>{escape(command)}</code></p>"
+    return script_command("Tester.py", "--ckpt_path", checkpoint, "--gt", "FILE", *more)
 
 
 def measure_name(measure):

@@ -112,6 +112,8 @@ def idle_flags(arguments):
         idle |= {"fast_partial", "fast_train_epoch"}
     if arguments["bptt"] == 0:
         idle |= {"interleave"}
+    if arguments["network"] == "pyramid":  # it has no BatchNorm
+        idle |= {"label_norm"}
     return idle
 
 

@@ -7,7 +7,7 @@ from cli.files import write_text
 from cli.tables import markdown_table, number
 from engine.saving.logs import read_arguments, write_columns
 
-from .curves import draw_psnr_over_seconds, draw_psnr_per_frame
+from .curves import draw_psnr_over_seconds, draw_psnr_per_frame, has_data
 from .runs import read_runs
 from .style import save, wrap
 
@@ -111,14 +111,15 @@ def first_of_each_recipe(runs):
 
 def draw_curves(out, runs):
     """Draw psnr_over_seconds.png and psnr_per_frame.png: a curve a recipe, over its seeds."""
-    tested = [run for run in runs if (run.folder / "test" / "scores.json").is_file()]
-    for name, draw, drawn, subfolder in (("psnr_over_seconds", draw_psnr_over_seconds, runs, ""),
-                                         ("psnr_per_frame", draw_psnr_per_frame, tested, "test")):
-        logs = read_runs([run.folder / subfolder for run in drawn])
-        for log, run in zip(logs, drawn):
+    for name, draw, subfolder in (("psnr_over_seconds", draw_psnr_over_seconds, ""),
+                                  ("psnr_per_frame", draw_psnr_per_frame, "test")):
+        there = [run for run in runs if (run.folder / subfolder).is_dir()]
+        logs = read_runs([run.folder / subfolder for run in there])
+        for log, run in zip(logs, there):
             log.label = run.recipe.name
-        if logs:
-            save(draw(logs, side_by_side=False), out, name)
+        drawn = [log for log in logs if has_data(log, name)]
+        if drawn:
+            save(draw(drawn, side_by_side=False), out, name)
 
 
 def draw_sheet(out, rows, times):

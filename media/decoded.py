@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cli.errors import RunError, UsageError, is_away
+from cli.errors import RunError, UsageError, first_few, is_away
 from cli.files import atomic_write, patiently, remove_leftovers
 from cli.progress import Progress
 from modules.pixels import to_uint8
@@ -21,16 +21,9 @@ from modules.pixels import to_uint8
 from .images import read_image, resize_image
 
 OVERSHOOT = 0.2  # of an interpolation, beyond [0, 1]
-LISTED_PROBLEMS = 10
 KEPT_SECONDS = 30 * 24 * 3600  # of pixels that another --partial may use
 MAPPED = 2**31  # bytes, from which a cache is mapped into memory and not read into it
 READER_VERSION = 2  # raise it when read_image or resize_image gives other pixels
-
-
-def first_few(problems):
-    """Join at most ten problems into one line, with the number of the others."""
-    more = len(problems) - LISTED_PROBLEMS
-    return "; ".join(problems[:LISTED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def read_images(paths, make_tensor, num_workers):

@@ -40,7 +40,7 @@ def read_image(path):
 
     try:
         pixels = patiently(read, is_away)
-    except UsageError:
+    except (UsageError, MemoryError):
         raise
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist") from None

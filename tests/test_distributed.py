@@ -1,5 +1,6 @@
 """Training by several processes: what one process makes of the same batches, and what a lost process leaves."""
 
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from dataloader import Dataset_Dance
 from engine import batches, processes
 from engine.batches import EpochBatches
 from engine.optimization import TERMS
+from engine.saving import resume
 from engine.saving.checkpoint import load_checkpoint
 from modules.pixels import to_unit
 
@@ -171,6 +173,13 @@ def test_stopped_run_of_two_processes_goes_on_as_if_nothing_had_been(by_two, dan
     assert load_checkpoint(run / "last.ckpt")["last_epoch"] < 1
     train(2, "--resume", "--save_root", run)
     assert_equal_training(run, by_two)
+
+
+def test_a_run_of_two_processes_is_told_and_noted_as_such(by_two, monkeypatch):
+    launched = " -m torch.distributed.run --standalone --nproc_per_node 2 "
+    assert launched in json.loads((by_two / "args.json").read_text())["command"]
+    monkeypatch.setattr(resume, "world_size", lambda: 2)
+    assert f"{launched}Trainer.py --resume --save_root run" in resume.resume_command("run")
 
 
 def test_run_of_two_processes_is_resumed_by_one_with_batches_twice_as_large(by_two, tmp_path):

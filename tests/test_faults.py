@@ -30,6 +30,7 @@ from engine.saving.resume import FIXED_IN_A_RUN
 from engine.saving.run_folder import FIGURE_FILES, clear_run
 from engine.training import RunState
 from figures.curves import FIGURES
+from media.images import read_image
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +259,29 @@ def test_a_file_that_cannot_be_used_ends_a_script_with_a_line(number, capsys):
     assert f"a.png cannot be used ({os.strerror(number)})" in capsys.readouterr().err
 
 
+FULL_MEMORY = [
+    MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")]
+
+
+@pytest.mark.parametrize("error", FULL_MEMORY)
+def test_full_memory_ends_a_script_with_a_line(error, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_script(partial(raise_it, error))
+    assert ended.value.code == 1 and "memory is full" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="other"):
+        run_script(partial(raise_it, RuntimeError("other")))
+
+
+@pytest.mark.parametrize("name, error", [
+    *[("torch.load", error) for error in FULL_MEMORY], ("zipfile.ZipFile.testzip", FULL_MEMORY[0]),
+    ("media.images._load", FULL_MEMORY[0])])
+def test_full_memory_is_not_told_as_a_damaged_file(name, error, run, monkeypatch):
+    monkeypatch.setattr(name, lambda *_, **__: raise_it(error))
+    with pytest.raises(type(error)):
+        load_checkpoint(run / "last.ckpt")
+        read_image(run / "loss.png")
+
+
 def raise_it(error):
     raise error
 
@@ -425,6 +449,12 @@ def test_flags_that_would_break_a_resumed_run_are_refused(words, whole, ends):
     error, _ = ends(2, "Trainer", "--resume", "--save_root", whole, *words.split())
     said = f"{flag.replace('--no-', '--')} {value or not flag.startswith('--no-')}"
     assert f"{said} contradicts {whole / 'last.ckpt'}" in error
+
+
+@pytest.mark.parametrize("words", ["--overwrite", "--ckpt_path best.ckpt", "--test"])
+def test_what_makes_no_sense_with_resume_is_refused(words, whole, ends):
+    error, _ = ends(2, "Trainer", "--resume", "--save_root", whole, *words.split())
+    assert "leave --overwrite, --ckpt_path and --test out" in error
 
 
 def test_every_flag_of_training_is_fixed_in_a_run_or_free_on_purpose():

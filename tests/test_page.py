@@ -220,6 +220,12 @@ def test_a_test_is_as_fast_as_its_run_wherever_one_stands(tmp_path, monkeypatch)
         assert data_of(write_page(tmp_path / "page.html", [folder]).read_text(encoding="utf-8"))["fps"] == 12
 
 
+def test_a_file_of_another_program_around_a_run_ends_no_page(tmp_path):
+    run = write_run(tmp_path / "run", SIZE)
+    (tmp_path / "args.json").write_text("[]")
+    assert data_of(write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8"))["fps"] == 50
+
+
 def test_page_of_a_test_has_no_epochs_and_names_the_checkpoint_of_its_run_while_there_are_no_scores(tmp_path):
     run = Path(write_run(tmp_path / "run", SIZE))
     (run / "best.ckpt").touch()

@@ -337,6 +337,14 @@ def test_flags_that_do_nothing_in_a_run_are_not_in_its_label(tmp_path):
     assert labels == ["2 seeds"] * 2
 
 
+def test_the_label_norm_tells_no_pyramids_apart(tmp_path):
+    """They have none; older runs hold `batch`, the default then."""
+    words = "--network pyramid --label_norm"
+    labels = [run.label for run in read_runs([write_run(tmp_path / norm, f"{words} {norm} --seed {seed}")
+                                              for seed, norm in enumerate(("batch", "fixed"))])]
+    assert labels == ["2 seeds"] * 2
+
+
 @pytest.mark.parametrize("words, idle", [
     ("--kl_anneal_type None", "--kl_anneal_cycle 3 --kl_anneal_ratio 0.2"),
     ("--kl_anneal_type Monotonic --kl_anneal_ratio 0.2", "--kl_anneal_cycle 3"),
@@ -529,6 +537,7 @@ def test_mistakes_are_named(tmp_path, words, named):
     ("psnr_per_frame.csv", "frame", "index", "psnr_per_frame.csv has no column 'frame'"),
     ("psnr_per_frame.csv", "2,20", "2,high", "psnr_per_frame.csv, line 3, column 'seq0': 'high'"),
     ("samples_per_frame.csv", "psnr_best", "best", "samples_per_frame.csv has no column 'psnr_best'"),
+    ("psnr_per_frame.csv", "2,20", f'2,"{"9" * 2**18}', "psnr_per_frame.csv cannot be read (field larger than"),
     ("args.json", "arguments", "options", "args.json holds no \"arguments\""),
     ("args.json", "{", "", "args.json"),
 ])

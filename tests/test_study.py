@@ -21,7 +21,7 @@ from conftest import (
     PATIENCE, ROOT, TINY_NETWORK, call_script, flags, posix_only, read_csv, signals_restored, started, wait_until)
 from engine import study as engine_study
 from engine.saving.logs import TIMES_COLUMNS
-from figures.study import table_rows, write_tables
+from figures.study import draw_curves, table_rows, write_tables
 
 RECIPE = " ".join(flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_size=2, partial=0.2, num_workers=1,
                         tfr=0, kl_weight=1e-5, num_epoch=9, device="cpu"))
@@ -211,6 +211,23 @@ def test_figures_show_every_recipe_as_a_curve_over_its_seeds(done, tmp_path, mon
     assert [text.split(":")[0] for text in legends["psnr_per_frame"]] == legends["psnr_over_seconds"]
     sheet = drawn["sheet"].axes
     assert len(sheet) == 4 * 8 and sheet[0].get_title() == "frame 1" and sheet[7].get_title() == "frame 11"
+
+
+def test_what_is_gone_of_a_run_is_left_out_of_the_figures(done, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr("figures.study.save", lambda figure, folder, name: drawn.update({name: figure}))
+    shutil.copytree(done[0], tmp_path / "copy", symlinks=True)
+    folders = [Path(folder) for folder in sorted((tmp_path / "copy/study").glob("*/seed=*"))]
+    recipe = SimpleNamespace(name="tiny")
+    runs = [SimpleNamespace(recipe=recipe, folder=folder) for folder in folders]
+    (folders[0] / "metrics.csv").unlink()
+    (folders[1] / "times.csv").unlink()
+    (folders[2] / "test/psnr_per_frame.csv").unlink()
+    draw_curves(tmp_path, runs)
+    assert drawn.keys() == {"psnr_over_seconds", "psnr_per_frame"}
+    drawn.clear()
+    draw_curves(tmp_path, runs[:1])
+    assert drawn.keys() == {"psnr_per_frame"}
 
 
 def test_run_older_than_a_flag_has_what_was_done_then(dancer, study, tmp_path, capsys):

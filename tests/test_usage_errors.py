@@ -314,6 +314,9 @@ def test_tilde_is_the_home(train, monkeypatch, tmp_path):
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     assert f"--DR {tmp_path / 'home' / 'data'} is not a folder" in train("--DR=~/data")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/recipe.txt").write_text("--DR=~/data")
+    assert f"--DR {tmp_path / 'home' / 'data'} is not a folder" in train("@~/recipe.txt")
 
 
 @pytest.mark.parametrize("seed", [2**64, 2**62, -1])
@@ -464,10 +467,12 @@ def test_recipe_is_wrong(train, tmp_path, text):
     ("--epochs=5", "@a.txt", "error: @a.txt: unrecognized arguments: --epochs=5; did you mean --num_epoch?"),
     ("--shuffle=1", "@a.txt", "error: @a.txt: argument --shuffle/--no-shuffle:"),
     ("--lr 1", "@a.txt --tfr 3", "error: argument --tfr:"), ("--lr 1", "@a.txt --lr 0", "error: argument --lr:"),
-    ("--lr 1", "@a.txt words", "error: unrecognized arguments: words")])
+    ("--lr 1", "@a.txt words", "error: unrecognized arguments: words"),
+    ("--lr zero", "@a.txt @c.txt", "error: argument --lr: 'zero'")])
 def test_the_recipe_with_the_mistake_is_named(train, tmp_path, text, words, named):
     (tmp_path / "a.txt").write_text(text)
     (tmp_path / "b.txt").write_text("--num_epoch 1 @a.txt")
+    (tmp_path / "c.txt").write_text("--lr 0.1")
     assert named in train(*words.split())
 
 

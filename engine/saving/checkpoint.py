@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import torch
 
-from cli.errors import RunError, UsageError, is_away, one_line
+from cli.errors import RunError, UsageError, is_away, is_full_memory, one_line
 from cli.files import patiently, write_bytes
 from cli.flags import MIN_DIMENSIONS
 from modules.model import NETWORKS, VAE_Model
@@ -83,6 +83,8 @@ def load_checkpoint(path, flag="--ckpt_path"):
                 warnings.simplefilter("ignore")  # about file formats that torch finds old-fashioned
                 content = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:
+            if is_full_memory(error):
+                raise
             raise UsageError(f"{flag} {path} is not a checkpoint of tensors and plain values "
                              f"({_reason(io.BytesIO(content), error)})") from None
     if isinstance(content, dict) and not content.keys() & set(WEIGHTS) and all(map(_is_plain_tensor, content.values())):
@@ -122,6 +124,8 @@ def _check_archive(file, path, flag):
         with zipfile.ZipFile(file) as archive:
             folders = [member.filename for member in archive.infolist() if member.external_attr & FOLDER]
             damaged = archive.testzip() or next(iter(folders), None)
+    except MemoryError:
+        raise
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError, EOFError):
         raise UsageError(f"{flag} {path} is not a checkpoint, or is cut short; give another file") from None
     except Exception as error:  # zlib.error and others that a damaged member causes
@@ -156,7 +160,7 @@ def network_dimensions(weights, path, network=None, flag="--ckpt_path"):
         if not differences:
             return {"network": name, **dimensions}
         first = first or differences
-    _refuse(first, path, flag)
+    _refuse(first, f"{flag} {path}")
     raise UsageError(f"{flag} {path} is a checkpoint of another network")
 
 
@@ -186,11 +190,11 @@ def _differences(ours, theirs):
     return sorted(differences)
 
 
-def _refuse(differences, path, flag="--ckpt_path"):
-    """Raise UsageError if a checkpoint's tensors differ from those of the network; see `_differences`."""
+def _refuse(differences, source):
+    """Raise UsageError if the tensors of `source`, a checkpoint, differ from the network's; see `_differences`."""
     if differences:
         shown = "; ".join(differences[:5])
-        raise UsageError(f"{flag} {path} does not fit the network in {len(differences)} places: {shown}")
+        raise UsageError(f"{source} does not fit the network in {len(differences)} places: {shown}")
 
 
 def load_optimizer(optimizer, content, path):

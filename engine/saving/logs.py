@@ -48,7 +48,10 @@ def read_columns(path, required, may_be_empty=lambda column: False):
     if not path.is_file():
         return {}
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+        try:
+            header, *rows = list(csv.reader(file)) or [[]]
+        except csv.Error as error:
+            raise UsageError(f"{path} cannot be read ({error}); correct or remove it") from None
     for column in required:
         if column not in header:
             raise UsageError(f"{path} has no column {column!r}; remove it if another program wrote it")

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from cli.errors import RunError, Stopped, one_line
 from cli.files import remove_file, writing
-from cli.parser import script_command
 from cli.progress import Progress
 from cli.signals import StopSignals
 from media.video import write_comparison
@@ -19,6 +18,7 @@ from .best_rollout import first_of_each, write_best_rollout
 from .checkpoint import save_checkpoint
 from .event_files import EventFiles
 from .logs import write_epoch_logs, write_psnr_per_frame
+from .resume import resume_command
 
 
 class RunRecorder:
@@ -165,5 +165,4 @@ class RunRecorder:
 
     def _stop_after(self, signal_number):
         if signal_number:
-            command = script_command("Trainer.py", "--resume", "--save_root", self.folder, processes=world_size())
-            raise Stopped(int(signal_number), f"saved; continue with: {command}")
+            raise Stopped(int(signal_number), f"saved; continue with: {resume_command(self.folder)}")

@@ -27,6 +27,11 @@ CHECKPOINT_KEYS = {"optimizer", "last_epoch", "batches_done", "totals", "best_ps
                    "scaler", "world_size"}
 
 
+def resume_command(folder):
+    """The command line that continues the run in a folder, in as many processes as now."""
+    return script_command("Trainer.py", "--resume", "--save_root", folder, processes=world_size())
+
+
 def newest_checkpoint(folder):
     """Path and content of the run's last.ckpt or, if that is damaged, of its intact checkpoint with the most steps."""
     last, newest = folder / "last.ckpt", None

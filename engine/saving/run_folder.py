@@ -82,7 +82,7 @@ def how_it_is_made(device, began):
 
     began: args.json of a resumed run, {} of a new one.
     """
-    session = {"command": typed_command(), "machine": machine_name(device), "git_commit": git_commit(),
+    session = {"command": typed_command(world_size()), "machine": machine_name(device), "git_commit": git_commit(),
                "processes": world_size(), "versions": {
                    "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
     if not began:

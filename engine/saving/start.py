@@ -46,8 +46,8 @@ def resumed_flags(parser, args, typed):
     """The flags of the run in --save_root with those now typed, its newest checkpoint, and the path of that."""
     if not args.save_root:
         raise UsageError("--resume needs --save_root, the folder of the run to continue")
-    if args.overwrite or args.ckpt_path:
-        raise UsageError("--resume continues from last.ckpt; leave --overwrite and --ckpt_path out")
+    if args.overwrite or args.ckpt_path or args.test:
+        raise UsageError("--resume continues from last.ckpt; leave --overwrite, --ckpt_path and --test out")
     path, checkpoint = newest_checkpoint(Path(args.save_root))
     if path.name != "last.ckpt":
         print(f"--resume: {Path(args.save_root) / 'last.ckpt'} is damaged or missing; continuing from {path}, the "

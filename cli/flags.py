@@ -112,7 +112,7 @@ def add_training_flags(parser):
                             "little memory, in about 4/3 of the time")
     group.add_argument("--train_vi_len", type=at_least(2), default=16, help="frames in a training clip")
     group.add_argument("--optim", choices=["Adam", "AdamW", "AMSGrad"], default="Adam",
-                       help="optimizer; AMSGrad for long trainings (docs/study.md)")
+                       help="optimizer; AMSGrad for long trainings on few frames (docs/study.md)")
     group.add_argument("--reconstruction", choices=["mse", "log_mse"], default="mse",
                        help="the loss beside the KL: the MSE, or 0.01 log(MSE + 1e-4) of each frame, which is its "
                             "PSNR, negated and rescaled")

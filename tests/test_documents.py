@@ -144,11 +144,15 @@ def test_table_of_the_hour_is_of_the_kept_runs():
     runs = {f"gpu.txt, seed {seed}": kept / f"gpu_val_every_6/seed={seed}" for seed in (0, 1)}
     runs |= {f"gpu.txt with `--random_shift`, seed {seed}": kept / f"gpu_random_shift_val_every_6/seed={seed}"
              for seed in (0, 1)}
+    runs |= {f"{recipe}.txt with `--optim AMSGrad`, seed {seed}": kept / f"{recipe}_optim_AMSGrad_{every}/seed={seed}"
+             for recipe, every in (("gpu", "val_every_6"), ("best", "val_every_5")) for seed in (0, 1)}
     runs |= {f"best.txt, seed {seed}": kept / f"best_val_every_5/seed={seed}" for seed in (0, 1)}
     for name, run in runs.items():
         result = read_json(run / "result.json")
         assert rows[name][1:] == [f"{result['seconds']:,.0f}", *shown([result["scores"]], "this model")]
-    together = {"both of gpu.txt as one": "seeds_0+1", "both of best.txt as one": "best_seeds_0+1",
+    together = {"both of gpu.txt as one": "seeds_0+1",
+                "both of gpu.txt with `--optim AMSGrad` as one": "amsgrad_seeds_0+1",
+                "both of best.txt as one": "best_seeds_0+1",
                 "both of gpu.txt with `--random_shift` as one": "shift_seeds_0+1",
                 "these two, `--views 2": "shift_seeds_0+1_views_2"}
     for name, folder in together.items():

@@ -180,7 +180,7 @@ def check_output(flag, path, suffix):
     """Raise UsageError unless a flag names a file with this suffix that can be written; makes its folder."""
     if Path(path).suffix.lower() != suffix or Path(path).is_dir():
         raise UsageError(f"{flag} {path} does not end in {suffix}, or is a folder; give the name of a {suffix} file")
-    check_writable(make_folder(flag, Path(path).parent), f"give {flag} a file in another one")
+    check_writable(make_folder(flag, Path(path).parent), f"give {flag} a file in another folder")
 
 
 def check_writable(folder, remedy):

@@ -13,7 +13,8 @@ from pathlib import Path
 from .errors import UsageError
 from .files import encoding_of
 
-OF_WHAT = re.compile(r"argument (\S+):|unrecognized arguments: (\S+?)(?:;? |$)")  # messages of argparse
+# Finds the flag or the word that a message of argparse is about
+OF_WHAT = re.compile(r"argument (\S+):|unrecognized arguments: (\S+?)(?:;? |$)")
 COMMENT = re.compile(r"""(?P<quoted>"[^"]*"|'[^']*')|(?<!\S)#.*""")
 OF_WINDOWS_SHELLS = set("@&$;%,(){}<>|^'`")
 
@@ -244,7 +245,7 @@ def script_command(script, *words, processes=1):
 
 
 def typed_command(processes=1):
-    """The command line of this program, which runs in so many processes, as one would type it again."""
+    """The command line that started this program, in one process or several, as one would type it again."""
     return as_typed(*launcher(processes), *sys.argv)
 
 

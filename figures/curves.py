@@ -217,9 +217,9 @@ def draw_rate_distortion(runs, side_by_side):
     rates = set()
     for (label, weights), (ax,), style in zip(curves.items(), axes, cycle(STYLES)):
         points = {weight: np.array([rate_and_distortion(run) for run in weights[weight]]) for weight in sorted(weights)}
-        ax.plot(*np.array([of_seeds.mean(axis=0) for of_seeds in points.values()]).T, label=label, **style)
-        for weight, of_seeds in points.items():
-            mean = of_seeds.mean(axis=0)
+        means = np.array([of_seeds.mean(axis=0) for of_seeds in points.values()])
+        ax.plot(*means.T, label=label, **style)
+        for (weight, of_seeds), mean in zip(points.items(), means):
             bars = np.abs([of_seeds.min(axis=0) - mean, of_seeds.max(axis=0) - mean]).T
             ax.errorbar(*mean, xerr=bars[0][:, None], yerr=bars[1][:, None], color=style["color"], elinewidth=0.8,
                         marker=markers[weight], markersize=6)

@@ -45,12 +45,11 @@ def write_page(path, folders, tests=True):
     names, sheets, charts = [run.name for run in runs], Sheets(), training_charts(runs)
     curves = "".join(chart_html(name, chart) for name, chart in charts.items())
     videos = videos_html(names, clips, sheets, charts)
-    scoring = escape(scoring_command(paths[0]))
     data = {"runs": names, "sheets": sheets.all, "charts": charts, "fps": frames_per_second(paths)}
     text = Template(read_web("page.html")).substitute(
         title=escape(page_title(names)),
         style=read_web("page.css"), script=read_web("page.js"), runs=runs_table(runs, records, scores), videos=videos,
-        scores=scores_html(names, scores) or f"<p>No scores yet. They come from <code>{scoring}</code></p>",
+        scores=scores_html(names, scores) or no_scores_html(paths[0]),
         legend=legend(names), curves=curves or "<p>No epoch yet.</p>",
         details="".join(map(details_html, names, records)),
         data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"))  # no name in it ends the script
@@ -157,15 +156,16 @@ def scores_html(names, scores):
     return tables
 
 
-def scoring_command(folder):
-    """The command that scores the run, or anew the test, in a folder."""
+def no_scores_html(folder):
+    """What stands in place of the scores: the command that makes them for the run, or the test, in a folder."""
     run = folder.parent if (folder.parent / "best.ckpt").is_file() else folder  # of a test in the run's folder
     note = read_test_note(folder)
     checkpoint, *others = note.get("checkpoints") or [run / "best.ckpt"]
     more = ["--ensemble", *others] if others else []
     more += ["--views", note["views"]] if note.get("views", 1) > 1 else []
     more += ["--save_root", folder] if "checkpoints" in note else []
-    return script_command("Tester.py", "--ckpt_path", checkpoint, "--gt", "FILE", *more)
+    command = script_command("Tester.py", "--ckpt_path", checkpoint, "--gt", "FILE", *more)
+    return f"<p>No scores yet. They come from <code>{escape(command)}</code></p>"
 
 
 def measure_name(measure):

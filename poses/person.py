@@ -113,9 +113,10 @@ def own_rate(fps, native):
 def check_rate(lines, poses_file, video, frames, fps, native, fps_flag):
     """Raise UsageError if a file of poses numbers the frames at the video's own rate, `native`, but `fps` is another.
 
-    lines: of the file. It does so if its last number is that of the video's last frame at that rate, or differs by a thousandth at
-    most. A file that ends early is noted: its lines may number the frames of a variable rate. frames: how many there
-    are at `fps`. native: 0 where it is not known. fps_flag: the flag that sets fps, or None.
+    The file does so if its last number is that of the video's last frame at that rate, or differs by a thousandth at
+    most. A file that ends early is noted: its lines may number the frames of a variable rate. lines: of the file, see
+    `read_lines`. frames: how many there are at `fps`. native: 0 where it is not known. fps_flag: the flag that sets
+    fps, or None.
     """
     last = max((frame for _, frame, _ in lines), default=0)
     own = frames * native / fps

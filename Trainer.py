@@ -1,5 +1,6 @@
 """Train the conditional VAE, validate it as it trains, and keep what it has learned."""
 
+import math
 from contextlib import contextmanager
 from functools import partial
 
@@ -37,7 +38,7 @@ from media.video import VideoFormat, check_video_format, write_comparison
 from modules.pixels import evenly_spread
 
 MEMORY_REMEDY = "give smaller frames or a lower --partial, or on a GPU --data_device cpu"
-MEASURED_LABELS = 256  # for --label_norm fixed, in one batch; a quarter as many where frames are large
+MEASURED_PIXELS = 2**21  # of the labels that --label_norm fixed measures, in one batch
 
 
 def main():
@@ -106,8 +107,7 @@ def starting_model(args, train_set, device, dtype, checkpoint, checkpoint_path):
     torch.manual_seed(args.seed)
     model = build_model(network_settings(args), device, dtype, checkpoint, checkpoint_path)
     if args.label_norm == "fixed" and checkpoint is None:
-        large = args.frame_H * args.frame_W > 64 * 128
-        wanted = MEASURED_LABELS // 4 if large else MEASURED_LABELS
+        wanted = min(max(MEASURED_PIXELS // (args.frame_H * args.frame_W), 16), 256)
         chosen = train_set.labels[evenly_spread(len(train_set.labels), wanted)]
         model.fix_label_norm(chosen.to(device))
     return model
@@ -180,6 +180,9 @@ def draw(folder, val_set, state, video_format):
 def show_best(folder, val_set, train_set, state):
     """Score the best rollout beside the baselines, and say what to do next."""
     path = folder / "best.ckpt"
+    if state.best_psnr == -math.inf:
+        score = script_command("Trainer.py", "--test", "--ckpt_path", folder / "last.ckpt")
+        return print(f"\nno epoch of this run was validated, so it has no best.ckpt; to score its last.ckpt: {score}")
     if not path.exists():
         raise RunError(f"there is no {path}: it was removed, or not brought along with last.ckpt; test "
                        f"{folder / 'last.ckpt'} instead")

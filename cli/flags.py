@@ -106,7 +106,7 @@ def add_training_flags(parser):
     group.add_argument("--batch_size", type=positive_int, default=2,
                        help="clips in a batch of one process (torchrun starts several)")
     group.add_argument("--accumulate", type=positive_int, default=1, metavar="BATCHES",
-                       help="batches per optimizer step: a larger batch in the memory of one")
+                       help="batches per optimizer step: a larger batch with the activations of one in memory")
     group.add_argument("--checkpoint_frames", action="store_true",
                        help="compute activations again in the backward pass instead of storing them: long clips in "
                             "little memory, in about 4/3 of the time")
@@ -253,6 +253,29 @@ def flags_of(*add_flags):
     for add in add_flags:
         add(parser)
     return vars(parser.parse_args([]))
+
+
+def idle_flags(arguments):
+    """The flags that change nothing beside the other arguments of a run, as {flag: the flag whose value makes it so}.
+
+    arguments: every flag, as a dict.
+    """
+    idle = {}
+    if arguments["kl_anneal_type"] != "Cyclical":
+        idle["kl_anneal_cycle"] = "kl_anneal_type"
+    if arguments["kl_anneal_type"] == "None":
+        idle["kl_anneal_ratio"] = "kl_anneal_type"
+    if arguments["tfr"] == 0:
+        idle |= dict.fromkeys(("tfr_sde", "tfr_d_step", "tfr_per"), "tfr")
+    if arguments["lr_schedule"] != "MultiStep":
+        idle |= dict.fromkeys(("milestones", "gamma"), "lr_schedule")
+    if not arguments["fast_train"]:
+        idle |= dict.fromkeys(("fast_partial", "fast_train_epoch"), "fast_train")
+    if arguments["bptt"] == 0:
+        idle["interleave"] = "bptt"
+    if arguments["network"] == "pyramid":  # it has no BatchNorm
+        idle["label_norm"] = "network"
+    return idle
 
 
 def schedule_settings(args):

@@ -12,7 +12,7 @@ import torch
 from cli.errors import RunError, is_full_memory, one_line
 
 PLAIN_CALLS = 3  # calls of each kind before one is recorded: libraries choose their kernels in the first ones
-FULL_AT_MOST = 4  # how often full memory may cost all recordings; after that nothing is recorded any more
+FULL_AT_MOST = 4  # times that memory may be too small for the recordings; after that nothing is recorded any more
 
 
 class GraphedGradient:
@@ -26,30 +26,24 @@ class GraphedGradient:
     def __init__(self, add_gradient, weights):
         self.add_gradient, self.weights = add_gradient, list(weights)
         self.plain_calls, self.noise, self.recordings = Counter(), {}, {}  # of each kind
-        self.full = 0  # times that memory was full of recordings
+        self.full = 0  # times that memory was too small for the recordings
         self.stream = torch.cuda.Stream()  # of the plain calls: not the default one, as CUDA asks before a recording
         self.memory = torch.cuda.graph_pool_handle()  # of all recordings: only one of them runs at a time
 
     def __call__(self, *tensors, noise, **constants):
+        kind = (*((tensor.shape, tensor.dtype) for tensor in tensors), *sorted(constants.items()))
+        records = self.plain_calls[kind] >= PLAIN_CALLS and self.full < FULL_AT_MOST
         try:
-            return self._call(tensors, noise, constants)
+            if not records:
+                return self._call_plainly(kind, tensors, noise, constants)
+            if kind not in self.recordings:
+                self.recordings[kind] = Recording(self, tensors, self.noise[kind], constants)
+            return self.recordings[kind].replay(tensors, noise)
         except RuntimeError as error:
-            if not self.recordings or not is_full_memory(error):
+            if not (records or self.recordings) or not is_full_memory(error):
                 raise
         self._forget_recordings()  # their memory is reserved for them; without them this call may fit
-        return self._call(tensors, noise, constants)
-
-    def _call(self, tensors, noise, constants):
-        kind = (*((tensor.shape, tensor.dtype) for tensor in tensors), *sorted(constants.items()))
-        if kind not in self.recordings:
-            if self.plain_calls[kind] < PLAIN_CALLS or self.full >= FULL_AT_MOST:
-                watched = WatchedNoise(noise)
-                outputs = self._call_plainly(tensors, watched, constants)
-                self.plain_calls[kind] += 1  # only now: a call that the memory was too small for is made again
-                self.noise[kind] = watched.drawn
-                return outputs
-            self.recordings[kind] = Recording(self, tensors, self.noise[kind], constants)
-        return self.recordings[kind].replay(tensors, noise)
+        return self._call_plainly(kind, tensors, noise, constants)
 
     def _forget_recordings(self):
         self.full += 1
@@ -61,11 +55,14 @@ class GraphedGradient:
         self.memory = torch.cuda.graph_pool_handle()
         torch.cuda.empty_cache()
 
-    def _call_plainly(self, tensors, noise, constants):
+    def _call_plainly(self, kind, tensors, noise, constants):
+        watched = WatchedNoise(noise)
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            outputs = self.add_gradient(*tensors, noise=noise, **constants)
+            outputs = self.add_gradient(*tensors, noise=watched, **constants)
         torch.cuda.current_stream().wait_stream(self.stream)
+        self.plain_calls[kind] += 1  # only now: a call that the memory was too small for is made again
+        self.noise[kind] = watched.drawn
         return outputs
 
 

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from cli.errors import RunError, UsageError, is_full_memory, one_line
 
+from .processes import is_under_torchrun
+
 NO_CUDA = "there is no CUDA device here"
 NO_TENSOR_CORES = re.compile(r"GTX 16|\bT\d{3,4}\b|\bMX[45]50\b|CMP 30HX")  # of the Turing GPUs; the T4 has them
 
@@ -25,7 +27,7 @@ def choose_device(name, gpu=0):
     process.
     """
     if name in ("auto", "cuda"):
-        gpu = int(os.environ.get("LOCAL_RANK", gpu))
+        gpu = int(os.environ["LOCAL_RANK"]) if is_under_torchrun() else gpu
         problem = cuda_problem(gpu)
         if problem is None:
             torch.cuda.set_device(gpu)
@@ -34,7 +36,7 @@ def choose_device(name, gpu=0):
             raise UsageError(f"--device cuda: {problem}; give --device auto or cpu")
         if problem != NO_CUDA:
             print(f"note: {problem}; continuing without it")
-    of_one_process = name == "mps" or name == "auto" and "TORCHELASTIC_RUN_ID" not in os.environ
+    of_one_process = name == "mps" or name == "auto" and not is_under_torchrun()
     if of_one_process and torch.backends.mps.is_available():
         if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") == "1":  # see cli/__init__.py
             print("note: what MPS lacks is computed on the CPU")
@@ -59,7 +61,7 @@ def cuda_problem(gpu):
                         "torch built for CUDA, see https://pytorch.org/get-started")
             return NO_CUDA
         if gpu >= torch.cuda.device_count():
-            flag = "--nproc_per_node: a process of" if "LOCAL_RANK" in os.environ else "--gpu"
+            flag = "--nproc_per_node: a process of" if is_under_torchrun() else "--gpu"
             raise UsageError(f"{flag} {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
         try:
             try_kernels(torch.device("cuda", gpu))

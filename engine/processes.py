@@ -2,7 +2,8 @@
 
     python -m torch.distributed.run --nproc_per_node 2 Trainer.py ...  # or torchrun, for short
 
-Without torchrun there is one process, and every function here treats it as a group of one.
+Without torchrun there is one process, and every function here treats it as a group of one. Variables like RANK alone
+make no group: other programs set them, too.
 """
 
 import os
@@ -20,13 +21,17 @@ PATIENCE = timedelta(hours=2)  # for a process that validates while the others w
 BROKEN = ("gloo", "ncclRemoteError", "communicator was aborted", "Connection closed", "Connection reset")
 
 
+def is_under_torchrun():
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 @contextmanager
 def joined_processes(device, dtype):
     """Join the group that torchrun made, if it did: NCCL on CUDA, else gloo. All processes leave it together.
 
     dtype: what this process computes in; raises UsageError where others differ.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not is_under_torchrun():
         yield
         return
     if device.type == "mps":
@@ -46,7 +51,7 @@ def joined_processes(device, dtype):
 
 def silence_other_processes():
     """Let only rank 0 print; errors are printed by all."""
-    if os.environ.get("RANK", "0") != "0":
+    if is_under_torchrun() and os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
@@ -129,7 +134,7 @@ def report_lost_process():
     try:
         yield
     except RuntimeError as error:
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
+        if not is_under_torchrun():
             raise
         if any(word in str(error) for word in BROKEN):
             raise RunError(f"another process (this is rank {os.environ['RANK']}) has ended or cannot be reached; what "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cli.errors import UsageError
 from cli.files import NOT_IN_UTF_8
-from cli.flags import FLAGS_OF_OLDER_RUNS, add_machine_flags, add_run_flags, flags_of, trainer_parser
+from cli.flags import FLAGS_OF_OLDER_RUNS, add_machine_flags, add_run_flags, flags_of, idle_flags, trainer_parser
 from engine.saving.logs import read_arguments, read_metrics, read_psnr_per_frame, read_samples
 
 
@@ -92,29 +92,9 @@ def differing_flags(runs):
     for run in runs:
         if run.arguments:
             arguments = {flag: run.arguments.get(flag, default) for flag, default in defaults.items()}
-            known[run] = {flag: shown(arguments[flag]) for flag in arguments.keys() - idle_flags(arguments)}
+            known[run] = {flag: shown(arguments[flag]) for flag in arguments.keys() - idle_flags(arguments).keys()}
     differing = [flag for flag in defaults if len({flags[flag] for flags in known.values() if flag in flags}) > 1]
     return {run: {flag: flags[flag] for flag in differing if flag in flags} for run, flags in known.items()}
-
-
-def idle_flags(arguments):
-    """The flags that change nothing beside the other arguments of a run, as the milestones beside a cosine."""
-    idle = set()
-    if arguments["kl_anneal_type"] != "Cyclical":
-        idle |= {"kl_anneal_cycle"}
-    if arguments["kl_anneal_type"] == "None":
-        idle |= {"kl_anneal_ratio"}
-    if arguments["tfr"] == 0:
-        idle |= {"tfr_sde", "tfr_d_step", "tfr_per"}
-    if arguments["lr_schedule"] != "MultiStep":
-        idle |= {"milestones", "gamma"}
-    if not arguments["fast_train"]:
-        idle |= {"fast_partial", "fast_train_epoch"}
-    if arguments["bptt"] == 0:
-        idle |= {"interleave"}
-    if arguments["network"] == "pyramid":  # it has no BatchNorm
-        idle |= {"label_norm"}
-    return idle
 
 
 def seed(run):

@@ -7,7 +7,7 @@ import torch
 from .losses import kl_divergence
 from .metrics import psnr
 from .noise import Noise
-from .rollout import rollout
+from .rollout import in_eval_mode, rollout
 
 ACTIVE = 0.01  # variance of a unit's mean over the data, above which it counts as active
 
@@ -25,16 +25,12 @@ def z_usage(model, frames, labels, seed, clamp=False):
             model.posterior `current` the first of them has seen the frame that it predicts.
         spread: standard deviation of a pixel over two draws of z from the prior, of 255.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        noise = Noise.seeded(seed, len(frames), frames.device)
-        roll_out = partial(rollout, model, frames, labels, noise, clamp=clamp)
+    noise = Noise.seeded(seed, len(frames), frames.device)
+    roll_out = partial(rollout, model, frames, labels, noise, clamp=clamp)
+    with in_eval_mode(model):
         posterior = list(roll_out())
         prior = [_video(roll_out(temperature=1.0)) for _ in range(2)]
         zero = _video(roll_out(temperature=0.0))
-    finally:
-        model.train(was_training)
     mu, logvar = (torch.stack(part, dim=1).float() for part in zip(*((step.mu, step.logvar) for step in posterior)))
     truth = frames[:, 1:]
 

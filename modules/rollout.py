@@ -3,6 +3,7 @@
 Training, validation and test differ only in the arguments.
 """
 
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -119,6 +120,18 @@ def next_input(prediction, frames, teacher_forced, t):
     return torch.where(teacher_forced[:, t, None, None, None], frames[:, t], prediction)
 
 
+@contextmanager
+def in_eval_mode(model):
+    """Put a model into eval mode; afterwards each of its modules is in the mode that it was in."""
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
+
+
 @torch.inference_mode()
 def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, watch=iter):
     """Generate videos from their first frames and labels, all as one batch.
@@ -128,16 +141,12 @@ def generate(model, first_frames, labels, seed, temperature=1.0, clamp=False, wa
     videos and the device do not change. watch: wraps the iterator over the Steps, as a progress bar does.
     Returns uint8 [B, T, 3, H, W] on the CPU; frame 0 is the given one.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        frame = to_unit(first_frames)
-        noise = Noise.seeded(seed, len(labels), frame.device)
-        video = torch.empty(labels.shape, dtype=torch.uint8, device=frame.device)  # [B, T, 3, H, W]
-        video[:, 0] = to_uint8(frame)
+    frame = to_unit(first_frames)
+    noise = Noise.seeded(seed, len(labels), frame.device)
+    video = torch.empty(labels.shape, dtype=torch.uint8, device=frame.device)  # [B, T, 3, H, W]
+    video[:, 0] = to_uint8(frame)
+    with in_eval_mode(model):
         steps = rollout(model, frame[:, None], labels, noise, temperature=temperature, clamp=clamp)
         for t, step in enumerate(watch(steps), start=1):
             video[:, t] = to_uint8(step.frame)
-    finally:
-        model.train(was_training)
     return video.cpu()

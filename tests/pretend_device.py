@@ -161,14 +161,16 @@ class CUDAGraph(TorchDispatchMode):
     @contextlib.contextmanager
     def recording(self):
         reads = self.accelerator.reads
-        with self:
-            yield
+        try:
+            with self:
+                yield
+        finally:
+            for address, storage in self.made.items():
+                ctypes.memset(address, GARBAGE, storage.nbytes())
+            for address, content in self.before.items():
+                ctypes.memmove(address, content, len(content))
         if self.accelerator.reads > reads:
             raise RuntimeError(NOT_PERMITTED)
-        for address, storage in self.made.items():
-            ctypes.memset(address, GARBAGE, storage.nbytes())
-        for address, content in self.before.items():
-            ctypes.memmove(address, content, len(content))
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         from_host = False

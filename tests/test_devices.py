@@ -13,7 +13,7 @@ import torch
 import Trainer
 from cli.errors import RunError
 from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
-from engine import devices
+from engine import devices, processes
 from engine.devices import choose_device, choose_precision, memory_format
 from engine.optimization import ClipTrainer
 from engine.saving.checkpoint import load_checkpoint, save_checkpoint
@@ -319,6 +319,7 @@ def test_several_processes_on_a_mac_compute_on_its_cpu(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("auto").type == "mps"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     assert choose_device("auto").type == choose_device("cpu").type == "cpu"
     assert choose_device("mps").type == "mps"  # refused in joined_processes
 
@@ -330,6 +331,7 @@ def test_a_gpu_that_is_not_there_is_named():
 
 def test_each_process_of_torchrun_computes_on_the_gpu_of_its_local_rank(monkeypatch):
     chosen = []
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setattr("engine.devices.try_kernels", lambda device: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -341,3 +343,15 @@ def test_each_process_of_torchrun_computes_on_the_gpu_of_its_local_rank(monkeypa
         with pytest.raises(devices.UsageError, match="--nproc_per_node: a process of 2: there are 2 CUDA devices"):
             choose_device(name)
     assert chosen == [1] * 4
+
+
+def test_the_variables_of_another_launcher_choose_no_gpu_and_silence_nobody(monkeypatch, capsys):
+    """As of mpirun or a job scheduler that sets RANK and LOCAL_RANK for programs of its own."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pretend("cuda"):
+        assert choose_device("cuda") == torch.device("cuda", 0)
+    processes.silence_other_processes()
+    print("heard")
+    assert "heard" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -104,6 +105,26 @@ def test_run_killed_between_the_last_batch_and_the_validation_goes_on(train, who
     assert faults.differing_files(tmp_path / "run", whole) == []
 
 
+def test_a_run_that_ends_before_any_validation_is_told_so(train, call, tmp_path, monkeypatch, capsys):
+    """As one that was stopped, and whose --num_epoch is then lowered to what is trained."""
+    train_one_epoch = import_module("Trainer").train_one_epoch
+
+    def die_later(trainer, batches, epoch, *others):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return train_one_epoch(trainer, batches, epoch, *others)
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
+        patch.setattr("Trainer.train_one_epoch", die_later)
+        call("Trainer", *train(save_root="run", val_every=3))
+    call("Trainer", "--resume", "--save_root", "run", "--num_epoch", 1)
+    said = capsys.readouterr().out
+    assert "no epoch of this run was validated" in said
+    command = re.search(r"to score its last.ckpt: .*(Trainer.py .*)", said)[1].split()
+    call("Trainer", *command[1:])
+    assert "this model" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("error, epoch", [(RunError("the memory is full"), 0), (ValueError("a bug"), 0),
                                           (ValueError("a bug"), 1)])
 def test_epoch_whose_validation_fails_is_saved(error, epoch, train, whole, call, tmp_path, monkeypatch):
@@ -175,6 +196,15 @@ def test_a_run_is_saved_once_every_save_minutes(tmp_path, monkeypatch):
         for now[0] in (30, 61, 62, 121, 122.5, 123):
             recorder.after_steps({"lr": 0.1, "tfr": 1.0})
     assert saved == [61, 122.5]
+
+
+def test_rank_0_alone_counts_the_save_minutes(recorder, monkeypatch):
+    """What it saves within a round, the others do not hear of."""
+    recorder, now, _ = recorder
+    now[0] += 61
+    assert recorder._is_time()
+    monkeypatch.setattr("engine.saving.recorder.rank", lambda: 1)
+    assert not recorder._is_time()
 
 
 def test_error_of_a_validation_is_told_though_the_epoch_cannot_be_saved(train, ends, monkeypatch):
@@ -310,6 +340,20 @@ def test_what_a_resumed_run_has_saved_already_needs_no_room(enough, run, call, e
         assert "room" in ends(2, *words)[0]
 
 
+@pytest.mark.parametrize("optim, moments", [("Adam", 2), ("AMSGrad", 3)])
+def test_the_checkpoints_need_room_for_all_moments_of_the_optimizer(optim, moments, whole, train, ends, call,
+                                                                     monkeypatch):
+    """A checkpoint of the one epoch, last.ckpt, best.ckpt, and a new one before it replaces its old one."""
+    needed = 4 * (1 + moments) * 4 * json.loads((whole / "args.json").read_text())["parameters"]
+    for free in (needed - 1, needed):
+        monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - free, free))
+        words = ["Trainer", *train(save_root="run", num_epoch=1, per_save=1, optim=optim)]
+        if free < needed:
+            assert "room" in ends(2, *words)[0]
+        else:
+            call(*words, "--overwrite")
+
+
 def test_a_run_replaces_what_a_run_has_written_and_nothing_else(run):
     ours = ["mine.ckpt", "gt.csv", "notes.json", "figure.png", "dance.gif", "mine.mp4"]
     for name in ours:
@@ -440,7 +484,8 @@ REFUSED = [
     "--train_vi_len 6", "--val_vi_len 13", "--partial 0.5", "--fast_train", "--fast_partial 0.5",
     "--fast_train_epoch 4", "--no-shuffle", "--no-random_start", "--random_shift", "--frame_H 16", "--frame_W 32",
     "--network pyramid", "--F_dim 24", "--L_dim 16", "--N_dim 8", "--D_out_dim 24", "--label_norm batch",
-    "--posterior current", "--reconstruction log_mse", "--optim AdamW", "--bptt 1", "--interleave 3", "--seed 1"]
+    "--posterior current", "--reconstruction log_mse", "--optim AdamW", "--bptt 1", "--interleave 3",
+    "--temperature 0.5", "--seed 1"]
 
 
 @pytest.mark.parametrize("words", REFUSED)

@@ -1,6 +1,7 @@
 """What the flags become, in recipes, in README.md and in the trainer and the batches that they ask for."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import Trainer
 import cli.flags
 from cli.flags import network_settings, schedule_settings, trainer_parser
 from conftest import ROOT, TINY_NETWORK, flags, tiny_model
+from engine.saving.start import trainer_flags
 from modules import VAE_Model
 from pretend_device import pretend
 
@@ -102,6 +104,38 @@ def test_batches_of_an_epoch_are_as_the_flags_ask(words, partial, others):
 
 def test_whole_clips_are_not_trained_in_turn():
     assert Trainer.batch_settings(parsed("--bptt 0"), 0)["interleave"] == 1
+
+
+@pytest.mark.parametrize("size, measured", [((4, 8), 256), ((32, 64), 256), ((128, 256), 64), ((512, 1024), 16)])
+def test_the_fixed_label_norm_takes_as_many_labels_as_fit_into_memory(size, measured, monkeypatch):
+    args = parsed(f"--F_dim 8 --L_dim 2 --N_dim 4 --D_out_dim 8 --frame_H {size[0]} --frame_W {size[1]}")
+    monkeypatch.setattr(VAE_Model, "fix_label_norm", lambda self, labels: shapes.append(labels.shape))
+    shapes, labels = [], torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(300, 3, *size)
+    Trainer.starting_model(args, SimpleNamespace(labels=labels), CPU, torch.float32, None, None)
+    assert shapes == [(measured, 3, *size)]
+
+
+IDLE = [("--kl_anneal_cycle 3", "--kl_anneal_type Monotonic", "where --kl_anneal_type is Monotonic"),
+        ("--milestones 3", "", "where --lr_schedule is Cosine"), ("--gamma 0.5", "", "where --lr_schedule is Cosine"),
+        ("--tfr_per frame", "--tfr 0", "where --tfr is 0.0"), ("--fast_partial 0.1", "", "without --fast_train"),
+        ("--interleave 3", "--bptt 0", "where --bptt is 0"),
+        ("--label_norm batch", "--network pyramid", "where --network is pyramid")]
+
+
+@pytest.mark.parametrize("idle, cause, said", IDLE)
+def test_a_typed_flag_that_changes_nothing_is_told(idle, cause, said, monkeypatch, capsys):
+    for words, told in ((f"{idle} {cause}", f"note: {idle.split()[0]} changes nothing {said}\n"), (cause, "")):
+        monkeypatch.setattr("sys.argv", ["Trainer.py", *words.split()])
+        trainer_flags()
+        assert capsys.readouterr().out == told
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_flag_of_a_recipe_changes_nothing(name, monkeypatch, capsys):
+    """But for one of course.txt, which makes its single flags comparable: `--bptt 1` alone changes the clips."""
+    monkeypatch.setattr("sys.argv", ["Trainer.py", f"@{ROOT / 'recipes' / name}"])
+    trainer_flags()
+    assert capsys.readouterr().out.count("changes nothing") == (name == "course.txt")
 
 
 def test_each_seed_starts_from_weights_of_its_own():

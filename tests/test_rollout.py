@@ -313,6 +313,10 @@ def test_generation_leaves_the_model_as_it_was(model, training):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     generate(model, frames[:, 0], labels, seed=0)
     assert all(part.training is training for part in model.modules())
+    model.label_transformation.train(not training)
+    generate(model, frames[:, 0], labels, seed=0)
+    assert {part.training for part in model.label_transformation.modules()} == {not training}
+    assert model.training is model.Generator.training is training
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 

@@ -64,13 +64,13 @@ def batch(mask, device=CPU, noise_device=CPU):
     return Clips(to_unit(frames).to(device), to_unit(labels).to(device), MASKS[mask], Noise(streams, device), CLIPS)
 
 
-def trained(mask, posterior="previous", device=CPU, dtype=torch.float32, steps=2, **changed):
-    """Sums of the metrics and the weights after steps on one batch."""
+def trained(mask, posterior="previous", device=CPU, dtype=torch.float32, steps=2, recorded=True, **changed):
+    """Sums of the metrics and the weights after steps on one batch; recorded: whether CUDA records them at last."""
     model = tiny_model(posterior).to(device).train()
     trainer = ClipTrainer(model, device, dtype, **settings(**changed))
     sums = [sum(trainer.steps_on([Batch([batch(mask, device)], CLIPS)], 0.01)).cpu() for _ in range(steps)]
     assert bool(trainer.graphed_gradient and trainer.graphed_gradient.recordings) == (
-        device.type == "cuda" and steps > PLAIN_CALLS and changed.get("cuda_graphs", True))
+        recorded and device.type == "cuda" and steps > PLAIN_CALLS and changed.get("cuda_graphs", True))
     return torch.stack(sums), {name: value.cpu() for name, value in model.state_dict().items()}
 
 
@@ -472,6 +472,23 @@ def test_memory_that_recordings_hold_is_given_up_where_another_kind_needs_it():
             call("never fits")
 
 
+def test_memory_that_is_too_small_for_any_recording_ends_no_training(capsys):
+    def add_gradient(tensor, *, noise):
+        if isinstance(noise, PlacedNoise):  # a recording, which takes memory of its own
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert weight.grad is None
+        weight.grad = torch.ones(1, device="cuda")
+        return [tensor * 2]
+
+    with pretend("cuda"):
+        weight = torch.nn.Parameter(torch.ones(1, device="cuda"))
+        graphed = cuda_graphs.GraphedGradient(add_gradient, [weight])
+        for _ in range(PLAIN_CALLS + 9):
+            weight.grad = None
+            assert graphed(torch.ones(1, device="cuda"), noise=None)[0].item() == 2
+    assert not graphed.recordings and capsys.readouterr().out.count("without them") == 1
+
+
 def test_kinds_whose_recordings_do_not_fit_together_are_not_recorded_for_ever(capsys):
     recorded = []
 
@@ -520,28 +537,40 @@ def test_plain_call_that_finds_the_memory_full_of_recordings_is_made_again(numbe
                 assert graphed(torch.ones(1, device="cuda"), noise=noise, kind=kind)[0].item() == 1
 
 
-@pytest.mark.parametrize("error, told, said", [
-    (torch.OutOfMemoryError, torch.OutOfMemoryError, "^CUDA out of memory"),
-    (RuntimeError, RunError, "CUDA out of order.*--no-cuda_graphs")])
-@pytest.mark.parametrize("closing_fails", [False, True])
-def test_a_recording_that_fails_is_told(closing_fails, error, told, said):
+@contextmanager
+def recordings_that_fail(error, closing_fails):
     @contextmanager
     def graph(graph, pool):
         try:
-            yield
+            with graph.recording():
+                yield
         finally:
             if closing_fails:
                 raise RuntimeError("operation failed due to a previous error during capture")
 
     class FailingNoise(PlacedNoise):
         def normal(self, *shape):
-            raise error("CUDA out of memory" if error is torch.OutOfMemoryError else "CUDA out of order")
+            raise error
 
     with pretend("cuda"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "graph", graph)
         patch.setattr(cuda_graphs, "PlacedNoise", FailingNoise)
-        with pytest.raises(told, match=said):
-            trained("free", device=torch.device("cuda"), steps=PLAIN_CALLS + 1)
+        yield torch.device("cuda")
+
+
+@pytest.mark.parametrize("closing_fails", [False, True])
+def test_a_recording_that_fails_is_told(closing_fails):
+    with recordings_that_fail(RuntimeError("CUDA out of order"), closing_fails) as device:
+        with pytest.raises(RunError, match="CUDA out of order.*--no-cuda_graphs"):
+            trained("free", device=device, steps=PLAIN_CALLS + 1)
+
+
+@pytest.mark.parametrize("closing_fails", [False, True])
+def test_a_recording_that_the_memory_is_too_small_for_changes_no_step(closing_fails):
+    with recordings_that_fail(torch.OutOfMemoryError("CUDA out of memory"), closing_fails) as device:
+        ours = trained("free", device=device, steps=PLAIN_CALLS + 6, recorded=False)
+        plain = trained("free", device=device, steps=PLAIN_CALLS + 6, recorded=False, cuda_graphs=False)
+    assert_same_training(ours, plain)
 
 
 @pytest.mark.parametrize("fault", [

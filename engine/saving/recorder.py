@@ -137,8 +137,8 @@ class RunRecorder:
                 self.event_files.write(self.state.rows)
 
     def _is_time(self):
-        """Whether --save_minutes have passed since something was saved."""
-        return time.monotonic() - self.saved_at > self.save_seconds
+        """Whether --save_minutes have passed since rank 0 saved something."""
+        return rank() == 0 and time.monotonic() - self.saved_at > self.save_seconds
 
     def _save_kept(self):
         """Save what `keep_state` kept, unless that is done."""

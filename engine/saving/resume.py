@@ -21,7 +21,7 @@ from .logs import checkpoints_in, rows_before, without_own_checkpoint
 FIXED_IN_A_RUN = ("train_vi_len", "val_vi_len", "partial", "fast_train", "fast_partial",
                   "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "network", "F_dim", "L_dim",
                   "N_dim", "D_out_dim", "posterior", "label_norm", "reconstruction", "optim", "bptt", "interleave",
-                  "random_shift", "seed")
+                  "random_shift", "temperature", "seed")
 SAME_IMAGE = 1  # of 255, by which thumbnails of one image differ at most, whatever reads it
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "batches_done", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}

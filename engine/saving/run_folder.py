@@ -53,7 +53,8 @@ def open_run(save_root, model, *, arguments, fps, resumed, overwrite, first_epoc
         else:
             check_free(folder, overwrite)
         replaced = [folder / "last.ckpt", folder / "best.ckpt"] if resumed else checkpoints_in(folder)
-        check_room(folder, parameters, num_epoch // per_save - first_epoch // per_save + 3, replaced)
+        tensors = 4 if arguments["optim"] == "AMSGrad" else 3  # of the weights' size: they and the optimizer's moments
+        check_room(folder, parameters, tensors * (num_epoch // per_save - first_epoch // per_save + 3), replaced)
         began = {}  # args.json as it is, of a resumed run
         if resumed:
             with suppress(UsageError):  # it is damaged
@@ -109,12 +110,12 @@ def clear_run(folder):
             clear_test(folder / split)
 
 
-def check_room(folder, parameters, checkpoints, replaced):
-    """Raise UsageError if the disk lacks room for this many checkpoints: weights and two moments each.
+def check_room(folder, parameters, copies, replaced):
+    """Raise UsageError if the disk lacks room for checkpoints that hold so many copies of the parameters.
 
     replaced: the files that they overwrite, whose room counts as free; one may be missing.
     """
-    wanted = 3 * checkpoints * sum(weights.numel() * weights.element_size() for weights in parameters)
+    wanted = copies * sum(weights.numel() * weights.element_size() for weights in parameters)
     free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in replaced if path.is_file())
     if free < wanted:
         raise UsageError(f"--save_root {folder}: the disk has {free / 2**20:.0f} MiB of room, the checkpoints need "

@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.flags import FROM_A_CHECKPOINT, LPIPS_MIN_SIDE, network_settings, tester_parser, trainer_parser
+from cli.flags import FROM_A_CHECKPOINT, LPIPS_MIN_SIDE, idle_flags, network_settings, tester_parser, trainer_parser
 
 from .checkpoint import load_checkpoint, network_dimensions
 from .resume import FIXED_IN_A_RUN, check_resumable, newest_checkpoint
@@ -20,14 +20,26 @@ def trainer_flags():
     """
     parser = trainer_parser()
     args, typed = parser.parse_args(), parser.typed_flags()
+    checkpoint, path = None, args.ckpt_path
     if args.resume:
-        return resumed_flags(parser, args, typed)
-    if args.ckpt_path:
+        checkpoint, path = resumed_checkpoint(parser, args, typed)
+    elif path:
         load = tested_checkpoint if args.test else starting_checkpoint
-        return args, load(parser, args, typed), args.ckpt_path
-    if args.test:
+        checkpoint = load(parser, args, typed)
+    elif args.test:
         raise UsageError("--test needs --ckpt_path, the checkpoint to validate")
-    return args, None, None
+    if not args.test:
+        tell_idle_flags(vars(args), typed)
+    return args, checkpoint, path
+
+
+def tell_idle_flags(arguments, typed):
+    """Print which of the typed flags change nothing beside the others."""
+    for name, cause in idle_flags(arguments).items():
+        if name in typed:
+            value = arguments[cause]
+            print(f"note: --{name} changes nothing "
+                  + (f"without --{cause}" if value is False else f"where --{cause} is {value}"))
 
 
 def starting_checkpoint(parser, args, typed):
@@ -42,8 +54,8 @@ def starting_checkpoint(parser, args, typed):
     return checkpoint
 
 
-def resumed_flags(parser, args, typed):
-    """The flags of the run in --save_root with those now typed, its newest checkpoint, and the path of that."""
+def resumed_checkpoint(parser, args, typed):
+    """The newest checkpoint of the run in --save_root, and its path; it sets the flags that are not typed."""
     if not args.save_root:
         raise UsageError("--resume needs --save_root, the folder of the run to continue")
     if args.overwrite or args.ckpt_path or args.test:
@@ -65,7 +77,7 @@ def resumed_flags(parser, args, typed):
     if trained >= args.num_epoch:
         print(f"note: --num_epoch {args.num_epoch} leaves nothing to train, as {trained} epochs are done; to train "
               "more, give a higher one")
-    return args, checkpoint, path
+    return checkpoint, path
 
 
 def tester_flags():

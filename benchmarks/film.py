@@ -12,7 +12,7 @@ from cli.errors import RunError
 from cli.files import read_json
 from cli.parser import Parser, at_least, positive_int
 from cli.script import run_script
-from cli.tables import number, text_table
+from cli.tables import numeral, text_table
 
 
 def build_parser():
@@ -48,8 +48,8 @@ def score(kind, data, run_folder, num_epoch):
     run("Tester.py", "--ckpt_path", run_folder / "best.ckpt", "--split", "val")
     run("Tester.py", "--ckpt_path", run_folder / "best.ckpt", "--gt", data / "test/gt.csv")
     val, test = (read_json(run_folder / split / "scores.json") for split in ("val", "test"))
-    return [{"poses": kind, "predictor": name, "validation PSNR": number(val[name]["psnr"]),
-             "test PSNR": number(test[name]["psnr"])} for name in test]
+    return [{"poses": kind, "predictor": name, "validation PSNR": numeral(val[name]["psnr"]),
+             "test PSNR": numeral(test[name]["psnr"])} for name in test]
 
 
 def run(script, *words):

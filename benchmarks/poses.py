@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from cli.parser import Parser
 from cli.script import run_script
-from cli.tables import number, text_table
+from cli.tables import numeral, text_table
 from poses.keypoints import JOINTS, present, read_poses, seen
 from poses.person import find_person
 
@@ -42,8 +42,8 @@ def main():
           "that show nobody")
     names = [name.removeprefix("left_") for name in JOINTS if not name.startswith("right_")]
     rows = {name: errors[:, [index for index, joint in enumerate(JOINTS) if joint.endswith(name)]] for name in names}
-    print(text_table([{"joint": name, "mean": number(np.nanmean(error)), "median": number(np.nanmedian(error)),
-                       "95 % below": number(np.nanquantile(error, 0.95))}
+    print(text_table([{"joint": name, "mean": numeral(np.nanmean(error)), "median": numeral(np.nanmedian(error)),
+                       "95 % below": numeral(np.nanquantile(error, 0.95))}
                       for name, error in (rows | {"all": errors}).items()]))
 
 

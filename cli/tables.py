@@ -1,8 +1,8 @@
 """Tables as text. A table is a list of rows, dicts with the same keys in the same order."""
 
 
-def number(value, digits=2):
-    """A number with thousands separated; "-" for None."""
+def numeral(value, digits=2):
+    """The text of a number, with thousands separated; "-" for None."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 

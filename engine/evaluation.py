@@ -4,7 +4,7 @@ import torch
 
 from cli.errors import RunError, is_full_memory
 from cli.progress import Progress
-from cli.tables import number, text_table
+from cli.tables import numeral, text_table
 from modules.latent import z_usage
 from modules.metrics import summarise
 from modules.pixels import evenly_spread, to_uint8, to_unit
@@ -165,5 +165,5 @@ def score_all(predictions, truth, labels, train_set, score=summarise):
 def score_table(scores):
     """The scores of `score_all` as a text table; a score that a later row lacks is a dash."""
     digits = {measure: 3 if measure in ("ssim", "lpips") else 2 for measure in scores["this model"]}
-    return text_table([{"predictor": name} | {measure: number(row.get(measure), digits[measure]) for measure in digits}
+    return text_table([{"predictor": name} | {measure: numeral(row.get(measure), digits[measure]) for measure in digits}
                        for name, row in scores.items()])

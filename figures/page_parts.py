@@ -4,7 +4,7 @@ from html import escape
 
 import numpy as np
 
-from cli.tables import number
+from cli.tables import numeral
 
 DIGITS = {"SSIM": 3, "LPIPS": 3, "parameters": 0, "epochs": 0, "epoch": 0, "seconds": 0, "seed": 0}  # else 2
 
@@ -37,7 +37,7 @@ def cell(heading, value):
         value_attribute = f' data-value="{float(value):.9g}"'
     except ValueError:  # a flag that is a word
         value_attribute = ""
-    text = value if isinstance(value, str) else number(value, DIGITS.get(heading.split()[-1], 2))
+    text = value if isinstance(value, str) else numeral(value, DIGITS.get(heading.split()[-1], 2))
     return f"<td{value_attribute}>{escape(text)}</td>"
 
 

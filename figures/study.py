@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cli.files import write_text
-from cli.tables import markdown_table, number
+from cli.tables import markdown_table, numeral
 from engine.saving.logs import read_arguments, write_columns
 
 from .curves import draw_psnr_over_seconds, draw_psnr_per_frame, has_data
@@ -62,17 +62,17 @@ def summary(scores, predictor):
 def cells(row):
     """A row of `table_rows` as text, by heading."""
     def psnr(split):
-        text, least, most = (number(row.get(f"{split}_psnr{end}")) for end in ("", "_min", "_max"))
+        text, least, most = (numeral(row.get(f"{split}_psnr{end}")) for end in ("", "_min", "_max"))
         return text if least == most else f"{text} ({least}..{most})"
 
-    return {"recipe": row["recipe"], **{name: number(row.get(name), 0)
+    return {"recipe": row["recipe"], **{name: numeral(row.get(name), 0)
                                         for name in ("seeds", "parameters", "epochs", "seconds")},
-            "val PSNR": psnr("val"), "val SSIM": number(row.get("val_ssim"), 3),
-            "val person": number(row.get("val_psnr_person")),
-            "test PSNR": psnr("test"), "test SSIM": number(row.get("test_ssim"), 3),
-            "test person": number(row.get("test_psnr_person")),
-            "first 100": number(row.get("test_psnr_first_100")), "last 100": number(row.get("test_psnr_last_100")),
-            "score": number(row.get("test_score"))}
+            "val PSNR": psnr("val"), "val SSIM": numeral(row.get("val_ssim"), 3),
+            "val person": numeral(row.get("val_psnr_person")),
+            "test PSNR": psnr("test"), "test SSIM": numeral(row.get("test_ssim"), 3),
+            "test person": numeral(row.get("test_psnr_person")),
+            "first 100": numeral(row.get("test_psnr_first_100")), "last 100": numeral(row.get("test_psnr_last_100")),
+            "score": numeral(row.get("test_score"))}
 
 
 def write_tables(out, rows, recipes, command, minutes):

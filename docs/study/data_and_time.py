@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from cli.files import read_json
-from cli.tables import markdown_table, number
+from cli.tables import markdown_table, numeral
 from engine.saving.logs import read_metrics
 from figures.style import STYLES, save, with_legend
 
@@ -60,8 +60,8 @@ def draw(rows):
 
 def cells(row):
     """A row of the table, as text by heading."""
-    return {"training frames": number(row["frames"], 0), "epochs": number(row["epochs"], 0),
-            "seconds": number(row["seconds"], 0), **{name: number(row[split]) for split, name in SPLITS.items()}}
+    return {"training frames": numeral(row["frames"], 0), "epochs": numeral(row["epochs"], 0),
+            "seconds": numeral(row["seconds"], 0), **{name: numeral(row[split]) for split, name in SPLITS.items()}}
 
 
 if __name__ == "__main__":

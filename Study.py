@@ -43,7 +43,7 @@ def main():
             run.check_unchanged()
         write_all_tables = partial(write_tables, out, recipes=recipes, command=typed_command(), minutes=args.minutes)
         write_all_tables(table_rows(recipes, runs))
-        for run in for_each(partial(train_and_test, splits=splits, truth=truth, scripts=scripts), runs):
+        for run in for_each(partial(train_and_test, root=root, splits=splits, truth=truth, scripts=scripts), runs):
             print(f"{run.folder}: {run.failed or 'done'}")
             try:
                 write_all_tables(table_rows(recipes, runs))

@@ -88,13 +88,14 @@ def generate_and_score(args, root, options, generate_videos, metrics, video_form
     with open_test_folder(args.save_root or Path(args.ckpt_path).parent / args.split) as folder:
         predictions = generate_videos([frame[0] for frame in frames], labels)
         print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} frames generated")
+        submission = folder / "submission.csv"
+        if args.split == "test":  # first: it takes the place of an earlier one, which is lost only if this succeeds
+            write_submission(submission, predictions, check=not args.no_sanity)
         with usable("--save_root", folder):
-            clear_test(folder)
+            clear_test(folder, keep=[submission.name] if args.split == "test" else [])
             clear_test_videos(folder)
         write_split(folder, args.split, checkpoints=[args.ckpt_path, *args.ensemble], views=args.views,
                     frames_per_second=noted_fps(root))
-        if args.split == "test":
-            write_submission(folder / "submission.csv", predictions, check=not args.no_sanity)
         if video_format:
             write_videos(folder, names, labels, predictions, truth, video_format)
         of_samples = {}

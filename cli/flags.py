@@ -230,8 +230,8 @@ def add_test_flags(parser):
                        help="make each frame the mean of what --ckpt_path and these checkpoints predict, such as those "
                             "of runs with other seeds: N networks take N times the work")
     group.add_argument("--samples", type=natural_int, default=0, metavar="K",
-                       help="draw K futures of every sequence and score their mean and the best of them; those of the "
-                            "first are shown side by side in a video: what z does")
+                       help="draw K futures of every sequence, and give the mean of their scores and the best one's; "
+                            "those of the first are shown side by side in a video: what z does")
     group.add_argument("--lpips", action="store_true",
                        help="score LPIPS, too, of frames of 31 x 31 pixels or more; needs the package lpips "
                             "(requirements/lpips.txt)")

@@ -31,7 +31,8 @@ def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temp
                 "after_frame": after_frame}
     at_once = len(labels)
     if device.type == "cpu":
-        at_once = max(1, PIXELS_ON_CPU // labels[0][0, 0].numel())
+        views = getattr(model, "views", 1)  # see modules.views: its batch has each frame so many times
+        at_once = max(1, PIXELS_ON_CPU // (views * labels[0][0, 0].numel()))
     videos = []
     for first in range(0, len(labels), at_once):
         part = slice(first, first + at_once)

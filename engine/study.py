@@ -1,17 +1,19 @@
 """Train and test recipes with several seeds under one budget, each run in processes of its own."""
 
+import hashlib
 import math
 import os
 import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from cli.errors import DIVERGED, RunError, Stopped, UsageError
 from cli.files import read_json, write_json, write_text, writing
-from cli.flags import FLAGS_OF_OLDER_RUNS, FROM_A_CHECKPOINT, network_settings, trainer_parser
+from cli.flags import (
+    FLAGS_OF_OLDER_RUNS, FROM_A_CHECKPOINT, add_machine_flags, flags_of, network_settings, trainer_parser)
 from cli.parser import typed_command
 from cli.signals import StopSignals
 from media.pixel_csv import pixels_of_a_frame
@@ -19,7 +21,8 @@ from media.pixel_csv import pixels_of_a_frame
 from .saving.logs import checkpoints_in, holds_run, read_arguments, read_metrics, read_times
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_OF_THE_RECIPE = {"save_root", "resume", "overwrite"}  # in args.json, but different after --resume
+NOT_OF_THE_RECIPE = {  # in args.json, but other ones after --resume: they change no result but by rounding
+    "save_root", "resume", "overwrite", "DR", "checkpoint_frames", *flags_of(add_machine_flags)} - {"seed"}
 
 
 @dataclass(eq=False)
@@ -180,24 +183,28 @@ def run_seconds(epochs, times, flags):
     return training * (epochs - saved) + validation * math.ceil(epochs / flags.val_every)
 
 
-def train_and_test(run, splits, truth, scripts):
+def train_and_test(run, root, splits, truth, scripts):
     """Train and test a run from where it stands, and write its result.json. Returns the run, failed or not.
 
-    splits: on which it is tested. truth: path of the ground truth of the test sequences; the run is not scored on them
-    if its frames are of another size, or the file is missing.
+    root: the dataset. splits: on which it is tested. truth: path of the ground truth of the test sequences; the run is
+    not scored on them if its frames are of another size, or the file is missing. A run with a result is tested again
+    if that is of another truth than the file now there.
     """
-    if run.result:
-        return run
     folder, best = run.folder, run.folder / "best.ckpt"
+    if run.result and (same_truth(run, splits, truth) or not best.is_file()):
+        if not same_truth(run, splits, truth):
+            print(f"note: the scores of {folder} are of another {truth}, and without its best.ckpt they stay so")
+        return run
     try:
         if checkpoints_in(folder):
-            scripts.run(folder, "Trainer", "--resume", "--save_root", folder)
+            scripts.run(folder, "Trainer", "--resume", "--DR", root, "--save_root", folder)
         elif holds_run(folder):
             raise RunError(f"{folder} holds the logs of a run, but no checkpoint; bring it back, or remove that folder")
         else:
             scripts.run(folder, "Trainer", *run.words, "--save_root", folder)
         for split in splits:
-            words = ["--gt", truth] if split == "test" and truth_fits(truth, folder) else []
+            is_scored = split == "test" and truth_fits(truth, folder)
+            words = ["--gt", truth] if is_scored else []
             scripts.run(folder, "Tester", *run.words, "--ckpt_path", best, "--save_root", folder / split,
                         "--split", split, "--no-make_gif", *words)
     except RunError as error:
@@ -208,8 +215,25 @@ def train_and_test(run, splits, truth, scripts):
         "parameters": read_json(folder / "args.json")["parameters"],
         "seconds": read_metrics(folder)["seconds"][-1],
         "scores": {split: read_json(path) for split, path in scores.items() if path.is_file()},
+        "truth": sha256(truth) if "test" in splits and truth_fits(truth, folder) else None,
     })
     return run
+
+
+def same_truth(run, splits, truth):
+    """Whether a run's result has the scores of its test against the ground truth, if there is one that fits it.
+
+    A result of an older version does not say which truth its test was scored against: it counts as this one.
+    """
+    if "test" not in splits or not truth_fits(truth, run.folder):
+        return True
+    return "test" in run.result["scores"] and run.result.get("truth") in (None, sha256(truth))
+
+
+@cache
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def truth_fits(truth, folder):

@@ -160,11 +160,13 @@ def no_scores_html(folder):
     """What stands in place of the scores: the command that makes them for the run, or the test, in a folder."""
     run = folder.parent if (folder.parent / "best.ckpt").is_file() else folder  # of a test in the run's folder
     note = read_test_note(folder)
-    checkpoint, *others = note.get("checkpoints") or [run / "best.ckpt"]
+    own = run / ("best.ckpt" if (run / "best.ckpt").is_file() else "last.ckpt")  # no epoch may have been validated
+    checkpoint, *others = note.get("checkpoints") or [own]
     more = ["--ensemble", *others] if others else []
     more += ["--views", note["views"]] if note.get("views", 1) > 1 else []
     more += ["--save_root", folder] if "checkpoints" in note else []
-    command = script_command("Tester.py", "--ckpt_path", checkpoint, "--gt", "FILE", *more)
+    truth = ["--split", "val"] if folder == run and not note else ["--gt", "FILE"]  # a validation brings its own
+    command = script_command("Tester.py", "--ckpt_path", checkpoint, *truth, *more)
     return f"<p>No scores yet. They come from <code>{escape(command)}</code></p>"
 
 

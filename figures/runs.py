@@ -85,7 +85,8 @@ def differing_flags(runs):
 
     Flags that do nothing in a run are left out there; runs whose flags are not known are left out.
     """
-    without_effect = flags_of(add_machine_flags, add_run_flags).keys()  # the seed is one of the machine's
+    # the seed is one of the machine's flags
+    without_effect = {*flags_of(add_machine_flags, add_run_flags), "checkpoint_frames"}
     defaults = vars(trainer_parser().parse_args([])) | FLAGS_OF_OLDER_RUNS  # for a flag that is younger than a run
     defaults = {flag: default for flag, default in defaults.items() if flag not in without_effect}
     known = {}

@@ -97,7 +97,8 @@ def write_tables(out, rows, recipes, command, minutes):
                 "test sequences; score: the course's. Seconds: training and validation.")
     if some_failed:
         text.append("A run whose training diverged is not tried again until its failed.txt is removed.")
-    text += [f"![]({name}.png)" for name in ("psnr_over_seconds", "psnr_per_frame", "sheet")]
+    figures = (f"{name}.png" for name in ("psnr_over_seconds", "psnr_per_frame", "sheet"))
+    text += [f"![]({figure})" for figure in figures if (out / figure).is_file()]
     write_text(out / "study.md", "\n\n".join(text) + "\n")
 
 

@@ -355,7 +355,8 @@ def test_the_checkpoints_need_room_for_all_moments_of_the_optimizer(optim, momen
 
 
 def test_a_run_replaces_what_a_run_has_written_and_nothing_else(run):
-    ours = ["mine.ckpt", "gt.csv", "notes.json", "figure.png", "dance.gif", "mine.mp4"]
+    ours = ["mine.ckpt", "epoch=5_good.ckpt", "epoch=1_good.gif", "gt.csv", "notes.json", "figure.png", "dance.gif",
+            "mine.mp4"]
     for name in ours:
         (run / name).write_text("mine")
     theirs = sorted(path.name for path in run.iterdir() if path.name not in ours)

@@ -316,9 +316,32 @@ def test_videos_have_the_speed_of_the_data(dancer, call, tmp_path):
             assert gif.info["duration"] % 100 == 0, path  # a frame like the one before lasts twice as long
     assert json.loads((tmp_path / "run/args.json").read_text())["frames_per_second"] == 10
     assert '"fps": 10' in (tmp_path / "run/page.html").read_text()
-    (tmp_path / "run/test/holiday_seq0.gif").write_bytes(b"mine")
+    mine = {"holiday_seq0.gif", "pred_seq0_epoch3.gif", "my_psnr_per_frame.png"}
+    for name in (*mine, "psnr_per_frame.png", "samples.svg"):  # the last two are drawn by Plotting.py
+        (tmp_path / "run/test" / name).write_bytes(b"mine")
     call("Tester", *flags(ckpt_path="run/best.ckpt", DR="data", device="cpu"), "--no-make_gif")
-    assert [path.name for path in (tmp_path / "run/test").glob("*.gif")] == ["holiday_seq0.gif"]
+    left = {path.name for path in (tmp_path / "run/test").iterdir() if path.suffix in (".gif", ".png", ".svg")}
+    assert left == mine
+
+
+@pytest.mark.parametrize("fails", ["write_submission", "clear_test"])
+def test_a_submission_is_not_lost_before_the_new_one_is_there(fails, dancer, call, tmp_path, monkeypatch):
+    """As where the disk is full, or on Windows, where nobody can remove a file that a spreadsheet has open."""
+    call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
+    words = ["Tester", *flags(ckpt_path="run/best.ckpt", DR=dancer, device="cpu"), "--no-make_gif"]
+    call(*words)
+    submission, note = tmp_path / "run/test/submission.csv", tmp_path / "run/test/split.json"
+    written = submission.read_bytes()
+    submission.write_bytes(b"the earlier one")
+
+    def fail(*arguments, **more):
+        raise OSError("cannot")
+
+    with monkeypatch.context() as patch, pytest.raises((OSError, SystemExit)):
+        patch.setattr(f"Tester.{fails}", fail)
+        call(*words)
+    assert submission.read_bytes() == (b"the earlier one" if fails == "write_submission" else written)
+    assert note.is_file()
 
 
 def test_the_dancer_dances_at_her_own_speed(dancer, tmp_path):

@@ -233,7 +233,12 @@ def test_page_of_a_test_has_no_epochs_and_names_the_checkpoint_of_its_run_while_
     save_videos(run / "test/first.npz", videos())
     page = write_page(tmp_path / "page.html", [run / "test"]).read_text(encoding="utf-8")
     assert f"Tester.py --ckpt_path {run / 'best.ckpt'} --gt FILE" in page
-    assert ">epochs<" not in page and ">epochs<" in write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
+    of_run = write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
+    assert f"Tester.py --ckpt_path {run / 'best.ckpt'} --split val</code>" in of_run
+    assert ">epochs<" not in page and ">epochs<" in of_run
+    (run / "best.ckpt").unlink()  # as in a run of which no epoch was validated
+    of_run = write_page(tmp_path / "page.html", [run]).read_text(encoding="utf-8")
+    assert f"Tester.py --ckpt_path {run / 'last.ckpt'} --split val</code>" in of_run
 
 
 def test_page_of_a_test_elsewhere_has_the_rate_and_the_checkpoint_that_it_noted(tmp_path):

@@ -362,6 +362,12 @@ def test_flags_that_are_said_to_do_nothing_change_no_schedule(words, idle):
     assert all(np.array_equal(plain[column], changed[column]) for column in ("beta", "tfr", "lr"))
 
 
+def test_what_a_full_memory_asks_for_tells_no_seeds_apart(tmp_path):
+    runs = read_runs([write_run(tmp_path / str(seed), f"--seed {seed} {words}")
+                      for seed, words in enumerate(("", "--checkpoint_frames"))])
+    assert [run.label for run in runs] == ["2 seeds"] * 2
+
+
 def test_a_second_look_at_the_labels_changes_none():
     """Plotting.py labels runs when it reads them, and again those that a figure has data of."""
     runs = [Run("a"), Run("a")]

@@ -9,6 +9,7 @@ from engine import evaluation
 from engine.evaluation import generate_sequences
 from modules.noise import GivenNoise, Noise
 from modules.rollout import disturb, forced_rollout, generate, rollout
+from modules.views import MeanOfViews
 
 CLIPS, LENGTH, SIZE = 3, 6, (8, 16)
 
@@ -210,6 +211,16 @@ def test_sequences_in_small_batches_on_a_cpu_equal_those_in_one(frames_at_once, 
     for ours, theirs in zip(generate_sequences(model, frames[:, 0], labels, **settings), whole, strict=True):
         assert (ours.short() - theirs.short()).abs().max() <= 1
     assert batches == sizes
+
+
+def test_the_copies_of_several_views_count_in_a_batch_on_a_cpu(monkeypatch):
+    model, (frames, labels) = MeanOfViews(tiny_model(), 2), (255 * clips()).byte()
+    batches, generate = [], evaluation.generate
+    monkeypatch.setattr(evaluation, "generate", lambda *words: batches.append(len(words[1])) or generate(*words))
+    monkeypatch.setattr(evaluation, "PIXELS_ON_CPU", 2 * labels[0][0, 0].numel())
+    generate_sequences(model, frames[:, 0], labels, device=torch.device("cpu"), dtype=torch.float32, seed=3,
+                       temperature=1.0, clamp=True)
+    assert batches == [1] * CLIPS
 
 
 def test_sequences_of_different_lengths_equal_each_alone():

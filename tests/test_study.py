@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from cli.errors import RunError
 from cli.files import locked
 from cli.flags import trainer_parser
 from conftest import (
-    PATIENCE, ROOT, TINY_NETWORK, call_script, flags, posix_only, read_csv, signals_restored, started, wait_until)
+    PATIENCE, ROOT, TINY_NETWORK, call_script, flags, link, posix_only, read_csv, signals_restored, started, wait_until)
 from engine import study as engine_study
 from engine.saving.logs import TIMES_COLUMNS
 from figures.study import draw_curves, table_rows, write_tables
@@ -161,6 +162,46 @@ def test_a_run_whose_checkpoints_are_gone_is_not_trained_anew_over_its_logs(stud
     assert "holds the logs of a run, but no checkpoint" in (tmp_path / "study/study.md").read_text()
 
 
+def test_a_resumed_run_of_a_dataset_that_lies_elsewhere_is_still_a_run_of_the_study(study, dancer, tmp_path):
+    """Also one that was resumed with the flag that a full memory asks for."""
+    words = ["tiny.txt", *flags(epochs=1)]
+    study(*words, "--DR", dancer)
+    run, elsewhere = tmp_path / "study/tiny/seed=0", tmp_path / "elsewhere"
+    link(elsewhere, dancer)
+    call_script(tmp_path, "Trainer", "--resume", "--save_root", run, "--checkpoint_frames")
+    assert json.loads((run / "args.json").read_text())["arguments"]["checkpoint_frames"]
+    assert study(*words, "--DR", elsewhere) == []
+    (run / "result.json").unlink()
+    trained, *_ = study(*words, "--DR", elsewhere)
+    assert trained[0] == "Trainer" and "--resume" in trained
+    assert json.loads((run / "args.json").read_text())["arguments"]["DR"] == str(elsewhere)
+
+
+def test_runs_are_tested_again_on_a_truth_that_has_changed(study, dancer, tmp_path, capsys):
+    data, gt = tmp_path / "data", tmp_path / "data/test/gt.csv"
+    shutil.copytree(dancer, data, ignore=shutil.ignore_patterns(".decoded"))
+    words = ["tiny.txt", *flags(epochs=1, DR=data)]
+    result, content = tmp_path / "study/tiny/seed=0/result.json", gt.read_text()
+
+    def scored():
+        engine_study.sha256.cache_clear()
+        called = [call[0] for call in study(*words)]
+        return called, json.loads(result.read_text())["scores"].get("test", {}).get("this model", {}).get("psnr")
+
+    gt.unlink()
+    assert scored() == (["Trainer", "Tester", "Tester"], None) and scored()[0] == []
+    header, *rows = content.splitlines()
+    gt.write_text(content)
+    called, first = scored()
+    assert called == ["Trainer", "Tester", "Tester"] and first > 0 and scored() == ([], first)
+    gt.write_text("\n".join([header, *(re.sub(r",\d+,(\w+)$", r",255,\1", row) for row in rows)]))
+    called, second = scored()
+    assert called == ["Trainer", "Tester", "Tester"] and second != first and scored() == ([], second)
+    gt.write_text(content)
+    (result.parent / "best.ckpt").unlink()
+    assert scored() == ([], second) and "are of another" in capsys.readouterr().out
+
+
 def test_what_git_keeps_of_a_study_draws_it_again(done, tmp_path):
     """The patterns of .gitignore leave the logs in docs/runs: nothing is trained again, and all but frames drawn."""
     folder, words = done
@@ -174,6 +215,7 @@ def test_what_git_keeps_of_a_study_draws_it_again(done, tmp_path):
     shutil.copy(folder / "tiny.txt", tmp_path)
     assert call_study(tmp_path, *words) == []
     assert {path.name for path in (tmp_path / "study").glob("*.png")} == PNGS - {"sheet.png"}
+    assert "sheet.png" not in (tmp_path / "study/study.md").read_text()
     old, new = ((parent / "study/study.csv").read_bytes() for parent in (folder, tmp_path))
     assert old == new
 
@@ -270,7 +312,7 @@ def test_interrupted_study_goes_on(study, dancer, tmp_path):
     assert not any((run / "failed.txt").exists() for run in runs)
 
     called = study(*words[:-3])
-    assert called[0] == ["Trainer", "--resume", "--save_root", "study/tiny/seed=0"]
+    assert called[0] == ["Trainer", "--resume", "--DR", str(dancer), "--save_root", "study/tiny/seed=0"]
     assert [call[0] for call in called[1:]] == ["Tester", "Tester"]
     assert len(read_csv(runs[0] / "metrics.csv")) == 12
     assert read_csv(tmp_path / "study/study.csv")[0]["seeds"] == "1"

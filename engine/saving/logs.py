@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from itertools import zip_longest
 from pathlib import Path
 
@@ -19,11 +20,19 @@ TIMES_COLUMNS = ("epoch", "seconds", "validation_seconds")  # older runs lack th
 SAMPLES_COLUMNS = ("frame", "psnr_mean", "psnr_low", "psnr_high", "psnr_best")  # those that are drawn
 TEST_FILES = ("split.json", "submission.csv", "scores.json", "psnr_per_frame.csv", "samples_per_frame.csv", "first.npz",
               "samples.npz")
+TEST_FIGURES = ("page.html", *(f"{name}.{suffix}" for name in ("psnr_per_frame", "samples")  # of Plotting.py
+                               for suffix in ("png", "pdf", "svg")))
 
 
 def checkpoints_in(folder):
     """The paths of a run's own checkpoints; a user may have put others beside them."""
-    return [path for pattern in CHECKPOINTS for path in sorted(folder.glob(pattern))]
+    return [path for pattern in CHECKPOINTS for path in files_of(folder, pattern)]
+
+
+def files_of(folder, pattern):
+    """The files in a folder whose names are as the pattern, in which * is a number: a user may have renamed others."""
+    name = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
+    return [path for path in sorted(folder.glob(pattern)) if name.fullmatch(path.name)]
 
 
 def holds_run(folder):
@@ -156,17 +165,21 @@ def without_own_checkpoint(arguments):
     return arguments | {"ckpt_path": None} if own else arguments
 
 
-def clear_test(folder):
-    """Remove the submission, scores and arrays of an earlier test from a folder, if there are any; its videos stay."""
-    for path in (folder / name for name in TEST_FILES):
-        remove_file(path)
+def clear_test(folder, keep=()):
+    """Remove the submission, scores, arrays and figures of an earlier test from a folder; its videos stay.
+
+    keep: names of files that stay, too.
+    """
+    for name in (*TEST_FILES, *TEST_FIGURES):
+        if name not in keep:
+            remove_file(folder / name)
 
 
 def clear_test_videos(folder):
     """Remove the videos of an earlier test from a folder: they may be of another model."""
     for kind in ("pred", "compare", "samples"):
-        for path in folder.glob(f"{kind}_seq*"):
-            if path.suffix in (".gif", ".mp4"):
+        for suffix in ("gif", "mp4"):
+            for path in files_of(folder, f"{kind}_seq*.{suffix}"):
                 remove_file(path)
 
 

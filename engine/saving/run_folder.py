@@ -20,7 +20,7 @@ from ..devices import machine_name
 from ..processes import broadcast, rank, world_size
 from .best_rollout import BEST_ROLLOUT
 from .event_files import EVENT_FILES
-from .logs import CHECKPOINTS, checkpoints_in, clear_test, holds_run, read_record
+from .logs import CHECKPOINTS, checkpoints_in, clear_test, files_of, holds_run, read_record
 from .resume import check_newest
 
 # What Trainer.py, Study.py and Plotting.py write into the folder of a run, and nothing of the user's
@@ -103,9 +103,9 @@ def clear_run(folder):
     if not holds_run(folder) and not (folder / "args.json").is_file():
         return
     with usable("--save_root", folder):
-        for pattern in (*LEFT_BY_A_RUN, EVENT_FILES):
-            for path in folder.glob(pattern):
-                remove_file(path)
+        written = [path for pattern in LEFT_BY_A_RUN for path in files_of(folder, pattern)]
+        for path in (*written, *folder.glob(EVENT_FILES)):
+            remove_file(path)
         for split in SPLITS:
             clear_test(folder / split)
 

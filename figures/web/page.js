@@ -92,7 +92,7 @@ class Chart {
 
   /** The ends of the y axis, in the logarithm of the values where the axis is logarithmic. */
   range() {
-    let values = this.curves.flatMap(curve => [...curve.y, ...(curve.low || []), ...(curve.high || [])]);
+    let values = this.curves.flatMap(curve => [curve.y, curve.low || [], curve.high || [], curve.best || []].flat());
     if (this.log) values = values.filter(value => value > 0);
     let low = values.reduce((a, b) => Math.min(a, b)), high = values.reduce((a, b) => Math.max(a, b));
     if (this.log) [low, high] = [Math.log10(Math.max(low, 1e-7 * high)), Math.log10(high)];

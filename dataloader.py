@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 from cli.errors import RunError, Stopped, UsageError, first_few, is_away, is_out_of_reach
 from cli.files import own_entries, patiently, read_json_or_none
 from cli.signals import ending_signals, raise_stopped
+from media.csv_files import read_text
 from media.decoded import decode_cached, decode_with, read_images
 from media.gif import DEFAULT_FPS
 from media.images import IMAGE_SUFFIXES
@@ -163,7 +164,7 @@ def _folders(folder):
 
 
 def _is_ours(name):
-    """Whether a name in a dataset's folder is of the dataset, not hidden nor such as systems add: __MACOSX, @eaDir."""
+    """Whether an entry belongs to the dataset: not hidden, and none that systems add, as __MACOSX or @eaDir."""
     return name[0] not in "._@$#" and name != "lost+found"
 
 
@@ -211,7 +212,7 @@ def _run_preparer(root):
     try:
         return process.wait()
     except (Stopped, KeyboardInterrupt) as ended:
-        if isinstance(ended, Stopped):  # of Ctrl-C the terminal tells both
+        if isinstance(ended, Stopped):  # the terminal sends Ctrl-C to both
             process.send_signal(ended.signal_number)
         process.wait()  # until it has removed what is unfinished
         raise
@@ -281,14 +282,14 @@ def read_sequence_lengths(path, frames):
     if not _exists(path):
         return [frames]
     try:
-        text = patiently(lambda: path.read_text(encoding="utf-8-sig"), is_away)  # Notepad begins with a mark
-        lengths = [int(word) for word in text.split()]
+        lengths = [int(word) for word in patiently(lambda: read_text(path), is_away).split()]
     except ValueError:  # not text, not a number, or thousands of digits
         lengths = [0]
     except OSError as error:
         raise _unreadable(path, error) from None
     if min(lengths, default=0) < 1 or sum(lengths) != frames:
-        raise UsageError(f"{path} must hold one length a line, {frames} in all; mend it or remove it")
+        raise UsageError(f"{path} must hold the lengths of the sequences, one a line, which add up to its {frames} "
+                         "frames; mend it or remove it")
     return lengths
 
 
@@ -363,7 +364,7 @@ def _is_folder(path):
 
 
 def _exists(path):
-    """Whether a file or folder is there; raises UsageError if it is a dead link, or if one is not allowed to know."""
+    """Whether a file or folder is there; raises UsageError if it is a dead link, or if permissions hide it."""
     try:
         patiently(path.stat, is_away)
     except OSError as error:

@@ -199,6 +199,8 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
     if `folder` can no longer be replaced, or holds by now what must stay.
     """
     folder = Path(folder).resolve()
+    if not folder.name or folder == Path.cwd():
+        raise UsageError(f"{flag} {folder} is a drive, or the folder that you are in; give a folder within it")
     process = f"{socket.gethostname()}.{os.getpid()}"
     unfinished, replaced, complete = (folder.with_name(f".{folder.name}.{process}.{end}")
                                       for end in ("tmp", "old", "new"))

@@ -2,7 +2,7 @@
 
 from cli.files import encoding_of
 
-SEPARATORS = ";\t,"  # spreadsheets of some countries write semicolons
+SEPARATORS = ";\t,"  # spreadsheets of some countries write semicolons; the comma last, it may be decimal
 
 
 def open_text(path, errors="strict"):
@@ -10,6 +10,12 @@ def open_text(path, errors="strict"):
     with open(path, "rb") as file:
         encoding = encoding_of(file.read(2))
     return open(path, encoding=encoding, errors=errors)
+
+
+def read_text(path):
+    """Read a text file whole; see open_text."""
+    with open_text(path) as file:
+        return file.read()
 
 
 def separator_of(text):

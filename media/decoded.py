@@ -7,6 +7,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 from cli.errors import RunError, UsageError, first_few, is_away
-from cli.files import atomic_write, patiently, remove_leftovers
+from cli.files import patiently, remove_leftovers, write_whole
 from cli.progress import Progress
 from modules.pixels import to_uint8
 
@@ -26,10 +27,10 @@ MAPPED = 2**31  # bytes, from which a cache is mapped into memory and not read i
 READER_VERSION = 2  # raise it when read_image or resize_image gives other pixels
 
 
-def read_images(paths, make_tensor, num_workers):
+def read_images(paths, make_tensor, num_workers, collect=list):
     """Read the images of one folder in parallel threads, with a progress bar.
 
-    Returns a list of make_tensor(image), with None for an unreadable one; the problems, one line each; and
+    Returns collect() of the make_tensor(image), with None for an unreadable one; the problems, one line each; and
     {size (H, W): one path with it}.
     """
     problems, sizes = [], {}
@@ -48,8 +49,8 @@ def read_images(paths, make_tensor, num_workers):
         with (ThreadPoolExecutor(max(num_workers, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool,
               warnings.catch_warnings()):
             warnings.filterwarnings("ignore", module="PIL")  # about metadata; an image that it cannot read is an error
-            images = list(Progress(pool.map(read, paths), desc=f"reading {paths[0].parent.name}", total=len(paths),
-                                   unit="image"))
+            images = collect(Progress(pool.map(read, paths), desc=f"reading {paths[0].parent.name}", total=len(paths),
+                                      unit="image"))
     finally:
         torch.set_num_threads(compute_threads)
     if len(sizes) > 1:
@@ -60,10 +61,26 @@ def read_images(paths, make_tensor, num_workers):
 
 def decode_images(paths, make_tensor, num_workers):
     """Read images into one tensor [N, 3, H, W]; raises one UsageError for all unreadable images or differing sizes."""
-    images, problems, _ = read_images(paths, make_tensor, num_workers)
+    images, problems, _ = read_images(paths, make_tensor, num_workers, partial(_stack, count=len(paths)))
     if problems:
         raise UsageError(first_few(problems))
-    return torch.stack(images)
+    if images is None:
+        raise ValueError("a transform must give tensors of one shape")
+    return images
+
+
+def _stack(images, count):
+    """Stack images as they come: a list of them would take as much memory again. None if their shapes differ."""
+    pixels, are_alike = None, True
+    for number, image in enumerate(images):
+        if image is not None:
+            if pixels is None:
+                pixels = torch.empty(count, *image.shape, dtype=image.dtype)
+            if image.shape == pixels.shape[1:]:
+                pixels[number] = image
+            else:
+                are_alike = False
+    return pixels if are_alike else None
 
 
 def decode_with(transform, paths, num_workers):
@@ -91,27 +108,35 @@ def decode_cached(root, paths, frame_size, num_workers):
     folder = paths[0].parent
     height, width = frame_size
     name = (f"{'-'.join(folder.relative_to(root).parts)}-{height}x{width}-{len(paths)}-"
-            f"{_hash(b'%d' % READER_VERSION + _list_files(paths))}.npy")
-    beside = root / ".decoded" / name  # whatever this machine calls that folder
-    # That of the user holds several datasets, which only their places may tell apart
+            f"{_hash(b'%d' % READER_VERSION + _list_files(paths, num_workers))}.npy")
+    beside = root / ".decoded" / name  # found again where the dataset is moved
+    # The user's folder holds the caches of several datasets: their places tell them apart
     of_user = [cache / f"{_hash(os.fsencode(folder.resolve()))}-{name}" for cache in _user_cache()]
     shape = (len(paths), 3, height, width)
-    for path in (beside, *of_user):
-        pixels = _read_cache(path, shape)
-        if pixels is not None:
-            return pixels
+    places = (beside, *of_user)
+    cached = _first_cache(places, shape)
+    if cached is not None:
+        return cached
     pixels = decode_images(paths, lambda image: resize_image(image, frame_size), num_workers)
-    for path in (beside, *of_user):
+    cached = _first_cache(places, shape)  # another process may have decoded them, too, and have its file mapped
+    if cached is not None:
+        return cached
+    for path in places:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as file:
-                np.save(file, pixels.numpy())
+            write_whole(path, lambda file: np.save(file, pixels.numpy()))
         except (OSError, RunError):
             continue
         _remove_outdated(path)
         mapped = _read_cache(path, shape) if pixels.nbytes >= MAPPED else None
-        return pixels if mapped is None else mapped  # not every drive can map a file
+        return pixels if mapped is None else mapped
+    print(f"note: the decoded images of {folder} can be written nowhere; the next start decodes them again")
     return pixels
+
+
+def _first_cache(paths, shape):
+    """The pixels of the first of these files that has them; None without any."""
+    return next((pixels for path in paths if (pixels := _read_cache(path, shape)) is not None), None)
 
 
 def _remove_outdated(path):
@@ -144,19 +169,26 @@ def _read_cache(path, shape):
     Map only large files: if a drive fails, reading a mapped page kills the process without a message.
     """
     try:
-        pixels = np.load(path, mmap_mode="c" if path.stat().st_size >= MAPPED else None)
+        is_large = patiently(path.stat, is_away).st_size >= MAPPED
+        try:
+            pixels = patiently(partial(np.load, path, mmap_mode="c" if is_large else None), is_away)
+        except OSError:
+            if not is_large:
+                raise
+            pixels = patiently(partial(np.load, path), is_away)  # not every drive can map a file
     except Exception:  # a damaged header raises almost anything
         return None
     return torch.from_numpy(pixels) if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
-def _list_files(paths):
+def _list_files(paths, num_workers):
     """List the names, sizes and times of files as bytes: each is asked for once, as a mounted drive answers slowly."""
-    files = []
-    for path in paths:
+    def list_file(path):
         status = patiently(path.stat, is_away)
-        files.append(f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape"))
-    return b"".join(files)
+        return f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape")
+
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+        return b"".join(pool.map(list_file, paths))
 
 
 def _hash(content):

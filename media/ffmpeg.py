@@ -3,12 +3,12 @@
 import logging
 import subprocess
 from contextlib import closing, contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
-from cli.errors import UsageError, needs_package, one_line
+from cli.errors import RunError, UsageError, needs_package, one_line
 from cli.files import atomic_write, check_output
 
 # What imageio-ffmpeg raises where ffmpeg fails, or where it does not understand what ffmpeg says.
@@ -31,22 +31,26 @@ def load_ffmpeg(flag):
     return imageio_ffmpeg
 
 
-def read_video(path, fps, flag):
+def read_video(path, fps, flag, count=None):
     """Yield the frames of a video as uint8 [H, W, 3], as a player shows them, sampled at `fps` frames a second.
 
     ffmpeg turns them as the file says, makes their pixels square, and repeats or leaves out frames where the video has
-    another or a variable rate. Time counts from the video's first frame, even if the sound begins before it. Raises
-    UsageError naming `flag` and the file unless it holds a frame.
+    another or a variable rate. Time counts from the video's first frame, even if the sound begins before it.
+    count: how many frames to yield, of a video that was read before; RunError if there are fewer now. Raises UsageError
+    naming `flag` and the file unless it holds a frame.
     """
     filters = f"setpts=PTS-STARTPTS,fps={fps:.12g},scale=iw*sar:ih,setsar=1"
     frames = 0
     with _ffmpeg_stream(path, flag, ["-vf", filters, "-an"]) as (about, stream):
         width, height = about["size"]
-        for frame in stream:
+        for frame in islice(stream, count):
             frames += 1
             yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
     if not frames:
         raise UsageError(f"{flag} {path} cannot be read as a video (it has no frames); give another file")
+    if count and frames < count:
+        raise RunError(f"{flag} {path} had {count} frames and now has {frames}; look whether its drive is there, and "
+                       "try again")
 
 
 def length_and_rate(path, flag):

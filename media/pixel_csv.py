@@ -61,13 +61,18 @@ def iterate_pixels_csv(path, flag):
     naming `flag` and the file.
     """
     try:
-        rows = count_rows(path)
-        with open_text(path) as file:
-            yield from _parse_rows(file, rows, f"{flag} {path}")
+        yield from iterate_written_csv(path, f"{flag} {path}")
     except OSError as error:
         raise UsageError(f"{flag} {path} cannot be read ({error.strerror or error}); give another file") from None
     except UnicodeError:
         raise UsageError(f"{flag} {path} is not text; give a CSV file") from None
+
+
+def iterate_written_csv(path, name):
+    """The same of a file that this program has just written; an OSError stays what it is."""
+    rows = count_rows(path)
+    with open_text(path) as file:
+        yield from _parse_rows(file, rows, name)
 
 
 def count_rows(path):

@@ -146,7 +146,7 @@ def write_takes(root, takes, frame_size):
         write_text(root / name / "sequences.txt", "".join(f"{length}\n" for length in lengths))
     write_poses(root / "train" / "poses.csv", np.concatenate([take.poses[take.parts["train"]] for take in takes]))
     write_pixels_csv(root / "test" / "gt.csv", [np.stack(frames) for frames in truth])
-    write_gif(root / "preview.gif", np.stack(preview), fps=max(takes[0].fps / every, PREVIEW_FPS))
+    write_gif(root / "preview.gif", preview, fps=max(takes[0].fps / every, PREVIEW_FPS))
 
 
 def make_folders(root, number):
@@ -160,8 +160,8 @@ def make_folders(root, number):
 
 def cut_frames(take, frame_size):
     """Yield for each frame of a take the name of its part (None in a gap), its number in the video, and its pixels."""
-    with closing(read_video(take.path, take.fps, "--video")) as frames:
-        for index, frame in zip(range(len(take.poses)), frames):
+    with closing(read_video(take.path, take.fps, "--video", len(take.poses))) as frames:
+        for index, frame in enumerate(frames):
             name = next((name for name, part in take.parts.items() if part.start <= index < part.stop), None)
             yield name, index, cut(frame, take.window, frame_size)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from cli.errors import UsageError
 from cli.files import atomic_write
-from media.csv_files import open_text, separator_of
+from media.csv_files import SEPARATORS, read_text
 
 JOINTS = ("nose", *[f"{side}_{name}" for name in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
                     for side in ("left", "right")])
@@ -67,9 +67,9 @@ def read_lines(path, flag):
     """
     lines = []
     try:
-        with open_text(path) as file:
-            text = file.read()
-        separator = separator_of(text)
+        text = read_text(path)
+        last_line = text.rstrip().rpartition("\n")[2]
+        separator = next((separator for separator in SEPARATORS if separator in last_line), ",")
         if separator != ",":
             text = text.replace(",", ".")
         cells_of_lines = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)

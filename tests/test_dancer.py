@@ -306,6 +306,14 @@ def test_a_hidden_folder_of_the_users_is_never_touched(tmp_path):
         shutil.rmtree(tmp_path / "data")
 
 
+@pytest.mark.parametrize("folder", [".", "/"])
+def test_neither_the_folder_that_one_is_in_nor_a_drive_is_replaced(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="--dancer .* give a folder within it"):
+        dancer.make_dancer(folder, **TINY, num_workers=1)
+    assert tmp_path.is_dir() and not list(tmp_path.iterdir())
+
+
 def test_a_folder_of_somebody_else_is_never_touched(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     for extra in ({}, {"dancer.json": json.dumps({"version": 1})}):

@@ -1,5 +1,6 @@
 """The dataset: items are what lies in the files, paired and in order, and clips stay in their sequences."""
 
+import errno
 import os
 import re
 import shutil
@@ -332,9 +333,10 @@ def test_sequence_lengths_that_do_not_sum_up_are_refused(tmp_path, text):
         open_set(tmp_path)
 
 
-def test_sequence_lengths_may_come_from_any_text_editor(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+def test_sequence_lengths_may_come_from_any_text_editor(encoding, tmp_path):
     write_split(tmp_path, "train", 9)
-    (tmp_path / "train/sequences.txt").write_bytes("\ufeff4\r\n5 \r\n\r\n".encode())
+    (tmp_path / "train/sequences.txt").write_bytes("\ufeff4\r\n5 \r\n\r\n".encode(encoding))
     assert open_set(tmp_path).sequence_lengths == [4, 5]
 
 
@@ -463,11 +465,65 @@ def test_a_cache_does_not_grow_with_every_change(of_user, tmp_path, monkeypatch)
     assert len([path for path in of_nine if path.exists()]) == 3  # those of the labels were read, not written
 
 
-def test_without_any_place_for_a_cache_the_set_is_read_all_the_same(tmp_path, monkeypatch):
+def test_without_any_place_for_a_cache_the_set_is_read_all_the_same(tmp_path, monkeypatch, capsys):
     frames, labels = write_split(tmp_path / "data", "train", 4)
     (tmp_path / "data/.decoded").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "data/.decoded"))
     assert_clip(open_set(tmp_path / "data")[0], frames, labels)
+    assert "can be written nowhere" in capsys.readouterr().out
+
+
+def failing_at_first(function, error, times=1):
+    """The function, which fails with an error in its first calls."""
+    calls = []
+
+    def call(*words, **more):
+        calls.append(words)
+        if len(calls) <= times:
+            raise error
+        return function(*words, **more)
+
+    return call
+
+
+@pytest.mark.parametrize("number, mapped_from", [(errno.EIO, decoded.MAPPED), (errno.ENODEV, 1)])
+def test_a_cache_whose_drive_is_away_for_a_moment_or_cannot_map_it_is_read(number, mapped_from, tmp_path, monkeypatch):
+    frames, labels = write_split(tmp_path, "train", 9)
+    open_set(tmp_path)
+    monkeypatch.setattr(decoded, "read_image", refuse_to_decode)
+    monkeypatch.setattr(decoded, "MAPPED", mapped_from)
+    monkeypatch.setattr("cli.files.WAITS", [0])
+    monkeypatch.setattr(decoded.np, "load", failing_at_first(np.load, OSError(number, "cannot")))
+    assert_clip(open_set(tmp_path, video_len=9)[0], frames, labels)
+
+
+def test_a_cache_that_another_process_has_written_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    """It may have it mapped, and on a network drive the old file would be gone under it."""
+    write_split(tmp_path, "train", 9)
+    decode, written = decoded.decode_images, {}
+
+    def decode_slowly(paths, *words):
+        if not written:
+            written["first"] = None
+            open_set(tmp_path)  # as another process would
+            written.update((path, path.stat().st_ino) for path in (tmp_path / ".decoded").glob("*.npy"))
+        return decode(paths, *words)
+
+    monkeypatch.setattr(decoded, "decode_images", decode_slowly)
+    open_set(tmp_path)
+    del written["first"]
+    assert len(written) == 2 and all(path.stat().st_ino == inode for path, inode in written.items())
+
+
+def test_a_transform_must_give_images_of_one_shape(tmp_path):
+    write_split(tmp_path, "train", 4)
+    widths = iter(range(4, 100))
+
+    def narrower(image):
+        return torch.zeros(3, 8, next(widths), dtype=torch.uint8)
+
+    with pytest.raises(ValueError, match="of one shape"):
+        Dataset_Dance(str(tmp_path), narrower, "train", 4, num_workers=1)
 
 
 @pytest.mark.parametrize("part", [0, 0.1, 0.9])

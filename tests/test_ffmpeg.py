@@ -48,6 +48,9 @@ def test_what_is_written_is_read_back(height, width, tmp_path):
     back = list(read_video(tmp_path / "a.mp4", 30, "--x"))
     assert len(back) == 8 and back[0].shape == (height + height % 2, width + width % 2, 3)
     assert all(np.abs(there[:height, :width].astype(int) - here).mean() < 6 for here, there in zip(frames, back))
+    assert len(list(read_video(tmp_path / "a.mp4", 30, "--x", count=5))) == 5
+    with pytest.raises(RunError, match="a.mp4 had 9 frames and now has 8"):  # as where a drive drops out
+        list(read_video(tmp_path / "a.mp4", 30, "--x", count=9))
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 

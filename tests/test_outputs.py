@@ -1,5 +1,6 @@
 """The files of a run: what is written can be read back, and means what it says."""
 
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from engine.saving.logs import (
     METRICS_COLUMNS, read_arguments, read_psnr_per_frame, rows_before, write_epoch_logs, write_psnr_per_frame)
 from engine.testing.course import read_truth, write_submission
 from media.gif import write_gif
-from media.pixel_csv import pixels_of_a_frame, read_pixels_csv, write_pixels_csv
+from media.pixel_csv import iterate_written_csv, pixels_of_a_frame, read_pixels_csv, write_pixels_csv
 from media.video import VideoFormat, write_comparison, write_video
 from Tester import open_truth
 
@@ -149,6 +150,23 @@ def test_a_large_csv_is_read_and_checked_a_line_at_a_time(tmp_path):
     row = 600_000  # bytes: the header and the cells of a row are Python objects
     assert peak(lambda: read_pixels_csv(tmp_path / "a.csv", "--gt")) < row + sum(video.numel() for video in videos)
     assert peak(lambda: write_submission(tmp_path / "a.csv", videos)) < row
+
+
+def test_a_submission_whose_drive_is_away_is_read_back_later_or_told(tmp_path, monkeypatch):
+    videos, read, away = [torch.zeros(2, 3, 4, 4, dtype=torch.uint8)], iterate_written_csv, []
+
+    def read_or_fail(*words):
+        if away:
+            raise away.pop()
+        return read(*words)
+
+    monkeypatch.setattr("engine.testing.course.iterate_written_csv", read_or_fail)
+    monkeypatch.setattr("cli.files.WAITS", [0, 0])
+    away += [OSError(errno.EIO, "away")] * 2
+    write_submission(tmp_path / "a.csv", videos)
+    away += [OSError(errno.EIO, "away")] * 9
+    with pytest.raises(RunError, match="a.csv was written, but cannot be read back"):
+        write_submission(tmp_path / "a.csv", videos)
 
 
 @pytest.mark.parametrize("wrong", [

@@ -77,6 +77,17 @@ def test_a_file_needs_no_header_and_may_have_several_people_in_any_order(tmp_pat
 
 
 @pytest.mark.parametrize("header", [True, False])
+def test_decimal_commas_in_every_cell_separate_nothing(header, tmp_path):
+    """As pandas writes an array of floats, the numbers of its frames with it."""
+    poses = walk(60) + np.array([0.25, 0.25, -0.25])
+    rows = [";".join(f"{value:.3f}".replace(".", ",") for value in (frame, *pose.flatten()))
+            for frame, pose in enumerate(poses)]
+    names = [";".join(f"column {number}" for number in range(52))] if header else []
+    (tmp_path / "a.csv").write_text("\n".join(names + rows))
+    assert np.allclose(read_poses(tmp_path / "a.csv", "--x", 60), poses, atol=0.006)
+
+
+@pytest.mark.parametrize("header", [True, False])
 @pytest.mark.parametrize("separator, decimal, encoding", [
     (";", ",", "utf-8-sig"), ("\t", ",", "utf-16"), (",", ".", "utf-16"), (";", ".", "utf-8")])
 def test_a_file_is_read_as_a_spreadsheet_or_a_shell_saves_it(separator, decimal, encoding, header, tmp_path):

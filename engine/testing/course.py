@@ -1,12 +1,14 @@
 """What belongs to the course alone: its submission file, its ground truth file and its score."""
 
+from functools import partial
 from itertools import zip_longest
 
 import numpy as np
 import torch
 
-from cli.errors import RunError, UsageError
-from media.pixel_csv import iterate_pixels_csv, read_pixels_csv, write_pixels_csv
+from cli.errors import RunError, UsageError, is_away
+from cli.files import patiently
+from media.pixel_csv import iterate_written_csv, read_pixels_csv, write_pixels_csv
 from modules.metrics import in_chunks, psnr
 
 SCORED_FRAMES = 600
@@ -62,13 +64,20 @@ def note_other_first_frames(path, truth, frames, names):
 def write_submission(path, predictions, check=True):
     """Write predicted sequences, uint8 [T, 3, H, W] each, as the course's submission; `check` reads it back."""
     write_pixels_csv(path, [video.numpy() for video in predictions])
-    if check and not _holds(path, predictions):
+    if not check:
+        return
+    try:
+        is_whole = patiently(partial(_holds, path, predictions), is_away)
+    except OSError as error:
+        raise RunError(f"{path} was written, but cannot be read back ({error.strerror or error}); look whether its "
+                       "drive is there") from None
+    if not is_whole:
         raise RunError(f"{path} does not hold what was written; is the disk full?")
 
 
 def _holds(path, predictions):
     """Tell whether a submission holds these sequences; only one of its rows is in memory at a time."""
-    rows = iterate_pixels_csv(path, "submission")
+    rows = iterate_written_csv(path, f"submission {path}")
     frames = (frame.flatten().numpy() for video in predictions for frame in video)
     for number, (row, frame) in enumerate(zip_longest(rows, frames)):
         if row is None or frame is None or row[1] != number or not np.array_equal(row[2], frame):

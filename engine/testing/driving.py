@@ -60,12 +60,12 @@ def drive_by_video(path, poses_file, root, frame_size, fps):
                          "give a video that does")
     print(f"{path}: {person.report}")
     first = int(np.flatnonzero(present(poses))[0])
-    labels = [resize_picture(draw_label(pose, size), frame_size) for pose in poses[first:]]
+    labels = torch.stack([resize_picture(draw_label(pose, size), frame_size) for pose in poses[first:]])
     window = choose_window(person.poses, person.size, frame_size)
-    with closing(read_video(path, person.fps, "--drive")) as frames:
-        video = [resize_picture(cut(frame, window, frame_size), frame_size)
-                 for number, frame in zip(range(len(poses)), frames) if number >= first]
-    return Drive(torch.stack(labels), torch.stack(video), person.fps)
+    with closing(read_video(path, person.fps, "--drive", len(poses))) as frames:
+        video = torch.stack([resize_picture(cut(frame, window, frame_size), frame_size)
+                             for number, frame in enumerate(frames) if number >= first])
+    return Drive(labels, video, person.fps)
 
 
 def training_poses(root):

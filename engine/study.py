@@ -191,10 +191,12 @@ def train_and_test(run, root, splits, truth, scripts):
     if that is of another truth than the file now there.
     """
     folder, best = run.folder, run.folder / "best.ckpt"
-    if run.result and (same_truth(run, splits, truth) or not best.is_file()):
-        if not same_truth(run, splits, truth):
+    if run.result:
+        if same_truth(run, splits, truth):
+            return run
+        if not best.is_file():
             print(f"note: the scores of {folder} are of another {truth}, and without its best.ckpt they stay so")
-        return run
+            return run
     try:
         if checkpoints_in(folder):
             scripts.run(folder, "Trainer", "--resume", "--DR", root, "--save_root", folder)

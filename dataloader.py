@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from cli.errors import RunError, Stopped, UsageError, first_few, is_away, is_out_of_reach
 from cli.files import own_entries, patiently, read_json_or_none
 from cli.signals import ending_signals, raise_stopped
-from media.csv_files import read_text
+from media.csv_files import whole_text
 from media.decoded import decode_cached, decode_with, read_images
 from media.gif import DEFAULT_FPS
 from media.images import IMAGE_SUFFIXES
@@ -282,7 +282,7 @@ def read_sequence_lengths(path, frames):
     if not _exists(path):
         return [frames]
     try:
-        lengths = [int(word) for word in patiently(lambda: read_text(path), is_away).split()]
+        lengths = [int(word) for word in patiently(lambda: whole_text(path), is_away).split()]
     except ValueError:  # not text, not a number, or thousands of digits
         lengths = [0]
     except OSError as error:

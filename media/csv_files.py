@@ -12,7 +12,7 @@ def open_text(path, errors="strict"):
     return open(path, encoding=encoding, errors=errors)
 
 
-def read_text(path):
+def whole_text(path):
     """Read a text file whole; see open_text."""
     with open_text(path) as file:
         return file.read()

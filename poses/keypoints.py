@@ -16,7 +16,7 @@ import numpy as np
 
 from cli.errors import UsageError
 from cli.files import atomic_write
-from media.csv_files import SEPARATORS, read_text
+from media.csv_files import SEPARATORS, whole_text
 
 JOINTS = ("nose", *[f"{side}_{name}" for name in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
                     for side in ("left", "right")])
@@ -67,7 +67,7 @@ def read_lines(path, flag):
     """
     lines = []
     try:
-        text = read_text(path)
+        text = whole_text(path)
         last_line = text.rstrip().rpartition("\n")[2]
         separator = next((separator for separator in SEPARATORS if separator in last_line), ",")
         if separator != ",":

@@ -198,9 +198,7 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
     written; an error of what fills it stays what it is. Raises RunError, and leaves the complete folder beside it,
     if `folder` can no longer be replaced, or holds by now what must stay.
     """
-    folder = Path(folder).resolve()
-    if not folder.name or folder == Path.cwd():
-        raise UsageError(f"{flag} {folder} is a drive, or the folder that you are in; give a folder within it")
+    folder = _resolved(flag, folder)
     process = f"{socket.gethostname()}.{os.getpid()}"
     unfinished, replaced, complete = (folder.with_name(f".{folder.name}.{process}.{end}")
                                       for end in ("tmp", "old", "new"))
@@ -231,6 +229,14 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
             _rename(replaced, folder)
         if not kept:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _resolved(flag, folder):
+    """The full path of a folder; raises UsageError if it cannot be replaced, as a drive or the folder one is in."""
+    folder = Path(folder).resolve()
+    if not folder.name or folder == Path.cwd():
+        raise UsageError(f"{flag} {folder} is a drive, or the folder that you are in; give a folder within it")
+    return folder
 
 
 def _make_unfinished(unfinished, folder, replaced):

@@ -205,8 +205,7 @@ def train_and_test(run, root, splits, truth, scripts):
         else:
             scripts.run(folder, "Trainer", *run.words, "--save_root", folder)
         for split in splits:
-            is_scored = split == "test" and truth_fits(truth, folder)
-            words = ["--gt", truth] if is_scored else []
+            words = ["--gt", truth] if split == "test" and truth_fits(truth, folder) else []
             scripts.run(folder, "Tester", *run.words, "--ckpt_path", best, "--save_root", folder / split,
                         "--split", split, "--no-make_gif", *words)
     except RunError as error:
@@ -217,7 +216,7 @@ def train_and_test(run, root, splits, truth, scripts):
         "parameters": read_json(folder / "args.json")["parameters"],
         "seconds": read_metrics(folder)["seconds"][-1],
         "scores": {split: read_json(path) for split, path in scores.items() if path.is_file()},
-        "truth": sha256(truth) if "test" in splits and truth_fits(truth, folder) else None,
+        "truth": scored_truth(folder, splits, truth),
     })
     return run
 
@@ -227,9 +226,13 @@ def same_truth(run, splits, truth):
 
     A result of an older version does not say which truth its test was scored against: it counts as this one.
     """
-    if "test" not in splits or not truth_fits(truth, run.folder):
-        return True
-    return "test" in run.result["scores"] and run.result.get("truth") in (None, sha256(truth))
+    wanted = scored_truth(run.folder, splits, truth)
+    return wanted is None or "test" in run.result["scores"] and run.result.get("truth") in (None, wanted)
+
+
+def scored_truth(folder, splits, truth):
+    """The SHA-256 of the ground truth that the test of the run in a folder is scored against; None if it is not."""
+    return sha256(truth) if "test" in splits and truth_fits(truth, folder) else None
 
 
 @cache

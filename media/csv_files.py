@@ -2,7 +2,7 @@
 
 from cli.files import encoding_of
 
-SEPARATORS = ";\t,"  # spreadsheets of some countries write semicolons; the comma last, it may be decimal
+SEPARATORS = ";\t,"  # spreadsheets of some countries write semicolons
 
 
 def open_text(path, errors="strict"):
@@ -18,6 +18,6 @@ def whole_text(path):
         return file.read()
 
 
-def separator_of(text):
-    """Return the most frequent separator in some lines; of two as frequent not the comma, which is then decimal."""
-    return max(SEPARATORS, key=text.count)
+def separator_of(line):
+    """Return the separator in a line: a semicolon or a tab if it has one, for then a comma is decimal."""
+    return next((separator for separator in SEPARATORS if separator in line), ",")

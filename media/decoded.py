@@ -73,13 +73,13 @@ def _stack(images, count):
     """Stack images as they come: a list of them would take as much memory again. None if their shapes differ."""
     pixels, are_alike = None, True
     for number, image in enumerate(images):
-        if image is not None:
-            if pixels is None:
-                pixels = torch.empty(count, *image.shape, dtype=image.dtype)
-            if image.shape == pixels.shape[1:]:
-                pixels[number] = image
-            else:
-                are_alike = False
+        if image is None:
+            continue
+        if pixels is None:
+            pixels = torch.empty(count, *image.shape, dtype=image.dtype)
+        are_alike = are_alike and image.shape == pixels.shape[1:]
+        if are_alike:
+            pixels[number] = image
     return pixels if are_alike else None
 
 

@@ -69,7 +69,7 @@ def iterate_pixels_csv(path, flag):
 
 
 def iterate_written_csv(path, name):
-    """The same of a file that this program has just written; an OSError stays what it is."""
+    """Yield what iterate_pixels_csv does, of a file just written, by this `name`; an OSError stays what it is."""
     rows = count_rows(path)
     with open_text(path) as file:
         yield from _parse_rows(file, rows, name)

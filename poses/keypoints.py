@@ -16,7 +16,7 @@ import numpy as np
 
 from cli.errors import UsageError
 from cli.files import atomic_write
-from media.csv_files import SEPARATORS, whole_text
+from media.csv_files import separator_of, whole_text
 
 JOINTS = ("nose", *[f"{side}_{name}" for name in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
                     for side in ("left", "right")])
@@ -68,8 +68,7 @@ def read_lines(path, flag):
     lines = []
     try:
         text = whole_text(path)
-        last_line = text.rstrip().rpartition("\n")[2]
-        separator = next((separator for separator in SEPARATORS if separator in last_line), ",")
+        separator = separator_of(text.rstrip().rpartition("\n")[2])  # the first line may be a header
         if separator != ",":
             text = text.replace(",", ".")
         cells_of_lines = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)

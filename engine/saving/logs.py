@@ -20,8 +20,11 @@ TIMES_COLUMNS = ("epoch", "seconds", "validation_seconds")  # older runs lack th
 SAMPLES_COLUMNS = ("frame", "psnr_mean", "psnr_low", "psnr_high", "psnr_best")  # those that are drawn
 TEST_FILES = ("split.json", "submission.csv", "scores.json", "psnr_per_frame.csv", "samples_per_frame.csv", "first.npz",
               "samples.npz")
-TEST_FIGURES = ("page.html", *(f"{name}.{suffix}" for name in ("psnr_per_frame", "samples")  # of Plotting.py
-                               for suffix in ("png", "pdf", "svg")))
+
+
+def figure_files(names):
+    """The names of all files into which Plotting.py may draw the figures of these names."""
+    return [f"{name}.{suffix}" for name in names for suffix in ("png", "pdf", "svg")]
 
 
 def checkpoints_in(folder):
@@ -170,7 +173,7 @@ def clear_test(folder, keep=()):
 
     keep: names of files that stay, too.
     """
-    for name in (*TEST_FILES, *TEST_FIGURES):
+    for name in (*TEST_FILES, "page.html", *figure_files(["psnr_per_frame", "samples"])):
         if name not in keep:
             remove_file(folder / name)
 

@@ -20,7 +20,7 @@ from ..devices import machine_name
 from ..processes import broadcast, rank, world_size
 from .best_rollout import BEST_ROLLOUT
 from .event_files import EVENT_FILES
-from .logs import CHECKPOINTS, checkpoints_in, clear_test, files_of, holds_run, read_record
+from .logs import CHECKPOINTS, checkpoints_in, clear_test, figure_files, files_of, holds_run, read_record
 from .resume import check_newest
 
 # What Trainer.py, Study.py and Plotting.py write into the folder of a run, and nothing of the user's
@@ -28,8 +28,7 @@ FIGURE_FILES = ("loss", "teacher_forcing_ratio", "beta", "learning_rate", "valid
                 "psnr_per_frame", "z", "rate_distortion")
 WRITTEN_IN_A_RUN = (*CHECKPOINTS, "best.gif", "best.mp4", "best.npz", "epoch=*.gif", "epoch=*.mp4", "metrics.csv",
                     "times.csv", "psnr_per_frame.csv", "args.json", BEST_ROLLOUT)  # by whoever holds the folder's lock
-LEFT_BY_A_RUN = (*WRITTEN_IN_A_RUN, "result.json", "failed.txt", "page.html",
-                 *(f"{name}.{suffix}" for name in FIGURE_FILES for suffix in ("png", "pdf", "svg")))
+LEFT_BY_A_RUN = (*WRITTEN_IN_A_RUN, "result.json", "failed.txt", "page.html", *figure_files(FIGURE_FILES))
 
 
 @contextmanager
@@ -111,9 +110,10 @@ def clear_run(folder):
 
 
 def check_room(folder, parameters, copies, replaced):
-    """Raise UsageError if the disk lacks room for checkpoints that hold so many copies of the parameters.
+    """Raise UsageError if the disk lacks room for the checkpoints of a run.
 
-    replaced: the files that they overwrite, whose room counts as free; one may be missing.
+    copies: how many tensors of the size of all parameters they hold, together. replaced: the files that they overwrite,
+    whose room counts as free; one may be missing.
     """
     wanted = copies * sum(weights.numel() * weights.element_size() for weights in parameters)
     free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in replaced if path.is_file())

@@ -70,7 +70,7 @@ def add_video_flags(parser):
 
 def check(root):
     """Print what the dataset in `root` holds, or raise UsageError with everything wrong with it."""
-    from dataloader import describe_dataset  # loads torch, which drawing processes have no use for
+    from dataset_folder.check import describe_dataset  # loads torch, which drawing processes have no use for
 
     problems, facts = describe_dataset(root)
     if problems:

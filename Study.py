@@ -7,14 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from cli.errors import RunError, UsageError
-from cli.files import locked
 from cli.flags import network_settings, schedule_settings, trainer_parser
+from cli.folders import locked
 from cli.parser import Parser, path_name, positive_float, positive_int, seed_number, split_words, typed_command
 from cli.script import run_script
 from cli.tables import text_table
 
 import numpy as np  # after cli, which tells what packages are missing
 
+from dataset_folder.choice import dataset_or_dancer
 from engine.saving.logs import read_arguments
 from engine.study import Recipe, Scripts, calibrate, share_cores, train_and_test, truth_fits
 from figures.study import cells, draw_curves, draw_sheet, first_of_each_recipe, table_rows, write_tables
@@ -27,8 +28,6 @@ MAX_NAME = 255  # bytes that file systems take for the name of a folder
 def main():
     args = study_parser().parse_args()
     recipes = read_recipes(args.recipes, Path(args.out))
-    from dataloader import dataset_or_dancer  # after the mistakes: torch takes seconds to load
-
     root = dataset_or_dancer(args.DR)
     truth = root / "test" / "gt.csv"
     splits = tested_splits(root, truth)
@@ -63,7 +62,7 @@ def tested_splits(root, truth):
 
     Raises UsageError if they could not be tested at their end: sequences or ground truth are not as Tester.py wants.
     """
-    from dataloader import list_test_sequences
+    from dataset_folder.listing import list_test_sequences  # loads torch, for which --help need not wait
 
     if not any(path.name.isdecimal() for path in (root / "test" / "test_label").glob("*")):
         print(f"note: {root} has no test sequences; the runs are scored on validation alone")
@@ -184,7 +183,7 @@ def draw_frames(out, runs, root, truth):
     runs = [run for run in runs if submission(run).is_file() and read_arguments(run.folder)]
     if not runs:
         return
-    from dataloader import list_test_sequences
+    from dataset_folder.listing import list_test_sequences
     from media.images import read_image
 
     labels = list_test_sequences(root)[2][0]

@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.files import locked, usable, write_json
+from cli.files import usable, write_json
 from cli.flags import tester_parser
+from cli.folders import locked
 from cli.script import run_script
 from cli.signals import end_quietly_at_ctrl_c
 
@@ -18,7 +19,9 @@ if __name__ == "__main__":
 
 import torch
 
-from dataloader import Dataset_Dance, dataset_or_dancer, noted_fps, shorter_sequences
+from dataloader import Dataset_Dance
+from dataset_folder.choice import dataset_or_dancer, noted_fps
+from dataset_folder.listing import shorter_sequences
 from engine.devices import choose_device, choose_precision, report_full_memory, tune_cpu
 from engine.evaluation import generate_sequences, score_all, score_table
 from engine.saving.checkpoint import build_model

@@ -16,7 +16,8 @@ if __name__ == "__main__":
 
 import torch
 
-from dataloader import Dataset_Dance, dataset_or_dancer, noted_fps
+from dataloader import Dataset_Dance
+from dataset_folder.choice import dataset_or_dancer, noted_fps
 from engine.batches import EpochBatches, place_on
 from engine.devices import choose_device, choose_precision, report_full_memory, tune_cpu
 from engine.evaluation import generate_sequences, measure_z, score_all, score_table, validate, validation_metrics

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cli.errors import UsageError
-from cli.files import whole_folder, write_json, write_text
+from cli.files import write_json, write_text
+from cli.folders import whole_folder
 from cli.progress import Progress
 from media.ffmpeg import length_and_rate, load_ffmpeg, read_video
 from media.gif import write_gif

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cli.files import read_json_or_none, whole_folder, write_json, write_text
+from cli.files import read_json_or_none, write_json, write_text
+from cli.folders import whole_folder
 from media.pixel_csv import PUBLIC_SEQUENCES, write_pixels_csv
 from media.png import as_read, write_png
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from cli.errors import RunError, UsageError
-from cli.files import whole_folder
+from cli.folders import whole_folder
 from conftest import PATIENCE, ROOT, call_script, posix_only, started, wait_until
 from media.images import read_image, resize_image
 from stage_dancer import choreography, workers
@@ -424,7 +424,7 @@ def test_ctrl_c_while_the_drawing_processes_start_is_told_once(seconds, tmp_path
     ("SIGINT", lambda process: os.killpg(process.pid, signal.SIGINT)),  # as a terminal does
     ("SIGTERM", lambda process: process.terminate())], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_to_a_script_that_lets_the_dancer_be_made_leaves_nothing_unfinished(name, send, tmp_path):
-    code = "import cli.script, dataloader; cli.script.run_script(lambda: dataloader.dataset_or_dancer(None))"
+    code = "import cli.script, dataset_folder.choice as it; cli.script.run_script(lambda: it.dataset_or_dancer(None))"
     (tmp_path / "script.py").write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}")
     process, said = signal_while_drawing(["script.py"], tmp_path, send)
     assert process.returncode == 128 + getattr(signal, name) and "script.py: " in said and "Traceback" not in said

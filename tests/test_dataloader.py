@@ -17,7 +17,8 @@ from PIL import Image
 
 from cli.errors import UsageError
 from conftest import join_png, link
-from dataloader import Dataset_Dance, describe_dataset
+from dataloader import Dataset_Dance
+from dataset_folder.check import describe_dataset
 from engine.batches import epoch_starts
 from engine.testing.perceptual import import_transforms
 from media import decoded

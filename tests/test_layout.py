@@ -11,8 +11,8 @@ from cli import flags
 from conftest import NEEDED_ON_WINDOWS, ROOT
 
 SCRIPTS = ["Trainer", "Tester", "Plotting", "Preparer", "Study"]
-LAYERS = [["cli", "modules"], ["media"], ["poses"], ["stage_dancer"], ["dataloader"], ["engine"], ["figures"],
-          SCRIPTS]  # upward
+LAYERS = [["cli", "modules"], ["media"], ["poses"], ["stage_dancer"], ["dataset_folder"], ["dataloader"], ["engine"],
+          ["figures"], SCRIPTS]  # upward
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from cli.errors import RunError, UsageError
 from cli.files import atomic_write, write_json, write_text
 from conftest import TINY_TRAINING, flags, read_csv
-from dataloader import noted_fps
+from dataset_folder.choice import noted_fps
 from engine.saving.logs import (
     METRICS_COLUMNS, read_arguments, read_psnr_per_frame, rows_before, write_epoch_logs, write_psnr_per_frame)
 from engine.testing.course import read_truth, write_submission

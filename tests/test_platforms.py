@@ -22,16 +22,19 @@ from PIL import Image
 from test_layout import product
 
 import cli.files
+import cli.folders
 import cli.progress
 import faults
 from cli.errors import RunError, UsageError
-from cli.files import atomic_write, locked, usable, why_no_locks, write_bytes
+from cli.files import atomic_write, usable, write_bytes
 from cli.flags import trainer_parser
+from cli.folders import locked, why_no_locks
 from cli.parser import as_typed, interpreter, script_command, typed_command, words_of, words_of_line
 from cli.progress import Progress
 from cli.signals import StopSignals
 from conftest import PATIENCE, ROOT, call_script, flags, posix_only, read_csv, signals_restored, started, wait_until
-from dataloader import Dataset_Dance, describe_dataset
+from dataloader import Dataset_Dance
+from dataset_folder.check import describe_dataset
 from engine.saving import run_folder
 from engine.saving.checkpoint import load_checkpoint
 from engine.saving.logs import clear_test
@@ -214,8 +217,8 @@ def test_drive_that_refuses_a_lock_only_when_it_is_asked_for_is_one_without_lock
     def acquire(*_, **__):
         raise OSError(errno.EINVAL, "Incorrect function")
 
-    monkeypatch.setattr(cli.files, "why_no_locks", lambda path: None)
-    monkeypatch.setattr(cli.files.FileLock, "acquire", acquire)
+    monkeypatch.setattr(cli.folders, "why_no_locks", lambda path: None)
+    monkeypatch.setattr(cli.folders.FileLock, "acquire", acquire)
     with locked("--save_root", tmp_path / "run") as folder:
         assert folder.is_dir() and not (folder / ".lock_holder").exists()
     assert "on a drive without locks (Incorrect function)" in capsys.readouterr().out

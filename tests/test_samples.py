@@ -13,7 +13,7 @@ import torch
 import Plotting
 import Tester
 from cli.errors import UsageError
-from cli.files import locked
+from cli.folders import locked
 from conftest import call_script, flags, read_csv
 from engine.saving import start
 from engine.saving.logs import read_videos

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from cli.errors import RunError
-from cli.files import locked
 from cli.flags import trainer_parser
+from cli.folders import locked
 from conftest import (
     PATIENCE, ROOT, TINY_NETWORK, call_script, flags, link, posix_only, read_csv, signals_restored, started, wait_until)
 from engine import study as engine_study

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from cli.errors import UsageError
-from cli.files import locked, remove_file, remove_leftovers, usable, write_json
+from cli.files import remove_file, remove_leftovers, usable, write_json
 from cli.flags import SPLITS
+from cli.folders import locked
 from cli.parser import typed_command
 
 from ..devices import machine_name

@@ -9,7 +9,8 @@ import torch
 from torch.nn.functional import avg_pool2d, normalize
 
 from cli.errors import UsageError
-from dataloader import list_frames_and_labels, list_images, noted_fps
+from dataset_folder.choice import noted_fps
+from dataset_folder.listing import list_frames_and_labels, list_images
 from media.decoded import decode_images
 from media.ffmpeg import read_video
 from media.images import read_image, resize_image, resize_picture

@@ -4,6 +4,7 @@ A step of a small network is many hundred kernels of a few microseconds each, le
 See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
+import gc
 from collections import Counter
 from contextlib import contextmanager
 
@@ -53,6 +54,7 @@ class GraphedGradient:
             weight.grad = None
         self.recordings.clear()
         self.memory = torch.cuda.graph_pool_handle()
+        gc.collect()  # the errors of a failed recording and of its end hold one another, and what was recorded
         torch.cuda.empty_cache()
 
     def _call_plainly(self, kind, tensors, noise, constants):

@@ -1,7 +1,9 @@
 """Every fast or frugal path gives what the plain one gives: forced frames as one batch, recomputation, recordings."""
 
 import copy
+import gc
 import math
+import weakref
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -550,7 +552,7 @@ def recordings_that_fail(error, closing_fails):
 
     class FailingNoise(PlacedNoise):
         def normal(self, *shape):
-            raise error
+            raise type(error)(*error.args)  # a new one, for its traceback
 
     with pretend("cuda"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "graph", graph)
@@ -571,6 +573,27 @@ def test_a_recording_that_the_memory_is_too_small_for_changes_no_step(closing_fa
         ours = trained("free", device=device, steps=PLAIN_CALLS + 6, recorded=False)
         plain = trained("free", device=device, steps=PLAIN_CALLS + 6, recorded=False, cuda_graphs=False)
     assert_same_training(ours, plain)
+
+
+@pytest.mark.parametrize("closing_fails", [False, True])
+def test_memory_of_a_recording_that_failed_is_given_back_before_the_call_is_made_again(closing_fails, monkeypatch):
+    """The traceback of its error would hold it, and the activations, until Python looks for circles."""
+    begun, alive = [], []
+
+    class Recording(cuda_graphs.Recording):
+        def __init__(self, *arguments):
+            begun.append(weakref.ref(self))
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(cuda_graphs, "Recording", Recording)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(sum(it() is not None for it in begun)))
+    with recordings_that_fail(torch.OutOfMemoryError("CUDA out of memory"), closing_fails) as device:
+        gc.disable()
+        try:
+            trained("free", device=device, steps=PLAIN_CALLS + 6, recorded=False)
+        finally:
+            gc.enable()
+    assert begun and alive == [0] * len(begun)
 
 
 @pytest.mark.parametrize("fault", [

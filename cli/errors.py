@@ -11,6 +11,8 @@ MOMENTARY_ON_WINDOWS = {59, 64, 121, 362, 426, 1231}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, or the user's share of it
 LISTED = 10  # texts in a message
+# cuDNN, of a convolution: memory is too full for all its ways to compute it, or it has none
+NO_ENGINE = "unable to find an engine"
 DIVERGED = "the training has diverged"  # part of the message of an error that a second try would repeat
 
 
@@ -27,7 +29,7 @@ def is_out_of_reach(error):
 def is_full_memory(error):
     """Whether an error says that memory is full: on CUDA, on MPS or on a CPU, which raise different ones."""
     words = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "ALLOC_FAILED", "ALLOCATION_FAILED",
-             "Invalid buffer size")
+             "Invalid buffer size", NO_ENGINE)
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 

@@ -1,7 +1,7 @@
 """The batches of an epoch: which clips, in which order, with which teacher forcing and noise.
 
 Everything random is a pure function of the seed, the epoch, the batch and the clip, so that a resumed run draws what
-an uninterrupted one draws.
+an uninterrupted one draws; on another model of GPU it draws other noise.
 """
 
 import math

@@ -4,7 +4,6 @@ A step of a small network is many hundred kernels of a few microseconds each, le
 See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
-import gc
 from collections import Counter
 from contextlib import contextmanager
 
@@ -21,7 +20,8 @@ class GraphedGradient:
 
     add_gradient(*tensors, noise, **constants) sets the gradients of the weights, which have none yet, and returns
     tensors. It reads nothing back from the GPU. Calls are of one kind if the shapes and types of their tensors and the
-    constants are equal; each kind has a recording of its own.
+    constants are equal; each kind has a recording of its own. A call that memory was too small for is made again
+    without recordings, and draws other noise.
     """
 
     def __init__(self, add_gradient, weights):
@@ -54,7 +54,6 @@ class GraphedGradient:
             weight.grad = None
         self.recordings.clear()
         self.memory = torch.cuda.graph_pool_handle()
-        gc.collect()  # the errors of a failed recording and of its end hold one another, and what was recorded
         torch.cuda.empty_cache()
 
     def _call_plainly(self, kind, tensors, noise, constants):
@@ -98,19 +97,19 @@ class Recording:
 
 @contextmanager
 def recording(graph, memory):
-    """Record what is started within, and compute none of it. Raises RunError, or the error of a full memory."""
+    """Record what is started within, and compute none of it. Raises the error of a full memory, else RunError."""
     failed = None
-    try:
-        with torch.cuda.graph(graph, pool=memory):
+    try:  # torch.cuda.graph leaves its own stream the current one if its end fails
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, pool=memory):
             try:
                 yield
             except RuntimeError as error:
                 failed = error
                 raise
     except RuntimeError as error:
-        failed = failed or error  # closing a recording that failed may fail as well
-        if is_full_memory(failed):
-            raise failed from None
+        if failed in (None, error) and is_full_memory(error):
+            raise
+        failed = failed or error  # where the end fails as well, torch gives back no memory, and training cannot go on
         raise RunError(f"an optimizer step cannot be recorded ({one_line(failed)}); what was saved is intact: "
                        "continue with --resume and --no-cuda_graphs, or train anew with it") from error
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cli.errors import RunError, UsageError, is_full_memory, one_line
+from cli.errors import NO_ENGINE, RunError, UsageError, is_full_memory, one_line
 
 from .processes import is_under_torchrun
 
@@ -63,22 +63,36 @@ def cuda_problem(gpu):
         if gpu >= torch.cuda.device_count():
             flag = "--nproc_per_node: a process of" if is_under_torchrun() else "--gpu"
             raise UsageError(f"{flag} {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-        try:
-            try_kernels(torch.device("cuda", gpu))
-        except RuntimeError as error:
-            if is_full_memory(error) or "busy or unavailable" in str(error):
-                raise RunError(f"{torch.cuda.get_device_name(gpu)} is taken by other programs ({one_line(error)})"
-                               "; wait for them, or give another --gpu or --device cpu") from None
-            return (f"{torch.cuda.get_device_name(gpu)} cannot be used with torch {torch.__version__} "
-                    f"({one_line(error)})")
+        reason = why_no_kernels(torch.device("cuda", gpu), torch.float32)
+    return reason and f"{torch.cuda.get_device_name(gpu)} cannot be used with torch {torch.__version__} ({reason})"
+
+
+def why_no_kernels(device, dtype):
+    """Say in a few words why a CUDA device cannot compute the networks in a dtype; None if it can.
+
+    Raises RunError if other programs have taken it.
+    """
+    try:
+        try_kernels(device, dtype)
+    except RuntimeError as error:
+        if is_full_memory(error) and NO_ENGINE not in str(error) or "busy or unavailable" in str(error):
+            raise RunError(f"{torch.cuda.get_device_name(device)} is taken by other programs ({one_line(error)})"
+                           "; wait for them, or give another --gpu or --device cpu") from None
+        return one_line(error)
     return None
 
 
-def try_kernels(device):
-    """Compute a sum and a convolution with its gradient: a GPU may be too old for those of torch, or of cuDNN."""
-    weight = torch.ones(1, 1, 3, 3, device=device, requires_grad=True)
-    functional.conv2d(torch.ones(1, 1, 8, 8, device=device), weight).sum().backward()
-    weight.grad.sum().item()
+def try_kernels(device, dtype):
+    """Compute convolutions in a dtype with their gradients: a GPU may be too old for those of torch, or of cuDNN.
+
+    One is depthwise, as in the template network: where they are channels-last, a T4 has none in bfloat16.
+    """
+    layout = {"device": device, "dtype": dtype, "memory_format": memory_format(device, dtype)}
+    images = torch.empty(1, 3, 8, 8, **layout).fill_(1)
+    for groups in (1, 3):
+        weight = torch.empty(3, 3 // groups, 3, 3, **layout).fill_(1).requires_grad_()
+        functional.conv2d(images, weight, groups=groups).sum().backward()
+        weight.grad.sum().item()
 
 
 def choose_precision(amp, device):
@@ -102,7 +116,18 @@ def choose_precision(amp, device):
         fast = torch.bfloat16
     if amp == "bf16" and fast != torch.bfloat16:
         print(f"note: --amp bf16 saves memory on this {device.type}, but may take more time")
-    return {"auto": fast, "off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    dtype = {"auto": fast, "off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    if device.type == "cuda" and dtype != torch.float32 and (reason := why_no_kernels(device, dtype)):
+        problem = f"{torch.cuda.get_device_name(device)} cannot compute the networks in {shown(dtype)} ({reason})"
+        if amp != "auto":
+            raise UsageError(f"--amp {amp}: {problem}; give --amp auto")
+        print(f"note: {problem}; computing in float32")
+        return torch.float32
+    return dtype
+
+
+def shown(dtype):
+    return str(dtype).removeprefix("torch.")
 
 
 def has_bfloat16_matrices():

@@ -29,7 +29,8 @@ WAYS = {
                 "--random_shift"],
     "frame": flags(tfr=0.5, tfr_per="frame", posterior="current", optim="AdamW"),
     "bptt": flags(bptt=2, clamp_feedback=True, tfr=0),
-    "accumulate": flags(accumulate=2, batch_size=2, checkpoint_frames=True),
+    "accumulate": flags(accumulate=2, bptt=1),  # the last batch, of one clip, has one part
+    "checkpoint_frames": flags(checkpoint_frames=True),
     "data_device": flags(data_device="cpu"),
 }
 
@@ -45,13 +46,13 @@ def pixels_of(folder):
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 @pytest.mark.parametrize("way", WAYS)
 def test_scripts_run_on_a_device(kind, way, dancer, tmp_path, monkeypatch, capsys):
-    """Train, validate, save and resume; on CUDA steps are recorded, unless their parts add up."""
+    """Train, validate, save and resume; on CUDA steps are recorded, unless parts add up or are computed again."""
     monkeypatch.setattr("engine.cuda_graphs.PLAIN_CALLS", 1)
     with pretend(kind, free=1 if way == "data_device" else 8 * GIB) as accelerator:
         call_script(tmp_path, "Trainer", "--DR", dancer, *TRAINING, *WAYS[way], *flags(device=kind, amp="off"))
         call_script(tmp_path, "Trainer", "--resume", *flags(save_root="run", num_epoch=2))
         assert accelerator.operations > 1000
-        assert bool(accelerator.replays) == (kind == "cuda" and way != "accumulate")
+        assert bool(accelerator.replays) == (kind == "cuda" and way not in ("accumulate", "checkpoint_frames"))
     assert "more than a quarter" not in capsys.readouterr().out  # --data_device cpu asks for none of it
     rows = metrics_of(tmp_path / "run")
     assert len(rows) == 2 and all(math.isfinite(row["loss"]) and math.isfinite(row["val_psnr"]) for row in rows)
@@ -201,6 +202,7 @@ FULL = {"cuda": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to all
         "cpu": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
         "mps": lambda: RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
         "metal": lambda: RuntimeError("Invalid buffer size: 24.00 GiB"),
+        "engine": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
         "cudnn": lambda: RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
         "python": MemoryError}
 
@@ -247,12 +249,41 @@ def no_kernel(*_, **__):
     raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
 
 
-def test_a_gpu_without_kernels_is_named_and_auto_does_without_it(monkeypatch, capsys):
+def no_engine(*_, **__):
+    raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+
+@pytest.mark.parametrize("amp, capability, dtype", [("bf16", (7, 5), "bfloat16"), ("fp16", (7, 5), "float16"),
+                                                    ("auto", (7, 5), "float16"), ("auto", (8, 0), "bfloat16")])
+def test_a_precision_that_a_gpu_has_no_depthwise_kernels_for_is_told(amp, capability, dtype, monkeypatch, capsys):
+    """As bfloat16 on a T4: the template network's depthwise convolutions, channels-last, are cuDNN's alone."""
+    conv2d = torch.nn.functional.conv2d
+
+    def depthwise_missing(images, weight, *more, groups=1, **others):
+        if groups > 1 and weight.dtype != torch.float32:
+            assert weight.is_contiguous(memory_format=torch.channels_last)
+            no_engine()
+        return conv2d(images, weight, *more, groups=groups, **others)
+
+    with pretend("cuda", capability=capability):
+        monkeypatch.setattr("torch.nn.functional.conv2d", depthwise_missing)
+        device = choose_device("cuda")
+        if amp == "auto":
+            assert choose_precision(amp, device) == torch.float32
+            assert f"cannot compute the networks in {dtype} (GET was unable to" in capsys.readouterr().out
+        else:
+            with pytest.raises(devices.UsageError, match=f"--amp {amp}: .* in {dtype} .* give --amp auto"):
+                choose_precision(amp, device)
+        assert choose_precision("off", device) == torch.float32
+
+
+@pytest.mark.parametrize("no_kernel", [no_kernel, no_engine])
+def test_a_gpu_without_kernels_is_named_and_auto_does_without_it(no_kernel, monkeypatch, capsys):
     with pretend("cuda", capability=(6, 0)):
         monkeypatch.setattr("torch.nn.functional.conv2d", no_kernel)
         assert choose_device("auto").type == "cpu"
         assert "Pretended GPU cannot be used" in capsys.readouterr().out
-        with pytest.raises(devices.UsageError, match="no kernel image is available for execution on the device"):
+        with pytest.raises(devices.UsageError, match="no kernel image is available for execution on the device|unable to"):
             choose_device("cuda")
 
 
@@ -332,7 +363,7 @@ def test_a_gpu_that_is_not_there_is_named():
 def test_each_process_of_torchrun_computes_on_the_gpu_of_its_local_rank(monkeypatch):
     chosen = []
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    monkeypatch.setattr("engine.devices.try_kernels", lambda device: None)
+    monkeypatch.setattr("engine.devices.try_kernels", lambda device, dtype: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)

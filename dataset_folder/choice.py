@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR
@@ -19,6 +20,8 @@ from stage_dancer.dataset import MARKER as DANCER_MARKER
 from stage_dancer.dataset import chosen_setting, is_dancer
 
 from .entries import is_folder, is_ours
+
+LOOKED_INTO = 100  # folders, the upper ones first, for a dataset that may be meant
 
 
 def dataset_or_dancer(root):
@@ -72,13 +75,22 @@ def existing_root(root, flag="--DR"):
     if not is_folder(root):
         raise UsageError(f"{flag} {root} is not a folder; give the folder that holds train, val and test")
     if not holds_a_split(root) and not any(is_folder(root / mode) for mode in ("train", "val", "test")):
-        within = _folders(root)
-        near = [*root.resolve().parents[:3], *within, *(below for folder in within for below in _folders(folder))]
-        meant = [folder for folder in near if holds_a_split(folder)]
+        meant = [folder for folder in root.resolve().parents[:3] if holds_a_split(folder)] + _datasets_within(root)
         remedy = (f"give {flag} {' or '.join(map(str, meant))}" if meant
                   else "lay the dataset out as the README shows (Your own data)")
         raise UsageError(f"{flag} {root} holds neither train nor val nor test; {remedy}")
     return root
+
+
+def _datasets_within(root):
+    """The datasets in a folder, however deep, as an archive or a hub lays them; it looks into LOOKED_INTO folders."""
+    found, queue = [], deque([root])
+    for _ in range(LOOKED_INTO):
+        if not queue:
+            break
+        for folder in _folders(queue.popleft()):
+            (found if holds_a_split(folder) else queue).append(folder)
+    return found
 
 
 def _folders(folder):

@@ -42,7 +42,7 @@ class ClipTrainer:
                               "images_at_once": IMAGES_AT_ONCE.get("cpu" if checkpoint_frames else device.type, 10**9)}
         self.parallel_model = data_parallel(model, device)
         optimizer = AMSGRAD if optim == "AMSGrad" else getattr(torch.optim, optim)
-        self.optimizer = optimizer(model.parameters(), lr, fused=device.type != "mps")
+        self.optimizer = optimizer(model.parameters(), lr, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16, init_scale=FP16_SCALE)
         self.clipper = GradientClipper(model, device)
         share = 1 / world_size()  # of a process: all of them skip the same steps

@@ -41,7 +41,7 @@ def z_usage(model, frames, labels, seed, clamp=False):
         "kl": kl_divergence(mu, logvar).item() / truth.shape[1],
         "active_units": (mu.flatten(0, 1).var(dim=0, correction=0) > ACTIVE).sum().item(),
         "psnr_posterior": mean_psnr(_video(posterior)), "psnr_prior": mean_psnr(*prior), "psnr_zero": mean_psnr(zero),
-        "spread": 255 * torch.stack(prior).clamp(0, 1).var(dim=0).mean().sqrt().item(),
+        "spread": 255 * torch.stack(prior).clamp(0, 1).flatten(1).var(dim=0).mean().sqrt().item(),
     }
 
 

@@ -195,7 +195,7 @@ def test_a_dataset_without_test_sequences_is_said_to_do_for_a_training(tmp_path)
     assert "test/test_label is missing" in problem and "training does not" in problem
 
 
-@pytest.mark.parametrize("given", ["train", "train/train_img", "train/train_img/0", "..", "../.."])
+@pytest.mark.parametrize("given", ["train", "train/train_img", "train/train_img/0", "..", "../..", "../../../../.."])
 def test_the_folder_that_is_meant_is_found_above_and_below_the_one_given(tmp_path, given):
     root = tmp_path / "a/b/c/course/LAB4"
     write_split(root, "train", 4)

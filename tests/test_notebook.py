@@ -133,6 +133,12 @@ def test_sections_1_and_5_go_on_in_a_later_session_where_the_dataset_lies_elsewh
     assert (project / PARAMETERS["runs"] / "best/test/submission.csv").read_bytes() == before
 
 
+def test_an_address_that_was_not_set_is_told(surroundings, tmp_path):
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="set `repository`, in the first code cell"):
+        execute(notebook(), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
 def test_inside_a_clone_nothing_is_cloned_and_a_failing_script_stops_the_notebook(surroundings, repository):
     book = notebook()
     set_parameters(book, repository="nowhere", **PARAMETERS | {"dancer_flags": "--frames none"})

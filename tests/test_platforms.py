@@ -616,7 +616,28 @@ def test_log_file_has_each_epoch_at_once(train, tmp_path):
     assert "loss" in (tmp_path / "log.txt").read_text()
 
 
-def test_long_job_without_a_terminal_says_how_far_it_is(monkeypatch, capsys):
+def test_killed_program_is_not_told_to_have_leaked_a_lock_of_its_bar():
+    """As on a Mac, where processes are not forked, and what they share is watched by one of its own."""
+    code = ("import multiprocessing, os, signal; multiprocessing.set_start_method('spawn')\n"
+            "from cli.progress import Progress; Progress(total=1, unit='step', desc='epoch 0')\n"
+            "os.kill(os.getpid(), signal.SIGTERM)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and done.stderr == ""
+
+
+def test_no_git_is_called_where_there_is_no_repository(tmp_path, monkeypatch):
+    """A Mac without developer tools has a git that asks to be installed."""
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "engine/saving/run_folder.py"))
+    monkeypatch.setattr(run_folder.subprocess, "run", None)
+    assert run_folder.git_commit() is None
+
+
+@pytest.mark.parametrize("environment, is_a_terminal", [({}, False), ({"JPY_PARENT_PID": "7"}, True)])
+def test_long_job_without_a_terminal_says_how_far_it_is(environment, is_a_terminal, monkeypatch, capsys):
+    """Nor does a command of a notebook have one that somebody sees, though it believes so."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_a_terminal)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(cli.progress, "SECONDS_BETWEEN_LINES", 0)
     assert list(Progress(range(3), total=3, unit="step", desc="epoch 4")) == [0, 1, 2]
     lines = capsys.readouterr().out.splitlines()

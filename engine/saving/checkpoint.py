@@ -209,7 +209,7 @@ def load_optimizer(optimizer, content, path):
             raise UsageError(f"--resume: {path}: the optimizer's state does not fit the network in {len(differences)} "
                              f"places: {'; '.join(differences[:5])}")
         for saved, group in zip(state["param_groups"], optimizer.param_groups):
-            saved["fused"] = group["fused"]  # depends on the device
+            saved["fused"] = group["fused"]  # older versions had it False on MPS
         optimizer.load_state_dict(state)
         for parameter, moments in optimizer.state.items():
             for name, value in moments.items():

@@ -124,10 +124,12 @@ def check_room(folder, parameters, copies, replaced):
 
 
 def git_commit():
-    """The commit of this program, or None where it is not in a repository."""
+    """The commit of this program, or None where it is not in a repository: there a Mac's git asks to be installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
     try:
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent,
-                                capture_output=True, text=True)
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
     except OSError:
         return None
     return answer.stdout.strip() or None

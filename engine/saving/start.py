@@ -1,6 +1,8 @@
 """What a run or a test starts from: its flags, completed by those of a checkpoint, and that checkpoint."""
 
+import os
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 
 from cli.errors import UsageError
@@ -45,13 +47,20 @@ def tell_idle_flags(arguments, typed):
 def starting_checkpoint(parser, args, typed):
     """The checkpoint that a new run starts from; it sets the flags of its network and others that are not typed."""
     path = Path(args.ckpt_path)
-    if args.save_root and path.resolve().parent == Path(args.save_root).resolve():
+    if args.save_root and is_in(path, args.save_root):
         raise UsageError(f"--save_root {args.save_root} is the folder of --ckpt_path, which a new run would overwrite; "
                          "give another folder, or --resume to continue that run")
     checkpoint, saved, network = read_checkpoint(path, parser)
     require_flags(args, typed, network, path)
     adopt_flags(args, typed, saved, FROM_A_CHECKPOINT)
     return checkpoint
+
+
+def is_in(path, folder):
+    """Whether a file lies in a folder, which a Mac or Windows may know by several spellings of its name."""
+    with suppress(OSError):  # one of them is not there
+        return os.path.samefile(path.resolve().parent, folder)
+    return False
 
 
 def resumed_checkpoint(parser, args, typed):

@@ -129,7 +129,8 @@ def build_trainer(args, model, device, dtype):
                        bptt=args.bptt, clamp_feedback=args.clamp_feedback, input_noise=args.input_noise,
                        label_norm=args.label_norm, checkpoint_frames=args.checkpoint_frames,
                        random_shift=args.random_shift,
-                       cuda_graphs=args.cuda_graphs and args.accumulate == 1)  # gradients that add up are not recorded
+                       # with --accumulate only the smaller batch at the end of an epoch could be recorded
+                       cuda_graphs=args.cuda_graphs and args.accumulate == 1)
 
 
 def batch_settings(args, epoch):

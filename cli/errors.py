@@ -11,7 +11,7 @@ MOMENTARY_ON_WINDOWS = {59, 64, 121, 362, 426, 1231}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, or the user's share of it
 LISTED = 10  # texts in a message
-# cuDNN, of a convolution: memory is too full for all its ways to compute it, or it has none
+# What cuDNN says if no way to compute a convolution fits into memory, or if it has none at all
 NO_ENGINE = "unable to find an engine"
 DIVERGED = "the training has diverged"  # part of the message of an error that a second try would repeat
 

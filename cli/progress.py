@@ -8,16 +8,23 @@ import threading
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 60
-tqdm.set_lock(threading.RLock())  # its own is for processes, and a killed program would be told to have leaked it
 LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} gone, {remaining} left{postfix}"
+
+
+# tqdm's own lock is shared by processes; on a Mac, Python would say that a killed program leaked it
+tqdm.set_lock(threading.RLock())
+
+
+def bars_are_seen():
+    """Whether somebody sees a bar: not in a log file, nor in a notebook, whose `!` commands have a hidden terminal."""
+    return sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ  # a Jupyter kernel's commands inherit it
 
 
 class Progress(tqdm):
     """A tqdm bar that becomes a plain line a minute where no terminal shows it. A short job then prints nothing."""
 
     def __init__(self, *arguments, total, unit, desc, disable=False, **settings):
-        # the commands of a notebook have a terminal that nobody sees; its kernel is told by JPY_PARENT_PID
-        self.on_terminal = sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ
+        self.on_terminal = bars_are_seen()
         if not self.on_terminal:
             settings |= {"file": io.StringIO(), "miniters": 1, "mininterval": SECONDS_BETWEEN_LINES,
                          "maxinterval": 2 * SECONDS_BETWEEN_LINES, "delay": SECONDS_BETWEEN_LINES, "bar_format": LINE}

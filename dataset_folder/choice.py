@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR
 
-from cli.errors import RunError, Stopped, UsageError, is_away
+from cli.errors import LISTED, RunError, Stopped, UsageError, is_away
 from cli.files import patiently, read_json_or_none
 from cli.folders import own_entries
 from cli.signals import ending_signals, raise_stopped
@@ -21,7 +21,7 @@ from stage_dancer.dataset import chosen_setting, is_dancer
 
 from .entries import is_folder, is_ours
 
-LOOKED_INTO = 100  # folders, the upper ones first, for a dataset that may be meant
+LOOKED_INTO = 100  # folders
 
 
 def dataset_or_dancer(root):
@@ -76,20 +76,26 @@ def existing_root(root, flag="--DR"):
         raise UsageError(f"{flag} {root} is not a folder; give the folder that holds train, val and test")
     if not holds_a_split(root) and not any(is_folder(root / mode) for mode in ("train", "val", "test")):
         meant = [folder for folder in root.resolve().parents[:3] if holds_a_split(folder)] + _datasets_within(root)
-        remedy = (f"give {flag} {' or '.join(map(str, meant))}" if meant
+        remedy = (f"give {flag} {' or '.join(map(str, meant[:LISTED]))}" if meant
                   else "lay the dataset out as the README shows (Your own data)")
         raise UsageError(f"{flag} {root} holds neither train nor val nor test; {remedy}")
     return root
 
 
 def _datasets_within(root):
-    """The datasets in a folder, however deep, as an archive or a hub lays them; it looks into LOOKED_INTO folders."""
+    """The datasets in a folder, at any depth: an archive may put one several folders down.
+
+    Reads LOOKED_INTO folders at most, the upper ones first.
+    """
     found, queue = [], deque([root])
     for _ in range(LOOKED_INTO):
         if not queue:
             break
         for folder in _folders(queue.popleft()):
-            (found if holds_a_split(folder) else queue).append(folder)
+            if holds_a_split(folder):
+                found.append(folder)
+            else:
+                queue.append(folder)
     return found
 
 

@@ -97,9 +97,14 @@ class Recording:
 
 @contextmanager
 def recording(graph, memory):
-    """Record what is started within, and compute none of it. Raises the error of a full memory, else RunError."""
+    """Record what is started within, and compute none of it.
+
+    Raises the error of a full memory, for the call to be made again. Raises RunError for any other error, and where the
+    recording cannot be ended either.
+    """
     failed = None
-    try:  # torch.cuda.graph leaves its own stream the current one if its end fails
+    # If its end fails, torch.cuda.graph leaves the stream of the recording as the current one; the outer one does not
+    try:
         with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, pool=memory):
             try:
                 yield
@@ -109,7 +114,8 @@ def recording(graph, memory):
     except RuntimeError as error:
         if failed in (None, error) and is_full_memory(error):
             raise
-        failed = failed or error  # where the end fails as well, torch gives back no memory, and training cannot go on
+        # If the end failed as well, torch keeps the memory of the recording, and training cannot go on
+        failed = failed or error
         raise RunError(f"an optimizer step cannot be recorded ({one_line(failed)}); what was saved is intact: "
                        "continue with --resume and --no-cuda_graphs, or train anew with it") from error
 

@@ -75,7 +75,7 @@ def why_no_kernels(device, dtype):
     try:
         try_kernels(device, dtype)
     except RuntimeError as error:
-        if is_full_memory(error) and NO_ENGINE not in str(error) or "busy or unavailable" in str(error):
+        if (is_full_memory(error) and NO_ENGINE not in str(error)) or "busy or unavailable" in str(error):
             raise RunError(f"{torch.cuda.get_device_name(device)} is taken by other programs ({one_line(error)})"
                            "; wait for them, or give another --gpu or --device cpu") from None
         return one_line(error)
@@ -85,7 +85,7 @@ def why_no_kernels(device, dtype):
 def try_kernels(device, dtype):
     """Compute convolutions in a dtype with their gradients: a GPU may be too old for those of torch, or of cuDNN.
 
-    One is depthwise, as in the template network: where they are channels-last, a T4 has none in bfloat16.
+    One is depthwise, as in the template network: a T4 has no bfloat16 kernel for it in the channels-last layout.
     """
     layout = {"device": device, "dtype": dtype, "memory_format": memory_format(device, dtype)}
     images = torch.empty(1, 3, 8, 8, **layout).fill_(1)
@@ -100,7 +100,8 @@ def choose_precision(amp, device):
 
     `auto` is bfloat16 on a GPU that computes it natively and on a CPU that multiplies matrices of it (AMX), float16 on
     a GPU whose tensor cores lack it (compute capability 7, like a T4), else float32: on a CPU with bfloat16 but without
-    AMX it was slower (benchmarks/README.md). Turns TF32 off: the labels need all of float32.
+    AMX it was slower (benchmarks/README.md). Where a GPU lacks a kernel for it, `auto` is float32, with a note, and
+    another --amp raises UsageError. Turns TF32 off: the labels need all of float32.
     """
     if amp == "fp16" and device.type != "cuda":
         raise UsageError(f"--amp fp16 is for CUDA, and this is {device.type}; give --amp auto, bf16 or off")
@@ -114,8 +115,6 @@ def choose_precision(amp, device):
             fast = torch.float16
     elif device.type == "cpu" and has_bfloat16_matrices():
         fast = torch.bfloat16
-    if amp == "bf16" and fast != torch.bfloat16:
-        print(f"note: --amp bf16 saves memory on this {device.type}, but may take more time")
     dtype = {"auto": fast, "off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     if device.type == "cuda" and dtype != torch.float32 and (reason := why_no_kernels(device, dtype)):
         problem = f"{torch.cuda.get_device_name(device)} cannot compute the networks in {shown(dtype)} ({reason})"
@@ -123,6 +122,8 @@ def choose_precision(amp, device):
             raise UsageError(f"--amp {amp}: {problem}; give --amp auto")
         print(f"note: {problem}; computing in float32")
         return torch.float32
+    if amp == "bf16" and fast != torch.bfloat16:
+        print(f"note: --amp bf16 saves memory on this {device.type}, but may take more time")
     return dtype
 
 

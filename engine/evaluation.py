@@ -50,7 +50,7 @@ def _generate_or_halve(model, first_frames, labels, *, seed, **settings):
         device = settings["device"]
         remedy = "or give --device cpu" if device.type != "cpu" else "or generate smaller frames"
         if device.type == "cuda":
-            remedy += ", or in a training --no-cuda_graphs"  # what recordings hold is lost to all else
+            remedy += ", or in Trainer.py --no-cuda_graphs"  # recordings keep their memory for themselves
         if len(labels) == 1:
             raise RunError(f"the memory of this {device.type} is full with a single sequence; close other programs "
                            f"that use it, {remedy}") from None

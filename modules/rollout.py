@@ -107,6 +107,7 @@ def disturb(frame, noise, clamp, input_noise):
     if input_noise:
         channels, height, width = frame.shape[1:]
         frame = frame + input_noise * noise.uniform(1, 1, 1) * noise.normal(channels, height, width)
+        # two points at least: older MPS cannot stretch a single one
         grid = noise.normal(channels, max(height // COARSE, 1) + 1, max(width // COARSE, 1) + 1)
         coarse = functional.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
         frame = frame + input_noise * noise.uniform(1, 1, 1) * coarse

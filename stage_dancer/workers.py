@@ -12,7 +12,7 @@ from functools import partial
 from threading import Thread
 
 from cli.errors import RunError
-from cli.progress import Progress
+from cli.progress import Progress, bars_are_seen
 
 MOST_ON_WINDOWS = 61  # worker processes that a ProcessPoolExecutor can wait for there
 
@@ -74,7 +74,7 @@ def draw_jobs(draw, jobs, num_workers, desc="stage dancer"):
     A job has the `points` of its frames. desc: what the progress bar calls it. Raises RunError if a worker is killed.
     """
     total = sum(len(job.points) for job in jobs)
-    if not sys.stderr.isatty():
+    if not bars_are_seen():
         print(f"drawing the {desc}, {total} frames", file=sys.stderr)
     with ExitStack() as stack:
         run = map

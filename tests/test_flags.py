@@ -82,8 +82,8 @@ def test_trainer_is_as_its_flags_ask(words, optimizer, of_trainer, of_loss):
     assert trainer.loss_settings.items() >= of_loss.items()
 
 
-@pytest.mark.parametrize("words, recorded", [("", True), ("--no-cuda_graphs", False)])
-def test_steps_are_recorded_on_cuda_unless_their_flag_is_off(words, recorded):
+@pytest.mark.parametrize("words, recorded", [("", True), ("--no-cuda_graphs", False), ("--accumulate 2", False)])
+def test_steps_are_recorded_on_cuda_unless_flags_forbid_it(words, recorded):
     with pretend("cuda"):
         device = torch.device("cuda")
         trainer = Trainer.build_trainer(parsed(words), tiny_model().to(device), device, torch.float32)

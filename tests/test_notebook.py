@@ -114,6 +114,7 @@ def test_the_killed_run_is_resumed(executed):
 
 def test_figures_are_shown(executed):
     book, _ = executed
+    assert "drawing the stage dancer" in text_of(cell_of(book, "draw"))
     assert images_of(cell_of(book, "figures")) == ["image/png"] * 3 + ["image/gif"]
     assert images_of(cell_of(book, "plot")) == ["image/png"] * 2
     assert images_of(cell_of(book, "best")) == ["image/png", "image/gif"]
@@ -131,6 +132,21 @@ def test_sections_1_and_5_go_on_in_a_later_session_where_the_dataset_lies_elsewh
     execute(book, project)
     assert images_of(cell_of(book, "best")) == ["image/png", "image/gif"]
     assert (project / PARAMETERS["runs"] / "best/test/submission.csv").read_bytes() == before
+
+
+def test_on_kaggle_the_runs_lie_in_the_output_and_the_project_does_not(surroundings, repository, tmp_path):
+    working, book = tmp_path / "working", notebook()
+    working.mkdir()
+    book.cells = book.cells[:[cell["id"] for cell in book.cells].index("demo")]
+    cell = cell_of(book, "clone")
+    for name, place in (("/kaggle/working", working), ("/tmp/dance-video", tmp_path / "project")):
+        assert name in cell.source
+        cell.source = cell.source.replace(name, str(place))
+    cell.source += "\nprint(runs)"
+    set_parameters(book, repository=str(repository), **PARAMETERS)
+    execute(book, working)
+    assert os.listdir(working) == [] and (tmp_path / "project/Trainer.py").is_file()
+    assert text_of(cell).split()[-1] == str(working / PARAMETERS["runs"])
 
 
 def test_an_address_that_was_not_set_is_told(surroundings, tmp_path):

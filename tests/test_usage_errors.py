@@ -276,7 +276,8 @@ def test_dancer_of_an_older_version_is_kept(call, capsys, tmp_path):
 
 def test_dancer_is_made_where_there_is_none(call, capsys, tmp_path, monkeypatch):
     start, small = subprocess.Popen, flags(frames=20, val_frames=10, test_sequences=1, test_frames=2)
-    monkeypatch.setattr("dataset_folder.choice.subprocess", SimpleNamespace(Popen=lambda command: start([*command, *small])))
+    monkeypatch.setattr("dataset_folder.choice.subprocess",
+                        SimpleNamespace(Popen=lambda command: start([*command, *small])))
     call("Trainer", *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
     assert "making the stage dancer in data/dancer" in capsys.readouterr().out.replace("\\", "/")
     assert len(list((tmp_path / "data/dancer/train/train_img").iterdir())) == 20

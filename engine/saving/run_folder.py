@@ -124,7 +124,10 @@ def check_room(folder, parameters, copies, replaced):
 
 
 def git_commit():
-    """The commit of this program, or None where it is not in a repository: there a Mac's git asks to be installed."""
+    """The commit of this program; None where it is not in a repository.
+
+    There git is not called: on a Mac without developer tools it opens a window that asks to install them.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -57,7 +57,7 @@ def starting_checkpoint(parser, args, typed):
 
 
 def is_in(path, folder):
-    """Whether a file lies in a folder, which a Mac or Windows may know by several spellings of its name."""
+    """Whether a file lies in a folder; on a Mac and on Windows one folder may be spelt in several ways."""
     with suppress(OSError):  # one of them is not there
         return os.path.samefile(path.resolve().parent, folder)
     return False

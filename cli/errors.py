@@ -1,6 +1,7 @@
 """What can go wrong: a mistake of the user's, a run that fails, a signal, and what an OSError means."""
 
 import errno
+import os
 from contextlib import contextmanager
 
 # What a network or mounted drive answers while it is away for a moment
@@ -8,6 +9,7 @@ MOMENTARY = {getattr(errno, name) for name in ("EIO", "ENOTCONN", "ESTALE", "ETI
                                                "EHOSTUNREACH", "ECONNABORTED", "ECONNRESET") if hasattr(errno, name)}
 # and what Windows does: a network or a name on it gone, a time-out, a cloud folder that is not there
 MOMENTARY_ON_WINDOWS = {59, 64, 121, 362, 426, 1231}
+NOT_IN_A_NAME = set('<>"|?*')  # of a file on Windows
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, or the user's share of it
 LISTED = 10  # texts in a message
@@ -18,7 +20,12 @@ DIVERGED = "the training has diverged"  # part of the message of an error that a
 
 def is_away(error):
     """Whether a drive answered so because it is away for a moment."""
-    return error.errno in MOMENTARY or getattr(error, "winerror", None) in MOMENTARY_ON_WINDOWS
+    if error.errno in MOMENTARY or getattr(error, "winerror", None) in MOMENTARY_ON_WINDOWS:
+        return True
+    # On Windows what opens or reads a file does not tell the number, and calls it an invalid argument. A name with one
+    # of these characters is invalid.
+    unknown = os.name == "nt" and error.errno == errno.EINVAL and getattr(error, "winerror", None) is None
+    return unknown and NOT_IN_A_NAME.isdisjoint(str(error.filename))
 
 
 def is_out_of_reach(error):

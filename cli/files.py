@@ -22,6 +22,7 @@ LEFTOVER_SECONDS = 3600
 CLOSE_IT = "close the program that may have it open"
 NOT_IN_UTF_8 = "backslashreplace"  # what becomes of a folder's name that is not, as from an archive in Big5
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
+NOT_FLUSHED_ON_WINDOWS = errno.EBADF  # its answer wherever it cannot force a file to the disk
 
 
 def encoding_of(beginning):
@@ -149,7 +150,8 @@ def _force_to_disk(file):
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        if error.errno not in NOT_SUPPORTED:  # some mounted drives have no fsync
+        tolerated = NOT_SUPPORTED | ({NOT_FLUSHED_ON_WINDOWS} if os.name == "nt" else set())
+        if error.errno not in tolerated:  # some mounted drives have no fsync
             raise
 
 

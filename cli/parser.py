@@ -203,9 +203,13 @@ probability = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 
 
 def as_typed(*words):
     """Join words to a command line, as one would type it: quoted where need be."""
-    if os.name == "nt":
+    if _has_windows_shell():
         return " ".join(_quoted_on_windows(str(word)) for word in words)
     return shlex.join(map(str, words))
+
+
+def _has_windows_shell():
+    return os.name == "nt" and "MSYSTEM" not in os.environ  # Git Bash sets it, which takes a bare backslash for a quote
 
 
 def _quoted_on_windows(word):
@@ -227,7 +231,7 @@ def interpreter():
     executable = Path(sys.executable)
     with suppress(ValueError):
         executable = executable.relative_to(Path.cwd())
-    if os.name == "nt" and _quoted_on_windows(str(executable)) != str(executable):
+    if _has_windows_shell() and _quoted_on_windows(str(executable)) != str(executable):
         return "python"  # PowerShell takes a quoted word for a text, not for a program
     return str(executable)
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -20,6 +21,7 @@ from media.pixel_csv import pixels_of_a_frame
 
 from .saving.logs import checkpoints_in, holds_run, read_arguments, read_metrics, read_times
 
+ENDED_BY_CTRL_C = {128 + signal.SIGINT, 0xC000013A}  # exit statuses on Windows: with what we do at it, and without
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OF_THE_RECIPE = {  # in args.json, but other ones after --resume: they change no result but by rounding
     "save_root", "resume", "overwrite", "DR", "checkpoint_frames", *flags_of(add_machine_flags)} - {"seed"}
@@ -105,6 +107,8 @@ class Scripts(StopSignals):
         with log:
             before = log.seek(0, os.SEEK_END)
             status = self.call(script, [*map(str, words)], log)
+            if os.name == "nt" and status in ENDED_BY_CTRL_C:  # this process may learn of it only later
+                self.signal_number = self.signal_number or signal.SIGINT
             if status == 0:
                 return
             log.seek(before)
@@ -125,6 +129,8 @@ class Scripts(StopSignals):
                                    start_new_session=True)
         self.untold.add(process)
         if self.signal_number:  # it came before the process was known
+            if os.name == "nt":
+                process.terminate()  # no console will tell it
             self.tell(process)
         status = process.wait()
         self.untold.discard(process)

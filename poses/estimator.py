@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from cli.errors import UsageError
+from cli.errors import UsageError, one_line
 
 from .keypoints import JOINTS, without_doubtful
 
@@ -23,7 +23,8 @@ def pose_estimator():
 
     It takes an image, uint8 [H, W, 3], and returns a pose in its pixels, float [17, 3] as in keypoints.py, or None
     where it finds nobody. mediapipe's Pose (BlazePose, Bazarevsky et al. 2020, arXiv:2006.10204) finds one person, and
-    looks for that one near where it was in the frame before. Raises UsageError if mediapipe is missing.
+    looks for that one near where it was in the frame before. Raises UsageError if mediapipe is missing, or
+    cannot be started.
     """
     try:
         with _silent_stderr():
@@ -32,9 +33,14 @@ def pose_estimator():
         raise UsageError(f"a video without --poses needs the package mediapipe ({error}): pip install --no-deps -r "
                          "requirements/poses.txt, with Python 3.12 or older") from None
 
-    with _silent_stderr():
-        tracker = Pose(static_image_mode=False, smooth_landmarks=False)  # tracks.py smooths without delay
-        tracker.process(np.zeros((LONGEST_SIDE, LONGEST_SIDE, 3), np.uint8))  # its threads report at the first image
+    try:
+        with _silent_stderr():
+            tracker = Pose(static_image_mode=False, smooth_landmarks=False)  # tracks.py smooths without delay
+            black = np.zeros((LONGEST_SIDE, LONGEST_SIDE, 3), np.uint8)
+            tracker.process(black)  # its threads report at the first image
+    except (OSError, RuntimeError) as error:  # on Windows it reads no file whose path has other letters than English
+        raise UsageError(f"mediapipe cannot be started ({one_line(error)}); move this project to a folder whose path "
+                         "has English letters alone, or give --poses") from None
     with tracker:
         def estimate(image):
             height, width = image.shape[:2]

@@ -451,6 +451,27 @@ def test_drive_that_windows_lost_is_away_for_a_moment():
     assert cli.files.is_away(error) and not cli.files.is_away(open_elsewhere())
 
 
+@pytest.mark.parametrize("name, is_away", [(None, True), ("data/0.png", True), ("runs/*/best.ckpt", False)])
+def test_drive_that_is_away_is_an_invalid_argument_to_windows_where_it_reads(name, is_away, monkeypatch):
+    error = OSError(errno.EINVAL, "Invalid argument", *([name] if name else []))
+    assert not cli.files.is_away(error)
+    monkeypatch.setattr(os, "name", "nt")
+    assert cli.files.is_away(error) == is_away
+
+
+def test_a_drive_that_windows_cannot_force_to_write_is_written_all_the_same(tmp_path, monkeypatch):
+    def fsync(number):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(RunError, match="Bad file descriptor"):
+        write_bytes(tmp_path / "x", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.files, "os", SimpleNamespace(**vars(os) | {"name": "nt"}))  # pathlib asks for the real one
+        write_bytes(tmp_path / "x", b"2")
+    assert (tmp_path / "x").read_bytes() == b"2"
+
+
 def test_folder_whose_name_is_not_utf_8_is_a_dataset_and_a_run(dancer, tmp_path, call):
     """As from an archive made on Windows in Taiwan."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xa4\xa4"))
@@ -549,6 +570,14 @@ def test_command_is_told_as_windows_types_it(monkeypatch):
         monkeypatch.setattr("cli.parser.Path", PurePath)  # as os.name is checked when a Path is made
         monkeypatch.setattr("cli.parser.Path.cwd", lambda: PurePath("elsewhere"), raising=False)
         assert typed_command() == f'{told} Trainer.py --DR "my data"'
+
+
+def test_command_is_told_as_git_bash_types_it_on_windows(monkeypatch):
+    """To bash a bare backslash quotes the letter behind it."""
+    monkeypatch.setattr(os, "name", "nt")
+    monkeypatch.setenv("MSYSTEM", "MINGW64")
+    words = [r".venv\Scripts\python.exe", "Trainer.py", "--save_root", r"my runs\best"]
+    assert shlex.split(as_typed(*words)) == words
 
 
 @posix_only

@@ -6,6 +6,7 @@ import sys
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import packages_distributions, requires
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -511,6 +512,16 @@ def test_a_missing_package_is_named(package, words, requirements, video, refused
     monkeypatch.setitem(sys.modules, package, None)
     error = refused("--video", "a.mp4", *words, "--dataset", "me")
     assert package.split(".")[0].replace("_", "-") in error and f"requirements/{requirements}.txt" in error
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("the path does not exist"), RuntimeError("cannot open")])
+def test_a_mediapipe_that_cannot_read_its_own_files_is_told(error, video, refused, monkeypatch):
+    def fail(**_):
+        raise error
+
+    video("a", walk(60))
+    monkeypatch.setitem(sys.modules, "mediapipe.python.solutions.pose", SimpleNamespace(Pose=fail))
+    assert f"mediapipe cannot be started ({error}); move this" in refused("--video", "a.mp4", "--dataset", "me")
 
 
 with_mediapipe = pytest.mark.skipif(find_spec("mediapipe") is None,

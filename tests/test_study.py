@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image, ImageOps
 
-from cli.errors import RunError
+from cli.errors import RunError, Stopped
 from cli.flags import trainer_parser
 from cli.folders import locked
 from conftest import (
@@ -321,6 +321,16 @@ def test_interrupted_study_goes_on(study, dancer, tmp_path):
 def run_a_script(folder, script):
     with signals_restored():  # Scripts handles them
         engine_study.Scripts().run(folder, script)
+
+
+@pytest.mark.parametrize("status, name", [
+    (128 + signal.SIGINT, "nt"), (0xC000013A, "nt"), (128 + signal.SIGINT, "posix")])
+def test_study_on_windows_stops_where_ctrl_c_has_ended_a_training(status, name, tmp_path, monkeypatch):
+    """Its main thread waits for the others, and hears of a signal only when one of them has ended."""
+    monkeypatch.setattr(engine_study.Scripts, "call", lambda *_: status)
+    monkeypatch.setattr(engine_study, "os", SimpleNamespace(SEEK_END=os.SEEK_END, name=name))
+    with pytest.raises(Stopped if name == "nt" else RunError):
+        run_a_script(tmp_path / "run", "Trainer")
 
 
 @pytest.mark.parametrize("said, kept", [

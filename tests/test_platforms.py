@@ -455,8 +455,10 @@ def test_drive_that_windows_lost_is_away_for_a_moment():
 def test_drive_that_is_away_is_an_invalid_argument_to_windows_where_it_reads(name, is_away, monkeypatch):
     error = OSError(errno.EINVAL, "Invalid argument", *([name] if name else []))
     assert not cli.files.is_away(error)
-    monkeypatch.setattr(os, "name", "nt")
-    assert cli.files.is_away(error) == is_away
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        answer = cli.files.is_away(error)
+    assert answer == is_away
 
 
 def test_a_drive_that_windows_cannot_force_to_write_is_written_all_the_same(tmp_path, monkeypatch):
@@ -574,10 +576,12 @@ def test_command_is_told_as_windows_types_it(monkeypatch):
 
 def test_command_is_told_as_git_bash_types_it_on_windows(monkeypatch):
     """To bash a bare backslash quotes the letter behind it."""
-    monkeypatch.setattr(os, "name", "nt")
-    monkeypatch.setenv("MSYSTEM", "MINGW64")
     words = [r".venv\Scripts\python.exe", "Trainer.py", "--save_root", r"my runs\best"]
-    assert shlex.split(as_typed(*words)) == words
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        patch.setenv("MSYSTEM", "MINGW64")
+        told = as_typed(*words)
+    assert shlex.split(told) == words
 
 
 @posix_only

@@ -22,8 +22,8 @@ def is_away(error):
     """Whether a drive answered so because it is away for a moment."""
     if error.errno in MOMENTARY or getattr(error, "winerror", None) in MOMENTARY_ON_WINDOWS:
         return True
-    # On Windows what opens or reads a file does not tell the number, and calls it an invalid argument. A name with one
-    # of these characters is invalid.
+    # On Windows open() and read() do not pass this number on. They say EINVAL, as they do for a name with a character
+    # that is not allowed there.
     unknown = os.name == "nt" and error.errno == errno.EINVAL and getattr(error, "winerror", None) is None
     return unknown and NOT_IN_A_NAME.isdisjoint(str(error.filename))
 

@@ -22,7 +22,7 @@ LEFTOVER_SECONDS = 3600
 CLOSE_IT = "close the program that may have it open"
 NOT_IN_UTF_8 = "backslashreplace"  # what becomes of a folder's name that is not, as from an archive in Big5
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
-NOT_FLUSHED_ON_WINDOWS = errno.EBADF  # its answer wherever it cannot force a file to the disk
+NOT_FLUSHED_ON_WINDOWS = errno.EBADF  # what it answers whenever it cannot force a file to the disk
 
 
 def encoding_of(beginning):

@@ -209,7 +209,7 @@ def as_typed(*words):
 
 
 def _has_windows_shell():
-    return os.name == "nt" and "MSYSTEM" not in os.environ  # Git Bash sets it, which takes a bare backslash for a quote
+    return os.name == "nt" and "MSYSTEM" not in os.environ  # Git Bash sets it; there a bare backslash quotes
 
 
 def _quoted_on_windows(word):

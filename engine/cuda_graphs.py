@@ -103,7 +103,7 @@ def recording(graph, memory):
     recording cannot be ended either.
     """
     failed = None
-    # If its end fails, torch.cuda.graph leaves the stream of the recording as the current one; the outer one does not
+    # If its end fails, torch.cuda.graph stays on its own stream; torch.cuda.stream goes back to the one before
     try:
         with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, pool=memory):
             try:

@@ -100,8 +100,8 @@ def choose_precision(amp, device):
 
     `auto` is bfloat16 on a GPU that computes it natively and on a CPU that multiplies matrices of it (AMX), float16 on
     a GPU whose tensor cores lack it (compute capability 7, like a T4), else float32: on a CPU with bfloat16 but without
-    AMX it was slower (benchmarks/README.md). Where a GPU lacks a kernel for it, `auto` is float32, with a note, and
-    another --amp raises UsageError. Turns TF32 off: the labels need all of float32.
+    AMX it was slower (benchmarks/README.md). Where a GPU lacks a kernel for the chosen type, `auto` is float32, with a
+    note, and `bf16` and `fp16` raise UsageError. Turns TF32 off: the labels need all of float32.
     """
     if amp == "fp16" and device.type != "cuda":
         raise UsageError(f"--amp fp16 is for CUDA, and this is {device.type}; give --amp auto, bf16 or off")

@@ -21,7 +21,8 @@ from media.pixel_csv import pixels_of_a_frame
 
 from .saving.logs import checkpoints_in, holds_run, read_arguments, read_metrics, read_times
 
-ENDED_BY_CTRL_C = {128 + signal.SIGINT, 0xC000013A}  # exit statuses on Windows: with what we do at it, and without
+# Exit statuses on Windows of a script that has saved its run at Ctrl-C, and of one that Python itself has ended
+ENDED_BY_CTRL_C = {128 + signal.SIGINT, 0xC000013A}
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OF_THE_RECIPE = {  # in args.json, but other ones after --resume: they change no result but by rounding
     "save_root", "resume", "overwrite", "DR", "checkpoint_frames", *flags_of(add_machine_flags)} - {"seed"}
@@ -130,7 +131,7 @@ class Scripts(StopSignals):
         self.untold.add(process)
         if self.signal_number:  # it came before the process was known
             if os.name == "nt":
-                process.terminate()  # no console will tell it
+                process.terminate()  # the console has told only those that had started
             self.tell(process)
         status = process.wait()
         self.untold.discard(process)

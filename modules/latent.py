@@ -37,12 +37,12 @@ def z_usage(model, frames, labels, seed, clamp=False):
     def mean_psnr(*videos):
         return torch.stack([psnr(video, truth) for video in videos]).mean().item()
 
-    spread = torch.stack(prior).clamp(0, 1).flatten(1).var(dim=0)  # flat: older MPS may fail at six dimensions
+    variance = torch.stack(prior).clamp(0, 1).flatten(1).var(dim=0)  # flat: older MPS may fail at six dimensions
     return {
         "kl": kl_divergence(mu, logvar).item() / truth.shape[1],
         "active_units": (mu.flatten(0, 1).var(dim=0, correction=0) > ACTIVE).sum().item(),
         "psnr_posterior": mean_psnr(_video(posterior)), "psnr_prior": mean_psnr(*prior), "psnr_zero": mean_psnr(zero),
-        "spread": 255 * spread.mean().sqrt().item(),
+        "spread": 255 * variance.mean().sqrt().item(),
     }
 
 

@@ -23,8 +23,8 @@ def pose_estimator():
 
     It takes an image, uint8 [H, W, 3], and returns a pose in its pixels, float [17, 3] as in keypoints.py, or None
     where it finds nobody. mediapipe's Pose (BlazePose, Bazarevsky et al. 2020, arXiv:2006.10204) finds one person, and
-    looks for that one near where it was in the frame before. Raises UsageError if mediapipe is missing, or
-    cannot be started.
+    looks for that one near where it was in the frame before. Raises UsageError if mediapipe is missing, or cannot
+    be started.
     """
     try:
         with _silent_stderr():
@@ -38,9 +38,10 @@ def pose_estimator():
             tracker = Pose(static_image_mode=False, smooth_landmarks=False)  # tracks.py smooths without delay
             black = np.zeros((LONGEST_SIDE, LONGEST_SIDE, 3), np.uint8)
             tracker.process(black)  # its threads report at the first image
-    except (OSError, RuntimeError) as error:  # on Windows it reads no file whose path has other letters than English
-        raise UsageError(f"mediapipe cannot be started ({one_line(error)}); move this project to a folder whose path "
-                         "has English letters alone, or give --poses") from None
+    except (OSError, RuntimeError) as error:
+        # On Windows mediapipe cannot read its own files if their path has other letters than English ones
+        raise UsageError(f"mediapipe cannot be started ({one_line(error)}); give --poses FILE or, if the path of this "
+                         "project has other letters than English ones, move it") from None
     with tracker:
         def estimate(image):
             height, width = image.shape[:2]

@@ -141,12 +141,12 @@ def test_on_kaggle_the_runs_lie_in_the_output_and_the_project_does_not(surroundi
     cell = cell_of(book, "clone")
     for name, place in (("/kaggle/working", working), ("/tmp/dance-video", tmp_path / "project")):
         assert name in cell.source
-        cell.source = cell.source.replace(name, str(place))
+        cell.source = cell.source.replace(name, place.as_posix())
     cell.source += "\nprint(runs)"
     set_parameters(book, repository=str(repository), **PARAMETERS)
     execute(book, working)
     assert os.listdir(working) == [] and (tmp_path / "project/Trainer.py").is_file()
-    assert text_of(cell).split()[-1] == str(working / PARAMETERS["runs"])
+    assert os.path.normpath(text_of(cell).splitlines()[-1]) == str(working / PARAMETERS["runs"])
 
 
 def test_an_address_that_was_not_set_is_told(surroundings, tmp_path):

@@ -451,12 +451,12 @@ def test_drive_that_windows_lost_is_away_for_a_moment():
     assert cli.files.is_away(error) and not cli.files.is_away(open_elsewhere())
 
 
-@pytest.mark.parametrize("name, is_away", [(None, True), ("data/0.png", True), ("runs/*/best.ckpt", False)])
-def test_drive_that_is_away_is_an_invalid_argument_to_windows_where_it_reads(name, is_away, monkeypatch):
+@pytest.mark.parametrize("system, name, is_away", [
+    ("posix", None, False), ("nt", None, True), ("nt", "data/0.png", True), ("nt", "runs/*/best.ckpt", False)])
+def test_drive_that_is_away_is_an_invalid_argument_to_windows_where_it_reads(system, name, is_away, monkeypatch):
     error = OSError(errno.EINVAL, "Invalid argument", *([name] if name else []))
-    assert not cli.files.is_away(error)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "name", "nt")
+        patch.setattr(os, "name", system)
         answer = cli.files.is_away(error)
     assert answer == is_away
 
@@ -465,13 +465,15 @@ def test_a_drive_that_windows_cannot_force_to_write_is_written_all_the_same(tmp_
     def fsync(number):
         raise OSError(errno.EBADF, "Bad file descriptor")
 
-    monkeypatch.setattr(os, "fsync", fsync)
+    def write_on(name):
+        system = SimpleNamespace(**vars(os) | {"name": name, "fsync": fsync})  # pathlib asks for the real one
+        monkeypatch.setattr(cli.files, "os", system)
+        write_bytes(tmp_path / "x", name.encode())
+
     with pytest.raises(RunError, match="Bad file descriptor"):
-        write_bytes(tmp_path / "x", b"1")
-    with monkeypatch.context() as patch:
-        patch.setattr(cli.files, "os", SimpleNamespace(**vars(os) | {"name": "nt"}))  # pathlib asks for the real one
-        write_bytes(tmp_path / "x", b"2")
-    assert (tmp_path / "x").read_bytes() == b"2"
+        write_on("posix")
+    write_on("nt")
+    assert (tmp_path / "x").read_bytes() == b"nt"
 
 
 def test_folder_whose_name_is_not_utf_8_is_a_dataset_and_a_run(dancer, tmp_path, call):
@@ -564,6 +566,7 @@ def test_command_is_told_as_the_system_types_it(tmp_path, monkeypatch):
 
 
 def test_command_is_told_as_windows_types_it(monkeypatch):
+    monkeypatch.delenv("MSYSTEM", raising=False)
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(sys, "argv", ["Trainer.py", "--DR", "my data"])
     monkeypatch.setattr(os, "name", "nt")
@@ -602,6 +605,7 @@ def test_ctrl_c_while_torch_is_loaded_is_told_in_a_line(script, tmp_path):
     ("@recipes/demo.txt", '"@recipes/demo.txt"'), ("C:\\a b\\", '"C:\\a b\\\\"'), ("C:\\a(1)\\", '"C:\\a(1)\\\\"'),
     ("C:\\a&b\\c", '"C:\\a&b\\c"'), ("C:\\a\\", "C:\\a\\"), ("runs/a=1-b_c.2", "runs/a=1-b_c.2"), ("", '""')])
 def test_word_that_means_something_to_powershell_is_quoted(word, typed, monkeypatch):
+    monkeypatch.delenv("MSYSTEM", raising=False)
     with monkeypatch.context() as patch:
         patch.setattr(os, "name", "nt")
         told = as_typed("x", word, "y")

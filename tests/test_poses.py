@@ -521,7 +521,7 @@ def test_a_mediapipe_that_cannot_read_its_own_files_is_told(error, video, refuse
 
     video("a", walk(60))
     monkeypatch.setitem(sys.modules, "mediapipe.python.solutions.pose", SimpleNamespace(Pose=fail))
-    assert f"mediapipe cannot be started ({error}); move this" in refused("--video", "a.mp4", "--dataset", "me")
+    assert f"mediapipe cannot be started ({error}); give --poses" in refused("--video", "a.mp4", "--dataset", "me")
 
 
 with_mediapipe = pytest.mark.skipif(find_spec("mediapipe") is None,

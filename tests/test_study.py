@@ -11,6 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image, ImageOps
@@ -331,6 +332,18 @@ def test_study_on_windows_stops_where_ctrl_c_has_ended_a_training(status, name, 
     monkeypatch.setattr(engine_study, "os", SimpleNamespace(SEEK_END=os.SEEK_END, name=name))
     with pytest.raises(Stopped if name == "nt" else RunError):
         run_a_script(tmp_path / "run", "Trainer")
+
+
+@pytest.mark.parametrize("name, ended", [("nt", ["terminate"]), ("posix", ["send_signal"])])
+def test_a_script_that_starts_after_the_signal_is_ended(name, ended, monkeypatch):
+    process = Mock()
+    monkeypatch.setattr(engine_study, "subprocess", SimpleNamespace(Popen=lambda *_, **__: process, STDOUT=None))
+    monkeypatch.setattr(engine_study, "os", SimpleNamespace(environ={}, name=name))
+    with signals_restored():
+        scripts = engine_study.Scripts()
+        scripts.signal_number = signal.SIGINT
+        scripts.call("Trainer", [], None)
+    assert [name for name, *_ in process.method_calls] == [*ended, "wait"]
 
 
 @pytest.mark.parametrize("said, kept", [

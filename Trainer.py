@@ -19,7 +19,7 @@ import torch
 from dataloader import Dataset_Dance
 from dataset_folder.choice import dataset_or_dancer, noted_fps
 from engine.batches import EpochBatches, place_on
-from engine.devices import choose_device, choose_precision, report_full_memory, shown, tune_cpu
+from engine.devices import choose_device, choose_precision, dtype_name, report_full_memory, tune_cpu
 from engine.evaluation import generate_sequences, measure_z, score_all, score_table, validate, validation_metrics
 from engine.optimization import ClipTrainer
 from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
@@ -118,7 +118,7 @@ def announce(model, train_set, device, dtype, args):
     """Print what is trained, where, and whether its beta has no time to rise."""
     processes = f" in each of {world_size()} processes" if world_size() > 1 else ""
     print(f"{sum(weights.numel() for weights in model.parameters()):,} parameters on {device}{processes}, computing in "
-          f"{shown(dtype)}; {len(train_set)} clips of {train_set.video_len} frames to train on")
+          f"{dtype_name(dtype)}; {len(train_set)} clips of {train_set.video_len} frames to train on")
     if not args.test and args.kl_anneal_type == "Cyclical" and args.num_epoch < 2 * args.kl_anneal_cycle:
         print(f"note: --kl_anneal_cycle {args.kl_anneal_cycle} cuts {args.num_epoch} epochs into periods of which some "
               "are one epoch long; beta is 1 there, without a rise: give fewer cycles, or more epochs")

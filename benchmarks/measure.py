@@ -220,13 +220,13 @@ def machine(args):
     """Where this runs, the rates of its matrix products, and the work of the network (floating-point operations)."""
     device = devices.choose_device(args.device, args.gpu)
     dtype = devices.choose_precision(args.amp, device)
-    rates = {str(dtype).removeprefix("torch."): matrix_rate(device, dtype)
+    rates = {devices.dtype_name(dtype): matrix_rate(device, dtype)
              for dtype in (torch.float32, torch.bfloat16)}
     choices = ["channels_last", "fused_Adam", "forced_frames_as_one_batch"]
     choices += ["tuned_cpu", "float32"] if device.type == "cpu" else []
     choices += ["bfloat16"] if dtype == torch.bfloat16 else []
     return {"device": device.type, "name": devices.machine_name(device), "torch": torch.__version__,
-            "computing_in": str(dtype).removeprefix("torch."), "matrix_rate": rates, "choices": choices,
+            "computing_in": devices.dtype_name(dtype), "matrix_rate": rates, "choices": choices,
             "operations": {"teacher-forced": training_operations(args, True),
                            "free-running": training_operations(args, False),
                            "rollout": rollout_operations(args)}}

@@ -10,7 +10,6 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 60
 LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} gone, {remaining} left{postfix}"
 
-
 # tqdm's own lock is shared by processes; on a Mac, Python would say that a killed program leaked it
 tqdm.set_lock(threading.RLock())
 

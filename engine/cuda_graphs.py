@@ -112,11 +112,10 @@ def recording(graph, memory):
                 failed = error
                 raise
     except RuntimeError as error:
-        if failed in (None, error) and is_full_memory(error):
+        end_failed_too = failed is not None and error is not failed  # then torch keeps the memory of the recording
+        if is_full_memory(error) and not end_failed_too:
             raise
-        # If the end failed as well, torch keeps the memory of the recording, and training cannot go on
-        failed = failed or error
-        raise RunError(f"an optimizer step cannot be recorded ({one_line(failed)}); what was saved is intact: "
+        raise RunError(f"an optimizer step cannot be recorded ({one_line(failed or error)}); what was saved is intact: "
                        "continue with --resume and --no-cuda_graphs, or train anew with it") from error
 
 

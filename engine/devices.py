@@ -64,7 +64,9 @@ def cuda_problem(gpu):
             flag = "--nproc_per_node: a process of" if is_under_torchrun() else "--gpu"
             raise UsageError(f"{flag} {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
         reason = why_no_kernels(torch.device("cuda", gpu), torch.float32)
-    return reason and f"{torch.cuda.get_device_name(gpu)} cannot be used with torch {torch.__version__} ({reason})"
+    if reason:
+        return f"{torch.cuda.get_device_name(gpu)} cannot be used with torch {torch.__version__} ({reason})"
+    return None
 
 
 def why_no_kernels(device, dtype):
@@ -117,7 +119,7 @@ def choose_precision(amp, device):
         fast = torch.bfloat16
     dtype = {"auto": fast, "off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     if device.type == "cuda" and dtype != torch.float32 and (reason := why_no_kernels(device, dtype)):
-        problem = f"{torch.cuda.get_device_name(device)} cannot compute the networks in {shown(dtype)} ({reason})"
+        problem = f"{torch.cuda.get_device_name(device)} cannot compute the networks in {dtype_name(dtype)} ({reason})"
         if amp != "auto":
             raise UsageError(f"--amp {amp}: {problem}; give --amp auto")
         print(f"note: {problem}; computing in float32")
@@ -127,7 +129,8 @@ def choose_precision(amp, device):
     return dtype
 
 
-def shown(dtype):
+def dtype_name(dtype):
+    """The name of a torch.dtype without its module, as in bfloat16."""
     return str(dtype).removeprefix("torch.")
 
 

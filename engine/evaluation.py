@@ -31,7 +31,7 @@ def generate_sequences(model, first_frames, labels, *, device, dtype, seed, temp
                 "after_frame": after_frame}
     at_once = len(labels)
     if device.type == "cpu":
-        views = getattr(model, "views", 1)  # MeanOfViews computes each frame so many times
+        views = getattr(model, "views", 1)  # a MeanOfViews computes every frame once for each of its views
         at_once = max(1, PIXELS_ON_CPU // (views * labels[0][0, 0].numel()))
     videos = []
     for first in range(0, len(labels), at_once):

@@ -69,7 +69,10 @@ def iterate_pixels_csv(path, flag):
 
 
 def iterate_written_csv(path, name):
-    """Yield what iterate_pixels_csv does, of a file just written, by this `name`; an OSError stays what it is."""
+    """Yield what iterate_pixels_csv yields, of a file that this program has just written. Raises OSError if it is away.
+
+    name: what the other errors call the file.
+    """
     rows = count_rows(path)
     with open_text(path) as file:
         yield from _parse_rows(file, rows, name)

@@ -140,11 +140,13 @@ def add_feedback_flags(parser):
                             "(truncated backpropagation); 0: whole clips, as the course does")
     group.add_argument("--interleave", type=positive_int, default=8, metavar="BATCHES",
                        help="train this many batches in turn, an optimizer step on each, at frames spread over their "
-                            "clips. They are in memory together, and a run that is stopped within them goes back "
-                            "to their start. Without effect where --bptt is 0")
+                            "clips: a batch begins with a true frame at its place, goes on to the end of its clips, "
+                            "and then from their first frame up to that place. They are in memory together, and a run "
+                            "that is stopped within them goes back to their start. Without effect where --bptt is 0")
     group.add_argument("--input_noise", type=natural_float, default=0.3,
                        help="Gaussian noise on every input frame in training, in single pixels and in areas of 8 "
-                            "pixels; their standard deviations are drawn from 0 to this")
+                            "pixels (at the points of a grid, and weaker in between); their standard deviations are "
+                            "drawn from 0 to this")
 
 
 def add_schedule_flags(parser):

@@ -7,8 +7,8 @@ def cyclical(epoch, num_epoch, kl_anneal_cycle, kl_anneal_ratio):
     """Fu et al. 2019, arXiv:1903.10145: training is cut into `kl_anneal_cycle` periods.
 
     In each, beta rises linearly from 0 at the first epoch to 1 at the last epoch of the first `kl_anneal_ratio`, and
-    stays 1 for the rest. So a period of two or more epochs has both a 0 and a 1; a period of one epoch is 1. (By the
-    formula of Fu et al. beta would be 1 an epoch later, and with a ratio of 1 never.)
+    stays 1 for the rest. So with a ratio above 0 a period of two or more epochs has both a 0 and a 1; a period of one
+    epoch is 1. (By the formula of Fu et al. beta would be 1 an epoch later, and with a ratio of 1 never.)
     """
     period = epoch * kl_anneal_cycle // num_epoch
     first, following = (math.ceil(number * num_epoch / kl_anneal_cycle) for number in (period, period + 1))

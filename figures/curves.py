@@ -19,7 +19,8 @@ from .style import MARKERS, STYLES, explain_markers, log_scale, panels, save, wi
 OUT = "runs/figures"  # where figures of several runs go
 RECONSTRUCTION_LABELS = {"mse": "MSE", "log_mse": "0.01 log(MSE + 1e-4)\n"}  # of an axis
 SMOOTHED_FRAMES = 15
-SAMPLES_TITLE = f"Samples: mean, 95 % band of a sequence, and the best (thin); means of {SMOOTHED_FRAMES} frames"
+SAMPLES_TITLE = ("Samples: mean, band of a sequence (95 % of them, of fewer than 39 all), and the best (thin);\n"
+                 f"means of {SMOOTHED_FRAMES} frames")
 
 
 def over_epochs(runs, column, minus=None):
@@ -165,7 +166,7 @@ def mean_psnr(run):
 
 
 def draw_samples(runs, side_by_side):
-    """PSNR of each frame over several samples: their mean, in the 95 % band, and the best (thin)."""
+    """PSNR of each frame over several samples: their mean, in the band of 95 %, and the best (thin)."""
     labels = [run.label for run in runs]
     figure, axes = panels(labels, side_by_side, SAMPLES_TITLE, ["PSNR (dB)"], "frame")
     for run, (ax,), style in zip(runs, axes, cycle(STYLES)):

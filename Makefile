@@ -15,7 +15,7 @@ demo: .venv/requirements
 	@echo "Open runs/demo/page.html in a browser: the videos, the scores and the curves. The figures are in runs/demo."
 
 test: .venv/requirements-test
-	$(RUN) -m pytest -q -rs -n auto --dist loadfile tests
+	$(RUN) -m pytest -q -rs -n auto --maxprocesses 8 --dist loadfile tests
 
 # .venv/requirements, .venv/requirements-video and so on are empty files that say what is installed.
 .venv/requirements: requirements.txt constraints.txt

@@ -76,12 +76,16 @@ def tested_splits(root, truth):
 
 
 def check_dataset(recipes, root):
-    """Raise UsageError if the first run of a recipe that is done is of other images than those in `root` now."""
+    """Raise UsageError if what is done of a recipe is of other images than those in `root` now.
+
+    That is its first run or, before any is done, its calibration. A run in progress is checked by Trainer.py.
+    """
     from dataloader import Dataset_Dance
     from engine.saving.resume import identity_of, load_run_checkpoint, same_dataset
 
     for recipe in recipes:
-        done = [path.parent for path in sorted(recipe.folder.glob("seed=*/result.json"))]
+        results = sorted(recipe.folder.glob("seed=*/result.json"))
+        done = [path.parent for path in (*results, *recipe.folder.glob("calibration/last.ckpt"))]
         if not done:
             continue
         try:

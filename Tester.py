@@ -74,11 +74,16 @@ def test(args, checkpoints, device):
             drive = open_drive(args.drive, args.poses, root, **options)
             return generate_drive(drive, folder, train_set, generate_videos, args.video_format)
     video_format = VideoFormat(args.video_format, noted_fps(root)) if args.make_gif else None
-    generate_and_score(args, root, options, generate_videos, metrics, video_format)
+    epoch = checkpoints[0][1].get("last_epoch")
+    is_known = type(epoch) is int and not args.ensemble
+    generate_and_score(args, root, options, generate_videos, metrics, video_format, epoch if is_known else None)
 
 
-def generate_and_score(args, root, options, generate_videos, metrics, video_format):
-    """Generate the sequences of a split, write them, and score them where the truth is known."""
+def generate_and_score(args, root, options, generate_videos, metrics, video_format, epoch):
+    """Generate the sequences of a split, write them, and score them where the truth is known.
+
+    epoch: of the network, to be noted; None if it is not known, or there are several.
+    """
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, args.partial, options)
     truth, public = open_truth(args.split, args.gt, labels, frames, names)
     train_set = None  # of the baselines
@@ -97,7 +102,7 @@ def generate_and_score(args, root, options, generate_videos, metrics, video_form
         with usable("--save_root", folder):
             clear_test(folder, keep=[submission.name] if args.split == "test" else [])
             clear_test_videos(folder)
-        write_split(folder, args.split, checkpoints=[args.ckpt_path, *args.ensemble], views=args.views,
+        write_split(folder, args.split, checkpoints=[args.ckpt_path, *args.ensemble], epoch=epoch, views=args.views,
                     frames_per_second=noted_fps(root))
         if video_format:
             write_videos(folder, names, labels, predictions, truth, video_format)

@@ -26,7 +26,7 @@ from engine.processes import barrier, joined_processes, rank, rank_0_first, sile
 from engine.saving.best_rollout import first_of_each, read_best_rollout, repair_psnr_per_frame
 from engine.saving.checkpoint import build_model
 from engine.saving.event_files import check_tensorboard
-from engine.saving.logs import save_videos
+from engine.saving.logs import save_videos, tests_of_other_networks
 from engine.saving.recorder import RunRecorder
 from engine.saving.resume import identity_of, restore, resume_command
 from engine.saving.run_folder import open_run
@@ -196,6 +196,10 @@ def show_best(folder, val_set, train_set, state):
     else:
         print("its validation video is gone; to score it again: "
               + script_command("Trainer.py", "--test", "--ckpt_path", path))
+    validated = [row for row in state.rows if "val_psnr" in row]
+    best = max(validated, key=lambda row: row["val_psnr"], default={}).get("epoch")
+    for split, epoch in tests_of_other_networks(folder, best).items():
+        print(f"\nnote: the test in {folder / split} is of the network of epoch {epoch}, and {path.name} of epoch {best}")
     test = script_command("Tester.py", "--ckpt_path", path)
     print(f"\npage:    {folder / 'page.html'}\nfigures: {folder}\ntest:    {test}")
 

@@ -57,8 +57,10 @@ class RunError(Exception):
     """A run that cannot continue, through no fault in its flags: one line that says where and why."""
 
 
-class Stopped(Exception):
-    """A run ended by a signal, with everything saved that it needs to continue."""
+class Stopped(BaseException):
+    """A run ended by a signal, with everything saved that it needs to continue. Like KeyboardInterrupt no Exception:
+    what handles any error of a file that is read must not take the signal for one.
+    """
 
     def __init__(self, signal_number, message):
         super().__init__(message)

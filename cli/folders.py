@@ -1,8 +1,11 @@
 """Folders that are made whole or not at all, and the lock of a folder that is in use."""
 
+import glob
 import os
+import re
 import shutil
 import socket
+import time
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import RunError, UsageError
-from .files import NOT_SUPPORTED, make_folder, patiently, read_json, read_json_or_none, usable
+from .files import LEFTOVER_SECONDS, NOT_SUPPORTED, make_folder, patiently, read_json, read_json_or_none, usable
 
 OF_FILE_MANAGERS = {"thumbs.db", "desktop.ini", ".ds_store", ".localized", ".directory"}
 
@@ -29,19 +32,27 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
     unfinished, replaced, complete = (folder.with_name(f".{folder.name}.{process}.{end}")
                                       for end in ("tmp", "old", "new"))
     kept = None
+
+    def is_made():
+        """Whether another process has made the same folder meanwhile."""
+        return not overwrite and read_json_or_none(folder / marker) == read_json(unfinished / marker)
+
     try:
         with usable(flag, folder):
+            _clear_leftovers(folder)
             check_replaceable(flag, folder, kind, marker, ours, overwrite)
             _make_unfinished(unfinished, folder, replaced)
         yield unfinished
-        if not overwrite and read_json_or_none(folder / marker) == read_json(unfinished / marker):
-            return  # another process has made the same one meanwhile
+        if is_made():
+            return
         try:
             check_replaceable(flag, folder, kind, marker, ours, overwrite)  # others may have filled it meanwhile
             if folder.exists():
                 _rename(folder, replaced)
             _rename(unfinished, folder)
         except (OSError, UsageError) as error:
+            if is_made():  # a network drive may show only now what another machine has made
+                return
             kept = _renamed_if_possible(unfinished, complete)  # no later process takes that for a leftover
             if isinstance(error, UsageError):
                 raise RunError(f"{flag} {folder} holds something else by now; the {kind} is complete in {kept}: give "
@@ -65,10 +76,27 @@ def _resolved(flag, folder):
     return folder
 
 
+def _clear_leftovers(folder):
+    """Take care of what killed processes have left beside a folder: give it back its content, and remove the rest.
+
+    What was changed within the last LEFTOVER_SECONDS stays: another process may be at it.
+    """
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        kind = re.fullmatch(r"\.\d+\.(old|tmp)", path.name.removeprefix(f".{folder.name}.{socket.gethostname()}"))
+        if not kind or not path.is_dir():
+            continue
+        if kind[1] == "old" and not folder.exists():  # killed between two renames
+            _rename(path, folder)
+            print(f"{folder} is back: an earlier try to replace it was cut off")
+            continue
+        changed = max(entry.stat().st_mtime for entry in (path, *path.glob("*/*")))  # train/train_img, say
+        if time.time() - changed > LEFTOVER_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _make_unfinished(unfinished, folder, replaced):
     """Make the folder `unfinished`; raises OSError if `folder`, where it exists, cannot be renamed to `replaced`."""
-    # What a killed process of this number has left: in a container every one has the number 1
-    for leftover in (unfinished, replaced) if folder.exists() else (unfinished,):
+    for leftover in (unfinished, replaced):  # of a killed process of this number: in a container every one has 1
         shutil.rmtree(leftover, ignore_errors=True)
     if folder.exists():  # a mounted one, or one in use on Windows, is told before the work
         _rename(folder, replaced)

@@ -1,6 +1,7 @@
 """How a script ends: 0 when done, 2 on a user's mistake, 1 on a failed run, 128 + n on signal n."""
 
 import errno
+import os
 import signal
 import sys
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from pathlib import Path
 from .errors import FULL, RunError, Stopped, UsageError, is_full_memory, is_out_of_reach, remedy_of
 from .signals import end_quietly
 
+NOT_READ = {errno.EPIPE, errno.EIO, errno.EINVAL}  # Windows says EINVAL of a closed pipe
+
 
 def run_script(main):
     """Call main() and end the process with the exit status that its exception asks for."""
@@ -16,7 +19,7 @@ def run_script(main):
     if signal.getsignal(signal.SIGINT) is end_quietly:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for output in ("stdout", "stderr"):
-        stream = getattr(sys, output)
+        stream = getattr(sys, output) or open(os.devnull, "w", encoding="utf-8")  # None: it was closed from the start
         if hasattr(stream, "reconfigure"):  # a notebook's stream lacks it
             stream.reconfigure(line_buffering=True, errors="backslashreplace")  # a log file has each line at once
         if not isinstance(stream, Output):
@@ -51,7 +54,10 @@ def run_script(main):
 
 
 class Output:
-    """An output stream that drops what is written once nobody reads it: its terminal is closed, or its `tee` ended."""
+    """An output stream that drops what cannot be written: a run and its files are worth more than what is said of them.
+
+    Its terminal may be closed, its `tee` ended, the disk of its log full, or the drive of its log away.
+    """
 
     def __init__(self, stream):
         self.stream = stream
@@ -60,20 +66,20 @@ class Output:
         return getattr(self.stream, name)
 
     def write(self, text):
-        with unless_unread():
+        with dropped_if_lost():
             self.stream.write(text)
         return len(text)
 
     def flush(self):
-        with unless_unread():
+        with dropped_if_lost():
             self.stream.flush()
 
 
 @contextmanager
-def unless_unread():
-    """Ignore a write that fails because nobody reads the output any more; raise any other error, as of a full disk."""
+def dropped_if_lost():
+    """Ignore a write that fails because nobody reads the output any more, or because of its drive."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO, errno.EINVAL):  # Windows says EINVAL of a closed pipe
+        if error.errno not in NOT_READ and not remedy_of(error):
             raise

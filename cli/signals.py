@@ -1,4 +1,4 @@
-"""How a script is stopped from outside: by Ctrl-C, SIGTERM, or its terminal being closed."""
+"""How a script is stopped from outside: by Ctrl-C, by its terminal being closed, or by another program."""
 
 import signal
 import sys
@@ -12,10 +12,13 @@ ONE_SIGNAL = 1  # second after a signal, within which others are taken for the s
 
 
 def ending_signals():
-    """Return the signals that end a program from outside: SIGTERM, and SIGHUP unless it is ignored."""
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Windows has none
-        return [signal.SIGTERM, signal.SIGHUP]
-    return [signal.SIGTERM]
+    """Return the signals that end a program from outside: SIGTERM and, unless they are ignored, three others.
+
+    SIGHUP comes when its terminal is closed, SIGUSR1 or SIGUSR2 from the scheduler of a cluster before the time ends.
+    Windows has none of the three.
+    """
+    others = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    return [signal.SIGTERM, *(number for number in others if signal.getsignal(number) != signal.SIG_IGN)]
 
 
 def handle_first(numbers, act):
@@ -40,7 +43,7 @@ def handle_first(numbers, act):
 
 
 def raise_stopped(message, at_ctrl_c=False):
-    """Let SIGTERM and SIGHUP raise Stopped with this message, so that what is unfinished is removed, as at Ctrl-C.
+    """Let the `ending_signals` raise Stopped with this message, so that what is unfinished is removed, as at Ctrl-C.
 
     at_ctrl_c: let SIGINT do so too. A second one quits at once.
     """
@@ -51,7 +54,7 @@ def raise_stopped(message, at_ctrl_c=False):
 
 
 class StopSignals:
-    """Note the first SIGINT, SIGTERM or SIGHUP, so that the run can be saved; a second one quits at once.
+    """Note the first SIGINT, or of the `ending_signals`, so that the run can be saved; a second one quits at once.
 
     SIGHUP, which a closed terminal sends, stays ignored under nohup.
     """

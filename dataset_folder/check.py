@@ -1,7 +1,6 @@
 """What is wrong with a dataset, or what it holds: Preparer.py --check."""
 
-import os
-
+from cli.cores import usable_cores
 from cli.errors import RunError, UsageError
 from media.decoded import read_images
 
@@ -27,7 +26,7 @@ def describe_dataset(root):
             judged = mode == "train" and paths is folders[-1]  # its labels, which stand for those of all splits
             try:
                 brightness, unreadable, found = read_images(
-                    paths, lambda image: image.float().mean() if judged else None, os.cpu_count())
+                    paths, lambda image: image.float().mean() if judged else None, usable_cores())
             except RunError as error:  # its drive is away, or a sector of it is bad
                 problems.append(str(error))
                 continue

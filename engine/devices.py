@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from cli.cores import usable_cores
 from cli.errors import NO_ENGINE, RunError, UsageError, is_full_memory, one_line
 
 from .processes import is_under_torchrun
 
 NO_CUDA = "there is no CUDA device here"
+OTHER_TORCH = "an older GPU or driver needs a torch for an older CUDA, see https://pytorch.org/get-started/previous-versions"
 NO_TENSOR_CORES = re.compile(r"GTX 16|\bT\d{3,4}\b|\bMX[45]50\b|CMP 30HX")  # of the Turing GPUs; the T4 has them
 
 
@@ -55,7 +57,7 @@ def cuda_problem(gpu):
         warnings.simplefilter("always")
         if not torch.cuda.is_available():  # torch warns where only the driver is too old
             if caught:
-                return f"CUDA cannot be used ({one_line(caught[0].message)})"
+                return f"CUDA cannot be used ({one_line(caught[0].message)}); {OTHER_TORCH}"
             if torch.version.cuda is None and torch.version.hip is None and shutil.which("nvidia-smi"):
                 return (f"torch {torch.__version__} is built for the CPU alone, and here is an NVIDIA GPU; install a "
                         "torch built for CUDA, see https://pytorch.org/get-started")
@@ -65,7 +67,8 @@ def cuda_problem(gpu):
             raise UsageError(f"{flag} {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
         reason = why_no_kernels(torch.device("cuda", gpu), torch.float32)
     if reason:
-        return f"{torch.cuda.get_device_name(gpu)} cannot be used with torch {torch.__version__} ({reason})"
+        return (f"{torch.cuda.get_device_name(gpu)} cannot be used with torch {torch.__version__} ({reason}); "
+                f"{OTHER_TORCH}")
     return None
 
 
@@ -172,10 +175,13 @@ def report_full_memory(device, remedy):
 
 
 def tune_cpu():
-    """Round denormal numbers to zero, and let glibc keep freed memory for the next tensors.
+    """Round denormal numbers to zero, let glibc keep freed memory for the next tensors, and start no idle threads.
 
-    What each is worth: benchmarks/README.md. Other allocators than glibc's are left alone.
+    What the first two are worth: benchmarks/README.md. Other allocators than glibc's are left alone. torch does not
+    know of a container's share of the cores; OMP_NUM_THREADS, if it is set, decides.
     """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     for kind in (np.float32, np.float64):
         np.finfo(kind)  # computed once; before 2.4 numpy warns of denormals that are zero
     torch.set_flush_denormal(True)

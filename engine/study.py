@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from cli.cores import usable_cores
 from cli.errors import DIVERGED, RunError, Stopped, UsageError
 from cli.files import read_json, write_json, write_text, writing
 from cli.flags import (
@@ -25,7 +26,9 @@ from .saving.logs import checkpoints_in, holds_run, read_arguments, read_metrics
 ENDED_BY_CTRL_C = {128 + signal.SIGINT, 0xC000013A}
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OF_THE_RECIPE = {  # in args.json, but other ones after --resume: they change no result but by rounding
-    "save_root", "resume", "overwrite", "DR", "checkpoint_frames", *flags_of(add_machine_flags)} - {"seed"}
+    "save_root", "resume", "overwrite", "DR", "checkpoint_frames", "per_save", "save_minutes", "store_visualization",
+    "video_format", "tensorboard", *flags_of(add_machine_flags)} - {"seed"}
+SHARES = ("batch_size", "accumulate")  # of a step; with BatchNorm over the batch they are of the recipe
 
 
 @dataclass(eq=False)
@@ -67,13 +70,16 @@ class Run:
         """Raise UsageError if the folder holds a run with other flags."""
         parser = trainer_parser()
         wanted, saved = parser.parse_args(self.words), read_arguments(self.folder)
-        answered = set()  # by the checkpoint that the recipe starts from
-        if wanted.ckpt_path:
-            answered = {*FROM_A_CHECKPOINT, *network_settings(wanted)} - parser.typed_flags(self.words).keys()
-        wanted = vars(wanted)
-        if saved:
-            saved = vars(parser.parse_args([])) | FLAGS_OF_OLDER_RUNS | saved
-        for name in sorted(wanted.keys() & saved.keys() - NOT_OF_THE_RECIPE - answered):
+        if not saved:
+            return
+        may_differ = {*NOT_OF_THE_RECIPE}
+        if wanted.ckpt_path:  # that checkpoint answers what is not typed
+            may_differ |= {*FROM_A_CHECKPOINT, *network_settings(wanted)} - parser.typed_flags(self.words).keys()
+        wanted, saved = vars(wanted), vars(parser.parse_args([])) | FLAGS_OF_OLDER_RUNS | saved
+        clips = {math.prod(flags[name] for name in SHARES) for flags in (wanted, saved)}  # of a step
+        if len(clips) == 1 and wanted["label_norm"] == "fixed":
+            may_differ |= {*SHARES}
+        for name in sorted(wanted.keys() & saved.keys() - may_differ):
             if wanted[name] != saved[name]:
                 raise UsageError(f"{self.folder} is a run with --{name} {saved[name]}, not {wanted[name]}; "
                                  "give another --out, or remove that folder")
@@ -257,5 +263,4 @@ def truth_fits(truth, folder):
 def share_cores(jobs):
     """Let each of several processes at a time use its share of the cores; otherwise each would use all."""
     if jobs > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))

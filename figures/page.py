@@ -11,7 +11,7 @@ import numpy as np
 from cli.errors import UsageError
 from cli.files import write_text
 from cli.parser import script_command
-from engine.saving.logs import read_record, read_scores, read_split, read_test_note
+from engine.saving.logs import read_record, read_scores, read_split, read_test_note, tests_of_other_networks
 from media.gif import DEFAULT_FPS
 
 from .page_parts import chart_html, curve, definitions, swatch, table
@@ -38,6 +38,8 @@ def write_page(path, folders, tests=True):
     runs, paths = read_runs(folders), [Path(folder) for folder in folders]
     records = [read_record(folder) for folder in paths]
     scores = [read_all_scores(folder) if tests else {} for folder in paths]
+    others = [tests_of_other_networks(folder, best_validation(run.metrics)["at epoch"])
+              for folder, run in zip(paths, runs)]
     clips = [read_clips(folder, tests) for folder in paths]
     for run, folder, *found in zip(runs, paths, records, scores, clips):
         if not (any(found) or run.metrics or read_split(folder)):
@@ -49,7 +51,7 @@ def write_page(path, folders, tests=True):
     text = Template(read_web("page.html")).substitute(
         title=escape(page_title(names)),
         style=read_web("page.css"), script=read_web("page.js"), runs=runs_table(runs, records, scores), videos=videos,
-        scores=scores_html(names, scores) or no_scores_html(paths[0]),
+        scores=scores_html(names, scores, others) or no_scores_html(paths[0]),
         legend=legend(names), curves=curves or "<p>No epoch yet.</p>",
         details="".join(map(details_html, names, records)),
         data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"))  # no name in it ends the script
@@ -137,12 +139,17 @@ def best_validation(metrics):
     return {heading: metrics[column][best] for heading, column in names.items()}
 
 
-def scores_html(names, scores):
-    """A table a split: the models, then the baselines, each once if it has the same scores beside all models."""
+def scores_html(names, scores, others):
+    """A table a split: the models, then the baselines, each once if it has the same scores beside all models.
+
+    names, scores: of the runs. others: of each, its tests that are not of its best epoch's network, {split: epoch}.
+    """
     tables = ""
     for split, caption in CAPTIONS.items():
         models, baselines = [], {}
         for index, (name, score) in enumerate(zip(names, scores)):
+            if split in others[index]:
+                name += f", network of epoch {others[index][split]}"
             for predictor, row in score.get(split, {}).items():
                 cells = {measure_name(measure): value for measure, value in row.items()}
                 if predictor == "this model":

@@ -11,14 +11,15 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Thread
 
-from cli.errors import RunError
+from cli.cores import usable_cores
+from cli.errors import RunError, one_line
 from cli.progress import Progress, bars_are_seen
 
 MOST_ON_WINDOWS = 61  # worker processes that a ProcessPoolExecutor can wait for there
 
 
 def default_workers():
-    return min(os.cpu_count(), 8)
+    return min(usable_cores(), 8)
 
 
 def pool_size(num_workers, jobs):
@@ -81,9 +82,13 @@ def draw_jobs(draw, jobs, num_workers, desc="stage dancer"):
         if num_workers > 1:
             spawn = multiprocessing.get_context("spawn")  # a fork is not safe when torch has threads
             workers = pool_size(num_workers, len(jobs))
-            pool = ProcessPoolExecutor(workers, spawn, end_with_parent)
-            stack.callback(pool.shutdown, cancel_futures=True)
-            run = partial(in_order, pool, 2 * workers)
+            try:
+                pool = ProcessPoolExecutor(workers, spawn, end_with_parent)
+            except (OSError, ImportError, NotImplementedError) as error:  # a container without a usable /dev/shm
+                print(f"note: no processes can be started ({one_line(error)}); drawing in this one")
+            else:
+                stack.callback(pool.shutdown, cancel_futures=True)
+                run = partial(in_order, pool, 2 * workers)
         progress = stack.enter_context(Progress(total=total, desc=desc, unit="frame"))
         try:
             with ctrl_c_held_back():

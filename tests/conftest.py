@@ -74,7 +74,7 @@ def plain_loop(model, frames, labels, noise, mask):
 @contextmanager
 def signals_restored():
     """Let the block change what the signals that stop a run do, until its end."""
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
     handlers = {name: signal.getsignal(getattr(signal, name)) for name in names}
     try:
         yield

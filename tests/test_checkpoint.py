@@ -14,6 +14,7 @@ import torch
 
 import faults
 from cli.errors import RunError, UsageError
+from cli.files import write_bytes, write_text
 from conftest import TINY_CLIPS, TINY_NETWORK, Malicious, flags, tiny_model
 from dataloader import Dataset_Dance
 from engine.saving.checkpoint import (
@@ -50,6 +51,20 @@ def test_what_is_saved_comes_back(model, tmp_path):
     plain = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert same_tensors(plain["state_dict"], content["state_dict"])
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_a_file_is_complete_before_it_is_forced_to_the_disk(tmp_path, monkeypatch):
+    """After a power cut it would else be empty under its new name."""
+    sizes, force = [], os.fsync
+
+    def noted(number):
+        sizes.append(os.fstat(number).st_size)
+        force(number)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_bytes(tmp_path / "a", b"12345")
+    write_text(tmp_path / "b", "123")
+    assert sizes == [5, 3]
 
 
 @pytest.mark.parametrize("saved, resumed", [(torch.contiguous_format, torch.channels_last),

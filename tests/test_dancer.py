@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -446,6 +447,38 @@ def test_what_a_killed_process_of_the_same_number_left_is_not_in_the_way(tmp_pat
         "made", "made/dancer.json"]
 
 
+@pytest.mark.parametrize("pid", [os.getpid(), 4_000_000])
+@pytest.mark.parametrize("ends", [".old", ".old .tmp"])
+def test_a_folder_that_was_being_replaced_when_its_maker_was_killed_comes_back(ends, pid, tmp_path, capsys):
+    """Also if what is made next is not completed; the other process may have had any number, or the same one."""
+    for end in ends.split():
+        leftover = tmp_path / f".made.{socket.gethostname()}.{pid}{end}"
+        leftover.mkdir()
+        (leftover / "dancer.json").write_text(f'{{"of": "{end}"}}')
+    (tmp_path / ".made.notes.5.old").mkdir()  # a user's
+    with pytest.raises(UsageError, match="holds a dancer already"):
+        with whole_folder("--dancer", tmp_path / "made", "dancer", "dancer.json", [], overwrite=False):
+            pass
+    assert (tmp_path / "made/dancer.json").read_text() == '{"of": ".old"}' and "is back" in capsys.readouterr().out
+    with pytest.raises(ValueError):
+        with whole_folder("--dancer", tmp_path / "made", "dancer", "dancer.json", [], overwrite=True):
+            raise ValueError("it cannot be drawn")
+    assert (tmp_path / "made/dancer.json").read_text() == '{"of": ".old"}' and (tmp_path / ".made.notes.5.old").exists()
+
+
+@pytest.mark.parametrize("hours, stays", [(0.9, True), (1.1, False)])
+def test_what_a_killed_process_has_left_is_removed_once_nobody_can_be_at_it(hours, stays, tmp_path):
+    leftover = tmp_path / f".made.{socket.gethostname()}.4000000.tmp"
+    (leftover / "train/train_img").mkdir(parents=True)
+    (leftover / "train/train_img/0.png").write_bytes(b"half")
+    for path in (leftover, *leftover.rglob("*")):
+        os.utime(path, (0, 0))
+    os.utime(leftover / "train/train_img", (time.time() - 3600 * hours,) * 2)
+    with whole_folder("--dancer", tmp_path / "made", "dancer", "dancer.json", [], overwrite=False) as unfinished:
+        (unfinished / "dancer.json").write_text("{}")
+    assert leftover.exists() == stays and (tmp_path / "made/dancer.json").exists()
+
+
 @pytest.mark.parametrize("kind", ["dancer.json", "thesis.txt"])
 def test_a_folder_that_others_filled_meanwhile_stays(kind, tmp_path):
     with pytest.raises(RunError, match="holds something else by now; the dancer is complete in ") as raised:
@@ -467,6 +500,30 @@ def test_the_same_dancer_that_another_process_made_meanwhile_is_the_one(tmp_path
             (tmp_path / "made" / name).write_text(text)
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert (tmp_path / "made/of").read_text() == "the other"
+
+
+def test_the_same_dancer_that_a_network_drive_shows_too_late_is_the_one(tmp_path, monkeypatch):
+    """As of two jobs of a cluster: the second sees no folder yet, and its rename finds one."""
+    made, exists = tmp_path / "made", Path.exists
+    with monkeypatch.context() as patch:
+        with whole_folder("--dancer", made, "dancer", "dancer.json", [], overwrite=False) as unfinished:
+            (unfinished / "dancer.json").write_text('{"seed": 0}')
+            made.mkdir()
+            (made / "of").write_text("the other")  # the marker is not seen yet
+            patch.setattr(Path, "exists", lambda path, **more: path != made and exists(path, **more))
+            patch.setattr("cli.folders.check_replaceable", lambda *_: (made / "dancer.json").write_text('{"seed": 0}'))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made"] and (made / "of").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOENT, errno.ENOSYS])
+def test_where_no_processes_can_be_started_the_dancer_is_drawn_in_this_one(number, tmp_path, monkeypatch, capsys):
+    """A container may have no /dev/shm, or none that can be written."""
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("stage_dancer.workers.ProcessPoolExecutor", refuse)
+    dancer.make_dancer(tmp_path / "dancer", **TINY, num_workers=2)
+    assert "no processes can be started" in capsys.readouterr().out and (tmp_path / "dancer/dancer.json").exists()
 
 
 @pytest.mark.parametrize("number, remedy", [(errno.ENOSPC, "make room"), (errno.ENOMEM, "free some memory"),

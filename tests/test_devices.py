@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import Trainer
+from cli.cores import usable_cores
 from cli.errors import RunError
 from conftest import ROOT, TINY_NETWORK, call_script, flags, read_csv
 from engine import devices, processes
@@ -319,9 +320,34 @@ def test_a_driver_that_is_too_old_is_named(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", not_available)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert choose_device("auto").type == "cpu"
-    assert "driver on your system is too old (found version 11040)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "driver on your system is too old (found version 11040)" in out and "a torch for an older CUDA" in out
     with pytest.raises(devices.UsageError, match="too old"):
         choose_device("cuda")
+
+
+QUOTAS = [({"cpu.max": "max 100000\n"}, 64), ({"cpu.max": "400000 100000\n"}, 4), ({"cpu.max": "150000 100000\n"}, 2),
+          ({"cpu.max": "5000 100000\n"}, 1), ({"cpu.max": "9900000 100000\n"}, 64), ({"cpu.max": "damaged"}, 64), ({}, 64),
+          ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+          ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4)]
+
+
+@pytest.mark.parametrize("files, cores", QUOTAS)
+def test_a_container_s_share_of_the_cores_is_all_that_is_used(files, cores, tmp_path, monkeypatch):
+    """torch would start a thread for each core of the machine."""
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("cli.cores.CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    assert usable_cores() == cores
+    threads = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 48)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    devices.tune_cpu()
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    devices.tune_cpu()
+    assert threads == [min(cores, 48)]  # the user's own number stays
 
 
 def test_no_gpu_at_all_is_nothing_to_say_of_auto(capsys, monkeypatch):

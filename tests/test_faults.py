@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,13 +13,14 @@ import sys
 import time
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import faults
-from cli.errors import RunError
+from cli.errors import RunError, Stopped, UsageError
 from cli.flags import add_feedback_flags, add_network_flags, add_training_flags, flags_of
 from cli.parser import interpreter
 from cli.script import run_script
@@ -26,6 +28,7 @@ from cli.signals import StopSignals
 from conftest import ROOT, Malicious, flags, link, posix_only, read_csv, signals_restored
 from engine.saving.best_rollout import BEST_ROLLOUT
 from engine.saving.checkpoint import load_checkpoint, save_checkpoint
+from engine.saving.logs import read_videos
 from engine.saving.recorder import RunRecorder
 from engine.saving.resume import FIXED_IN_A_RUN
 from engine.saving.run_folder import FIGURE_FILES, clear_run
@@ -173,15 +176,16 @@ def test_run_is_saved_within_a_long_validation_or_round(moment, batches_done, tr
 
 def test_of_an_epochs_checkpoints_last_ckpt_is_written_last(train, call, monkeypatch):
     """A run that is killed between two of them then has the others once it is resumed."""
-    saved = []
+    saved, replace = [], os.replace
 
-    def save(paths, content):
-        saved.append([path.name for path in paths])
-        save_checkpoint(paths, content)
+    def noted(temporary, path):
+        saved.append(path.name)
+        replace(temporary, path)
 
-    monkeypatch.setattr("engine.saving.recorder.save_checkpoint", save)
+    monkeypatch.setattr(os, "replace", noted)
     call("Trainer", *train(save_root="run", num_epoch=1, per_save=1))
-    assert saved[-1][-1] == "last.ckpt" and sorted(saved[-1]) == ["best.ckpt", "epoch=0.ckpt", "last.ckpt"]
+    saved = [name for name in saved if name.endswith(".ckpt")]
+    assert saved[-1] == "last.ckpt" and sorted(saved[-3:]) == ["best.ckpt", "epoch=0.ckpt", "last.ckpt"]
 
 
 def test_a_run_is_saved_once_every_save_minutes(tmp_path, monkeypatch):
@@ -281,6 +285,36 @@ def test_full_disk_where_no_file_is_named_ends_the_run_with_a_line(capsys):
             run_script(partial(raise_it, error))
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.EPIPE, errno.EIO])
+def test_a_script_goes_on_though_what_it_says_cannot_be_written(number, monkeypatch):
+    """Its log may be on a full disk, or on a drive that is away, and its run on another."""
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, SimpleNamespace(write=refuse, flush=refuse))
+    done = []
+    run_script(lambda: done.append(print("epoch 0", flush=True)))
+    assert len(done) == 1
+
+
+@posix_only
+def test_a_script_can_be_started_without_output(tmp_path):
+    command = shlex.join([sys.executable, str(ROOT / "Plotting.py"), *flags(schedule="tfr", out="figures")])
+    assert subprocess.run(["sh", "-c", f"{command} >&- 2>&-"], cwd=tmp_path).returncode == 0
+    assert list((tmp_path / "figures").glob("*.png"))
+
+
+@pytest.mark.parametrize("read", [lambda path: read_videos(path), lambda path: read_image(path)], ids=["videos", "image"])
+def test_a_signal_while_a_file_is_read_is_no_fault_of_the_file(read, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"any")
+    for name in ("numpy.load", "PIL.Image.open"):
+        monkeypatch.setattr(name, partial(raise_it, Stopped(signal.SIGTERM, "stopped")))
+    with pytest.raises(Stopped):
+        read(path)
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
 def test_a_file_that_cannot_be_used_ends_a_script_with_a_line(number, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -312,7 +346,7 @@ def test_full_memory_is_not_told_as_a_damaged_file(name, error, run, monkeypatch
         read_image(run / "loss.png")
 
 
-def raise_it(error):
+def raise_it(error, *_, **__):
     raise error
 
 
@@ -365,6 +399,38 @@ def test_a_run_replaces_what_a_run_has_written_and_nothing_else(run):
     assert left - {".lock", ".lock_holder", ".decoded"} == {*ours} and len(theirs) > 10
 
 
+@pytest.mark.parametrize("kept", ["last.ckpt", "metrics.csv", "args.json", "loss.png", "page.html",
+                                  "test/submission.csv", "val/scores.json"])
+def test_a_run_that_could_not_all_be_removed_is_removed_by_the_next_try(kept, run, monkeypatch):
+    """Say because a spreadsheet has a file open, or because the program was killed there."""
+    for name in ("page.html", "loss.png", "test/submission.csv", "test/scores.json", "val/scores.json"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("of the old run")
+    unlink = Path.unlink
+
+    def refuse(path, **more):
+        if path == run / kept:
+            raise OSError(errno.EIO, "it is open elsewhere")
+        unlink(path, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(UsageError):
+        patch.setattr(Path, "unlink", refuse)
+        clear_run(run)
+    assert (run / kept).exists()
+    clear_run(run)
+    assert not [path for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")]
+
+
+def test_a_test_that_cannot_be_removed_leaves_the_run_as_it_is(run, monkeypatch):
+    (run / "test").mkdir()
+    (run / "test/submission.csv").write_text("of the old run")
+    before = sorted(path.name for path in run.iterdir())
+    with monkeypatch.context() as patch, pytest.raises(UsageError):
+        patch.setattr(Path, "unlink", partial(raise_it, PermissionError(errno.EACCES, "no")))
+        clear_run(run)
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
 def test_every_figure_of_a_run_is_replaced_with_it(run):
     """All but that of samples, which belongs to a test."""
     for suffix in ("png", "pdf", "svg"):
@@ -400,6 +466,18 @@ def test_a_rollout_that_is_gone_is_told_with_what_scores_it_again(run, call, cap
     (run / BEST_ROLLOUT).unlink()
     call("Trainer", "--resume", "--save_root", run)
     assert f"{interpreter()} Trainer.py --test --ckpt_path {run / 'best.ckpt'}\n" in capsys.readouterr().out
+
+
+def test_a_test_of_a_network_that_was_the_best_before_is_told(run, dancer, call, capsys):
+    best = load_checkpoint(run / "best.ckpt")["last_epoch"]
+    older = next(path for path in (run / "epoch=0.ckpt", run / "epoch=1.ckpt", run / "epoch=2.ckpt")
+                 if load_checkpoint(path)["last_epoch"] != best)
+    for checkpoint, told in (("best.ckpt", False), (older, True)):
+        call("Tester", "--ckpt_path", run / checkpoint, "--save_root", run / "test", "--no-make_gif")
+        capsys.readouterr()
+        call("Trainer", "--resume", "--save_root", run)
+        note = f"the test in {run / 'test'} is of the network of epoch {older.stem[-1]}, and best.ckpt of epoch {best}"
+        assert (note in capsys.readouterr().out) == told
 
 
 def test_a_resumed_run_keeps_how_it_began(run, call):
@@ -526,6 +604,39 @@ def test_flags_that_bend_a_resumed_run_are_told(run, call, capsys):
     assert len(read_csv(run / "metrics.csv")) == 4
 
 
+def test_flags_that_a_resumed_run_was_given_hold_though_it_is_killed_before_its_first_save(run, call, capsys,
+                                                                                           monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    times = []
+    for changed in (flags(num_epoch=4, lr=0.0005), []):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr("Trainer.train_one_epoch", partial(raise_it, Killed()))
+            call("Trainer", "--resume", "--save_root", run, *changed)
+        times.append((run / "last.ckpt").stat().st_mtime_ns)
+    assert times[0] == times[1]  # with the same flags nothing is written
+    call("Trainer", "--resume", "--save_root", run)
+    assert json.loads((run / "args.json").read_text())["arguments"]["lr"] == 0.0005
+    assert [row["epoch"] for row in read_csv(run / "metrics.csv")] == ["0", "1", "2", "3"]
+    resumed = load_checkpoint(run / "last.ckpt")
+    assert resumed["last_epoch"] == 3 and resumed["arguments"]["num_epoch"] == 4
+
+
+def test_a_resumed_run_of_a_gpu_that_is_not_here_goes_on_on_the_first(run, call, capsys, monkeypatch):
+    """Another machine may have fewer, and so has a job of a cluster."""
+    content = load_checkpoint(run / "last.ckpt")
+    content["arguments"]["gpu"] = 3
+    torch.save(content, run / "last.ckpt")
+    for count, gpu in ((2, 0), (4, 3), (0, 3)):
+        shutil.copytree(run, run.with_name(f"of {count}"))
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "device_count", lambda: count)
+            call("Trainer", "--resume", *flags(save_root=run.with_name(f"of {count}"), device="cpu"))
+        assert ("continuing on --gpu 0" in capsys.readouterr().out) == (gpu == 0)
+        assert json.loads((run.with_name(f"of {count}") / "args.json").read_text())["arguments"]["gpu"] == gpu
+
+
 def test_second_run_in_a_folder_is_refused_until_the_first_is_dead(train, ends, call, tmp_path):
     with faults.start_training(*train(save_root=tmp_path / "run", num_epoch=10000)) as process:
         assert any(faults.STARTED in line for line in process.stdout)
@@ -576,6 +687,18 @@ def test_resume_names_a_checkpoint_with_a_strange_state(key, value, run, ends):
     torch.save(content, run / "last.ckpt")
     error, _ = ends(2, "Trainer", "--resume", "--save_root", run, "--num_epoch", "4")
     assert "last.ckpt" in error
+
+
+@pytest.mark.parametrize("strange", [lambda moment: moment.flatten()[:1], lambda moment: moment.flatten()],
+                         ids=["one number", "flat"])
+def test_moments_of_another_shape_are_refused(strange, run, ends):
+    """A single number would be taken for all of them."""
+    content = load_checkpoint(run / "last.ckpt")
+    moments = content["optimizer"]["state"][0]
+    moments["exp_avg"] = strange(moments["exp_avg"]).clone()
+    torch.save(content, run / "last.ckpt")
+    error, _ = ends(2, "Trainer", "--resume", "--save_root", run, "--num_epoch", "4")
+    assert "the optimizer's state does not fit the network in 1 places: exp_avg of parameter 0" in error
 
 
 @pytest.mark.parametrize("key, value", [("arguments", None), ("frame_H", "x"), ("temperature", "x"), ("DR", 5)])

@@ -287,14 +287,16 @@ def test_folder_of_any_name_holds_a_run_and_its_figures(name, train, tmp_path, c
 
 
 @posix_only
-@pytest.mark.parametrize("before, noted", [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
-def test_closed_terminal_stops_a_run_unless_it_is_to_be_ignored(before, noted):
-    """nohup has it ignored."""
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
+@pytest.mark.parametrize("ignored, noted", [(False, True), (True, False)])
+def test_closed_terminal_or_scheduler_stops_a_run_unless_it_is_to_be_ignored(name, ignored, noted):
+    """nohup has the first ignored."""
+    number = getattr(signal, name)
     with signals_restored():
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         stop = StopSignals()
-        signal.raise_signal(signal.SIGHUP)
-        assert (stop.signal_number == signal.SIGHUP) == noted
+        signal.raise_signal(number)
+        assert (stop.signal_number == number) == noted
 
 
 def has_an_epoch(run):

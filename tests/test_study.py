@@ -298,6 +298,24 @@ def test_other_flags_in_the_folder_of_a_run_are_an_error(done, capsys):
     assert files_and_times(folder / "study") == before
 
 
+def test_what_helped_a_run_on_makes_it_no_other_run(study, dancer, tmp_path, capsys):
+    """What the program advises where memory is full, and what changes files alone."""
+    words = ["tiny.txt", *flags(epochs=1, DR=dancer)]
+    study(*words)
+    path = tmp_path / "study/tiny/seed=0/args.json"
+    record = json.loads(path.read_text())
+    for changed, refused in (({"batch_size": 1, "accumulate": 2, "checkpoint_frames": True}, False),
+                             ({"save_minutes": 2.0, "per_save": 9, "video_format": "mp4", "tensorboard": True}, False),
+                             ({"batch_size": 1}, True), ({"batch_size": 1, "accumulate": 2, "label_norm": "batch"}, True)):
+        path.write_text(json.dumps(record | {"arguments": record["arguments"] | changed}))
+        if not refused:
+            study(*words)
+            continue
+        with pytest.raises(SystemExit) as ended:
+            study(*words)
+        assert ended.value.code == 2 and "is a run with --" in capsys.readouterr().err
+
+
 @posix_only
 def test_interrupted_study_goes_on(study, dancer, tmp_path):
     words = ["tiny.txt", *map(str, flags(epochs=12, DR=dancer)), "--seeds", "0", "1", "--jobs", "2"]
@@ -393,8 +411,9 @@ def test_log_of_a_script_is_in_utf_8_whatever_the_system_writes_in(tmp_path, mon
 
 
 @pytest.mark.parametrize("allotted, jobs, threads", [(4, 2, "2"), (5, 2, "2"), (1, 3, "1"), (4, 1, None)])
-def test_jobs_share_the_cores_that_the_process_may_use(allotted, jobs, threads, monkeypatch):
+def test_jobs_share_the_cores_that_the_process_may_use(allotted, jobs, threads, tmp_path, monkeypatch):
     """Which Slurm or taskset may have made fewer than the machine has."""
+    monkeypatch.setattr("cli.cores.CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(allotted)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS")
     engine_study.share_cores(jobs)
@@ -536,6 +555,23 @@ def test_a_study_does_not_go_on_with_other_images(study, dancer, tmp_path, capsy
     assert not (tmp_path / "study/tiny/seed=1").exists()
     (tmp_path / "study/tiny/seed=0/last.ckpt").write_bytes(b"half")  # which a finished run does not need
     study(*words, "--seeds", 0)
+
+
+def test_a_study_does_not_take_the_seconds_of_other_images(study, dancer, tmp_path, capsys, monkeypatch):
+    """It was stopped after its calibration, and is given another dataset."""
+    data = without_cache(dancer, tmp_path / "data")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("Study.write_tables", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr("Study.run_script", lambda main: main())
+        patch.setattr("conftest.run_script", lambda main: main())
+        study("tiny.txt", *flags(minutes=0.01, DR=data))
+    assert (tmp_path / "study/tiny/calibration/last.ckpt").is_file()
+    for path in (data / "train/train_label").iterdir():
+        with Image.open(path) as image:
+            ImageOps.mirror(image).save(path)
+    with pytest.raises(SystemExit) as ended:
+        study("tiny.txt", *flags(minutes=0.01, DR=data))
+    assert ended.value.code == 2 and "calibration was trained on it; give another --out" in capsys.readouterr().err
 
 
 def test_a_table_that_cannot_be_written_at_the_end_of_a_run_ends_no_study(study, dancer, tmp_path, capsys, monkeypatch):

@@ -163,6 +163,14 @@ def test_a_python_without_the_packages_is_told_in_one_line(script):
     assert f"{script}.py: error: this Python lacks torch, " in ended.stderr and "requirements.txt" in ended.stderr
 
 
+@pytest.mark.parametrize("script", ["Trainer", "Study"])
+def test_a_python_that_is_too_old_is_told(script, tmp_path):
+    code = (f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['{script}.py', '--help']; "
+            f"sys.version_info = (3, 10, 4); runpy.run_path({str(ROOT / f'{script}.py')!r}, run_name='__main__')")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 2 and "give 3.11 or newer" in ended.stderr and ended.stderr.count("\n") == 1
+
+
 def test_smallest_values_that_the_flags_take_can_train(dancer, call):
     """So that the bounds of the flags are those of the network."""
     smallest = flags(F_dim=8, L_dim=2, N_dim=4, D_out_dim=8, frame_H=4, frame_W=4, val_vi_len=2,

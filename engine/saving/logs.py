@@ -197,6 +197,21 @@ def read_test_note(folder):
     return note if isinstance(note, dict) else {}
 
 
+def tested_epoch(folder):
+    """The epoch whose network the test in a folder is of, if Tester.py has noted it; else None."""
+    epoch = read_test_note(folder).get("epoch")
+    return epoch if type(epoch) is int else None
+
+
+def tests_of_other_networks(folder, best):
+    """{split: epoch} of the tests in a run's folder that are of another epoch's network than its best one, of `best`.
+
+    {} if it has no best epoch, None.
+    """
+    epochs = {split: tested_epoch(folder / split) for split in SPLITS}
+    return {split: epoch for split, epoch in epochs.items() if None not in (epoch, best) and epoch != best}
+
+
 def read_split(folder):
     """What `write_split` has noted: test, val or train; None without the file."""
     path = folder / "split.json"

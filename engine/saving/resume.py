@@ -22,6 +22,7 @@ FIXED_IN_A_RUN = ("train_vi_len", "val_vi_len", "partial", "fast_train", "fast_p
                   "fast_train_epoch", "shuffle", "random_start", "frame_H", "frame_W", "network", "F_dim", "L_dim",
                   "N_dim", "D_out_dim", "posterior", "label_norm", "reconstruction", "optim", "bptt", "interleave",
                   "random_shift", "temperature", "seed")
+NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root")
 SAME_IMAGE = 1  # of 255, by which thumbnails of one image differ at most, whatever reads it
 CHECKPOINT_KEYS = {"optimizer", "last_epoch", "batches_done", "totals", "best_psnr", "arguments", "sequence_lengths",
                    "scaler", "world_size"}

@@ -20,16 +20,18 @@ from cli.parser import typed_command
 from ..devices import machine_name
 from ..processes import broadcast, rank, world_size
 from .best_rollout import BEST_ROLLOUT
+from .checkpoint import save_checkpoint
 from .event_files import EVENT_FILES
 from .logs import CHECKPOINTS, checkpoints_in, clear_test, figure_files, files_of, holds_run, read_record
-from .resume import check_newest
+from .resume import NOT_KEPT_ON_RESUME, check_newest
 
 # What Trainer.py, Study.py and Plotting.py write into the folder of a run, and nothing of the user's
 FIGURE_FILES = ("loss", "teacher_forcing_ratio", "beta", "learning_rate", "validation_psnr", "psnr_over_seconds",
                 "psnr_per_frame", "z", "rate_distortion")
-WRITTEN_IN_A_RUN = (*CHECKPOINTS, "best.gif", "best.mp4", "best.npz", "epoch=*.gif", "epoch=*.mp4", "metrics.csv",
-                    "times.csv", "psnr_per_frame.csv", "args.json", BEST_ROLLOUT)  # by whoever holds the folder's lock
-LEFT_BY_A_RUN = (*WRITTEN_IN_A_RUN, "result.json", "failed.txt", "page.html", *figure_files(FIGURE_FILES))
+WRITTEN_IN_A_RUN = ("best.gif", "best.mp4", "best.npz", "epoch=*.gif", "epoch=*.mp4", "times.csv",
+                    "psnr_per_frame.csv", BEST_ROLLOUT, *CHECKPOINTS, "metrics.csv",
+                    "args.json")  # by whoever holds the folder's lock
+LEFT_BY_A_RUN = ("result.json", "failed.txt", "page.html", *figure_files(FIGURE_FILES), *WRITTEN_IN_A_RUN)
 
 
 @contextmanager
@@ -57,6 +59,7 @@ def open_run(save_root, model, *, arguments, fps, resumed, overwrite, first_epoc
         check_room(folder, parameters, tensors * (num_epoch // per_save - first_epoch // per_save + 3), replaced)
         began = {}  # args.json as it is, of a resumed run
         if resumed:
+            save_changed_flags(folder, resumed, arguments)
             with suppress(UsageError):  # it is damaged
                 began = read_record(folder)
         else:
@@ -98,16 +101,31 @@ def check_free(folder, overwrite):
                          "replace it, or another folder")
 
 
+def save_changed_flags(folder, checkpoint, arguments):
+    """Write last.ckpt with the flags of a resumed run, if they are others than in the checkpoint that it goes on from.
+
+    They would be lost, without a word, if the run were killed before its first save and resumed again.
+    """
+    saved = checkpoint["arguments"]
+    if any(saved.get(name) != value for name, value in arguments.items() if name not in NOT_KEPT_ON_RESUME):
+        # the flags may share a step out over other processes than before
+        save_checkpoint([folder / "last.ckpt"], checkpoint | {"arguments": arguments, "world_size": world_size()})
+
+
 def clear_run(folder):
-    """Remove the run in the folder, if there is one, or what one left that ended in its first epoch."""
+    """Remove the run in the folder, if there is one, or what one left that ended in its first epoch.
+
+    Its tests and figures go first, and args.json last: if a file cannot be removed, or the program is killed, the next
+    try finds a run here, and removes the rest.
+    """
     if not holds_run(folder) and not (folder / "args.json").is_file():
         return
     with usable("--save_root", folder):
-        written = [path for pattern in LEFT_BY_A_RUN for path in files_of(folder, pattern)]
-        for path in (*written, *folder.glob(EVENT_FILES)):
-            remove_file(path)
         for split in SPLITS:
             clear_test(folder / split)
+        written = [path for pattern in LEFT_BY_A_RUN for path in files_of(folder, pattern)]
+        for path in (*folder.glob(EVENT_FILES), *written):
+            remove_file(path)
 
 
 def check_room(folder, parameters, copies, replaced):

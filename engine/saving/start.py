@@ -5,14 +5,15 @@ from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from cli.errors import UsageError
 from cli.flags import FROM_A_CHECKPOINT, LPIPS_MIN_SIDE, idle_flags, network_settings, tester_parser, trainer_parser
 
 from .checkpoint import load_checkpoint, network_dimensions
-from .resume import FIXED_IN_A_RUN, check_resumable, newest_checkpoint
+from .resume import FIXED_IN_A_RUN, NOT_KEPT_ON_RESUME, check_resumable, newest_checkpoint
 
 FIXED_IN_A_TEST = ("frame_H", "frame_W", "clamp_feedback")  # a test uses the training's values
-NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root")
 
 
 def trainer_flags():
@@ -82,6 +83,9 @@ def resumed_checkpoint(parser, args, typed):
             setattr(args, name, value)
         elif typed[name] != value:
             print(f"--{name} is now {typed[name]}; it was {value}")
+    if "gpu" not in typed and 0 < torch.cuda.device_count() <= args.gpu:
+        print(f"note: the run was on --gpu {args.gpu}, and here is none of that number; continuing on --gpu 0")
+        args.gpu = 0
     trained = checkpoint["last_epoch"] + 1
     if trained >= args.num_epoch:
         print(f"note: --num_epoch {args.num_epoch} leaves nothing to train, as {trained} epochs are done; to train "

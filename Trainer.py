@@ -199,7 +199,8 @@ def show_best(folder, val_set, train_set, state):
     validated = [row for row in state.rows if "val_psnr" in row]
     best = max(validated, key=lambda row: row["val_psnr"], default={}).get("epoch")
     for split, epoch in tests_of_other_networks(folder, best).items():
-        print(f"\nnote: the test in {folder / split} is of the network of epoch {epoch}, and {path.name} of epoch {best}")
+        print(f"\nnote: the test in {folder / split} is of the network of epoch {epoch}, and {path.name} of epoch "
+              f"{best}")
     test = script_command("Tester.py", "--ckpt_path", path)
     print(f"\npage:    {folder / 'page.html'}\nfigures: {folder}\ntest:    {test}")
 

@@ -18,7 +18,8 @@ from cli.errors import NO_ENGINE, RunError, UsageError, is_full_memory, one_line
 from .processes import is_under_torchrun
 
 NO_CUDA = "there is no CUDA device here"
-OTHER_TORCH = "an older GPU or driver needs a torch for an older CUDA, see https://pytorch.org/get-started/previous-versions"
+OTHER_TORCH = ("an older GPU or driver needs a torch for an older CUDA, see "
+               "https://pytorch.org/get-started/previous-versions")
 NO_TENSOR_CORES = re.compile(r"GTX 16|\bT\d{3,4}\b|\bMX[45]50\b|CMP 30HX")  # of the Turing GPUs; the T4 has them
 
 

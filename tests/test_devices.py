@@ -327,7 +327,8 @@ def test_a_driver_that_is_too_old_is_named(monkeypatch, capsys):
 
 
 QUOTAS = [({"cpu.max": "max 100000\n"}, 64), ({"cpu.max": "400000 100000\n"}, 4), ({"cpu.max": "150000 100000\n"}, 2),
-          ({"cpu.max": "5000 100000\n"}, 1), ({"cpu.max": "9900000 100000\n"}, 64), ({"cpu.max": "damaged"}, 64), ({}, 64),
+          ({"cpu.max": "5000 100000\n"}, 1), ({"cpu.max": "9900000 100000\n"}, 64), ({"cpu.max": "damaged"}, 64),
+          ({}, 64),
           ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
           ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4)]
 

@@ -305,7 +305,7 @@ def test_a_script_can_be_started_without_output(tmp_path):
     assert list((tmp_path / "figures").glob("*.png"))
 
 
-@pytest.mark.parametrize("read", [lambda path: read_videos(path), lambda path: read_image(path)], ids=["videos", "image"])
+@pytest.mark.parametrize("read", [read_videos, read_image])
 def test_a_signal_while_a_file_is_read_is_no_fault_of_the_file(read, tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"any")

@@ -306,7 +306,8 @@ def test_what_helped_a_run_on_makes_it_no_other_run(study, dancer, tmp_path, cap
     record = json.loads(path.read_text())
     for changed, refused in (({"batch_size": 1, "accumulate": 2, "checkpoint_frames": True}, False),
                              ({"save_minutes": 2.0, "per_save": 9, "video_format": "mp4", "tensorboard": True}, False),
-                             ({"batch_size": 1}, True), ({"batch_size": 1, "accumulate": 2, "label_norm": "batch"}, True)):
+                             ({"batch_size": 1}, True),
+                             ({"batch_size": 1, "accumulate": 2, "label_norm": "batch"}, True)):
         path.write_text(json.dumps(record | {"arguments": record["arguments"] | changed}))
         if not refused:
             study(*words)

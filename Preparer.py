@@ -49,7 +49,7 @@ def add_dancer_flags(parser):
                        help="frames of each test sequence")
     group.add_argument("--seed", type=seed_number, default=default["seed"], help="seed of the choreography")
     group.add_argument("--num_workers", type=positive_int,
-                       help="processes that draw; left out, one a processor and at most 8")
+                       help="processes that draw; left out, one for each core that it may use, and at most 8")
     group.add_argument("--film", type=path_name, metavar="FILE",
                        help="write the training frames as a video too, drawn large, and their true poses beside it as "
                             "a .csv; needs the package imageio-ffmpeg (requirements/video.txt)")

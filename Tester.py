@@ -74,8 +74,9 @@ def test(args, checkpoints, device):
             drive = open_drive(args.drive, args.poses, root, **options)
             return generate_drive(drive, folder, train_set, generate_videos, args.video_format)
     video_format = VideoFormat(args.video_format, noted_fps(root)) if args.make_gif else None
-    epoch = checkpoints[0][1].get("last_epoch")
-    is_known = type(epoch) is int and not args.ensemble
+    checkpoint = checkpoints[0][1]
+    epoch = checkpoint.get("last_epoch")
+    is_known = type(epoch) is int and not args.ensemble and not checkpoint.get("batches_done")  # of a later one
     generate_and_score(args, root, options, generate_videos, metrics, video_format, epoch if is_known else None)
 
 

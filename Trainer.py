@@ -196,8 +196,7 @@ def show_best(folder, val_set, train_set, state):
     else:
         print("its validation video is gone; to score it again: "
               + script_command("Trainer.py", "--test", "--ckpt_path", path))
-    validated = [row for row in state.rows if "val_psnr" in row]
-    best = max(validated, key=lambda row: row["val_psnr"], default={}).get("epoch")
+    best = next((row["epoch"] for row in state.rows if row.get("val_psnr") == state.best_psnr), None)
     for split, epoch in tests_of_other_networks(folder, best).items():
         print(f"\nnote: the test in {folder / split} is of the network of epoch {epoch}, and {path.name} of epoch "
               f"{best}")

@@ -19,7 +19,8 @@ def _check_packages():
         return
     if sys.version_info < OLDEST_PYTHON:
         needed = ".".join(map(str, OLDEST_PYTHON))
-        print(f"{script}: error: this is Python {sys.version.split()[0]}; give {needed} or newer", file=sys.stderr)
+        print(f"{script}: error: this is Python {sys.version.split()[0]}; start it with {needed} or newer",
+              file=sys.stderr)
         sys.exit(2)
     missing = [name for name in NEEDED if name not in sys.modules and find_spec(name) is None]
     if missing:

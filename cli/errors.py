@@ -58,8 +58,9 @@ class RunError(Exception):
 
 
 class Stopped(BaseException):
-    """A run ended by a signal, with everything saved that it needs to continue. Like KeyboardInterrupt no Exception:
-    what handles any error of a file that is read must not take the signal for one.
+    """A run ended by a signal, with everything saved that it needs to continue.
+
+    It is no Exception, as KeyboardInterrupt is none: code that takes any error for a damaged file must not catch it.
     """
 
     def __init__(self, signal_number, message):

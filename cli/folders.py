@@ -13,8 +13,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import RunError, UsageError
-from .files import LEFTOVER_SECONDS, NOT_SUPPORTED, make_folder, patiently, read_json, read_json_or_none, usable
+from .files import NOT_SUPPORTED, make_folder, patiently, read_json, read_json_or_none, usable
 
+LEFTOVER_SECONDS = 24 * 3600  # the poses of a long film take hours, before anything is written
 OF_FILE_MANAGERS = {"thumbs.db", "desktop.ini", ".ds_store", ".localized", ".directory"}
 
 
@@ -77,21 +78,21 @@ def _resolved(flag, folder):
 
 
 def _clear_leftovers(folder):
-    """Take care of what killed processes have left beside a folder: give it back its content, and remove the rest.
+    """Take care of what killed processes have left beside a folder, as far as that can be done.
 
-    What was changed within the last LEFTOVER_SECONDS stays: another process may be at it.
+    What was there before, and is missing because one was killed while it replaced it, is brought back. The rest is
+    removed, unless it was changed within the last LEFTOVER_SECONDS: another process may be at it.
     """
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
         kind = re.fullmatch(r"\.\d+\.(old|tmp)", path.name.removeprefix(f".{folder.name}.{socket.gethostname()}"))
         if not kind or not path.is_dir():
             continue
-        if kind[1] == "old" and not folder.exists():  # killed between two renames
-            _rename(path, folder)
-            print(f"{folder} is back: an earlier try to replace it was cut off")
-            continue
-        changed = max(entry.stat().st_mtime for entry in (path, *path.glob("*/*")))  # train/train_img, say
-        if time.time() - changed > LEFTOVER_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # another process has just renamed or removed it
+            if kind[1] == "old" and not folder.exists():
+                _rename(path, folder)
+                print(f"{folder} is back: an earlier try to replace it was cut off")
+            elif time.time() - max(entry.stat().st_mtime for entry in (path, *path.glob("*/*"))) > LEFTOVER_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _make_unfinished(unfinished, folder, replaced):

@@ -26,6 +26,10 @@ def run_script(main):
             setattr(sys, output, Output(stream))
     try:
         main()
+        if error := getattr(sys.stdout, "lost", None):
+            print(f"{name}: all is done, but what it said could not all be written ({error.strerror}); "
+                  f"{remedy_of(error)}", file=sys.stderr)
+            sys.exit(1)
     except UsageError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -56,30 +60,32 @@ def run_script(main):
 class Output:
     """An output stream that drops what cannot be written: a run and its files are worth more than what is said of them.
 
-    Its terminal may be closed, its `tee` ended, the disk of its log full, or the drive of its log away.
+    Its terminal may be closed, or its `tee` ended: then nobody reads it. Or its log is on a full disk, or on a drive
+    that is away: then `lost` is the error.
     """
 
     def __init__(self, stream):
-        self.stream = stream
+        self.stream, self.lost = stream, None
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
 
     def write(self, text):
-        with dropped_if_lost():
+        with self._dropping():
             self.stream.write(text)
         return len(text)
 
     def flush(self):
-        with dropped_if_lost():
+        with self._dropping():
             self.stream.flush()
 
-
-@contextmanager
-def dropped_if_lost():
-    """Ignore a write that fails because nobody reads the output any more, or because of its drive."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NOT_READ and not remedy_of(error):
-            raise
+    @contextmanager
+    def _dropping(self):
+        try:
+            yield
+        except OSError as error:
+            if error.errno in NOT_READ:
+                return
+            if not remedy_of(error):
+                raise
+            self.lost = self.lost or error

@@ -77,7 +77,7 @@ class Run:
             may_differ |= {*FROM_A_CHECKPOINT, *network_settings(wanted)} - parser.typed_flags(self.words).keys()
         wanted, saved = vars(wanted), vars(parser.parse_args([])) | FLAGS_OF_OLDER_RUNS | saved
         clips = {math.prod(flags[name] for name in SHARES) for flags in (wanted, saved)}  # of a step
-        if len(clips) == 1 and wanted["label_norm"] == "fixed":
+        if len(clips) == 1 and saved["label_norm"] == "fixed":
             may_differ |= {*SHARES}
         for name in sorted(wanted.keys() & saved.keys() - may_differ):
             if wanted[name] != saved[name]:

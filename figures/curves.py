@@ -19,8 +19,8 @@ from .style import MARKERS, STYLES, explain_markers, log_scale, panels, save, wi
 OUT = "runs/figures"  # where figures of several runs go
 RECONSTRUCTION_LABELS = {"mse": "MSE", "log_mse": "0.01 log(MSE + 1e-4)\n"}  # of an axis
 SMOOTHED_FRAMES = 15
-SAMPLES_TITLE = ("Samples of a sequence: mean, band (95 %, of fewer than 39 all)\n"
-                 f"and the best (thin); means of {SMOOTHED_FRAMES} frames")
+SAMPLES_TITLE = ("Samples of a sequence: mean, the best (thin), and the band of 95 % of them\n"
+                 f"(with fewer than 39: of all); means of {SMOOTHED_FRAMES} frames")
 
 
 def over_epochs(runs, column, minus=None):

@@ -11,7 +11,7 @@ from .page_parts import chart_html, curve, swatch
 
 SHARED = ("label", "truth")  # by all runs on a dataset
 PICKED_FRAMES = 3  # the worst, and as many of the best
-SAMPLES_TITLE = "PSNR, dB: mean and band of the samples (95 % of them, of fewer than 39 all), and the best (dotted)"
+SAMPLES_TITLE = "PSNR, dB: mean and band of 95 % of the samples (with fewer than 39: of all), and the best (dotted)"
 BANDS = {"x": "frame", "y": "psnr_mean", "low": "psnr_low", "high": "psnr_high", "best": "psnr_best"}
 SEQUENCES = {"test": "test sequence", "val": "validation sequence", "train": "training sequence", None: "sequence"}
 VALIDATION_NOTE = "The best rollout: frame 0 is given, every later one generated from the frame before and its label."

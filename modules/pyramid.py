@@ -26,6 +26,12 @@ def enlarge(x, like):
     return functional.interpolate(x, size=like.shape[-2:])
 
 
+def stored_like(features, x):
+    """x in the precision and memory format of some features, so that what joins them is not converted again."""
+    channels_last = features.is_contiguous(memory_format=torch.channels_last)
+    return x.to(features.dtype, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
 class RGB_Encoder(nn.Module):
     """Encode a frame: [B, 3, H, W] -> [B, F, H/2, W/2]. The first 12 channels are the frame's own pixels."""
 
@@ -35,7 +41,8 @@ class RGB_Encoder(nn.Module):
 
     def forward(self, image):
         pixels = functional.pixel_unshuffle(image, 2)  # [B, 12, H/2, W/2]
-        return torch.cat([pixels, self.conv(pixels)], dim=1)
+        features = self.conv(pixels)  # [B, F - 12, H/2, W/2]
+        return torch.cat([stored_like(features, pixels), features], dim=1)
 
 
 class Label_Encoder(nn.Module):

@@ -53,8 +53,8 @@ def make_dancer(root, num_workers=None, overwrite=False, **settings):
     """Write the stage dancer into the folder `root`, which appears once it is complete.
 
     settings: arguments of dancer_settings; the same settings give the same bytes. num_workers: processes that draw;
-    1 draws in this process, None takes one per processor, at most 8. overwrite: replace a dancer in `root`.
-    Raises UsageError if `root` holds anything else or cannot be written.
+    1 draws in this process, None takes one for each core that it may use, at most 8. overwrite: replace a dancer in
+    `root`. Raises UsageError if `root` holds anything else or cannot be written.
     """
     settings = dancer_settings(**settings)
     with whole_folder("--dancer", root, "dancer", MARKER, ("train", "val", "test", ".decoded"),

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -285,17 +286,26 @@ def test_full_disk_where_no_file_is_named_ends_the_run_with_a_line(capsys):
             run_script(partial(raise_it, error))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.EPIPE, errno.EIO])
-def test_a_script_goes_on_though_what_it_says_cannot_be_written(number, monkeypatch):
-    """Its log may be on a full disk, or on a drive that is away, and its run on another."""
+@pytest.mark.parametrize("name, status", [("ENOSPC", 1), ("EDQUOT", 1), ("ESTALE", 1), ("ETIMEDOUT", 1), ("EPIPE", 0),
+                                          ("EIO", 0)])
+def test_a_script_goes_on_though_what_it_says_cannot_be_written(name, status, monkeypatch, capsys):
+    """Its log may be on a full disk, or on a drive that is away, and its run on another; or nobody reads it."""
+    number, done = getattr(errno, name), []
+
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, SimpleNamespace(write=refuse, flush=refuse))
-    done = []
-    run_script(lambda: done.append(print("epoch 0", flush=True)))
-    assert len(done) == 1
+    def main():
+        for _ in range(2):
+            done.append(print("epoch", flush=True))
+
+    with monkeypatch.context() as patch, suppress(SystemExit):
+        patch.setattr(sys, "stdout", SimpleNamespace(write=refuse, flush=refuse))
+        run_script(main)
+        assert status == 0
+    error = capsys.readouterr().err
+    assert len(done) == 2 and error.count("\n") == status
+    assert ("all is done, but what it said could not all be written" in error) == (status == 1)
 
 
 @posix_only
@@ -424,9 +434,15 @@ def test_a_run_that_could_not_all_be_removed_is_removed_by_the_next_try(kept, ru
 def test_a_test_that_cannot_be_removed_leaves_the_run_as_it_is(run, monkeypatch):
     (run / "test").mkdir()
     (run / "test/submission.csv").write_text("of the old run")
-    before = sorted(path.name for path in run.iterdir())
+    before, unlink = sorted(path.name for path in run.iterdir()), Path.unlink
+
+    def refuse(path, **more):
+        if path.parent == run / "test":
+            raise PermissionError(errno.EACCES, "no")
+        unlink(path, **more)
+
     with monkeypatch.context() as patch, pytest.raises(UsageError):
-        patch.setattr(Path, "unlink", partial(raise_it, PermissionError(errno.EACCES, "no")))
+        patch.setattr(Path, "unlink", refuse)
         clear_run(run)
     assert sorted(path.name for path in run.iterdir()) == before
 
@@ -628,13 +644,15 @@ def test_a_resumed_run_of_a_gpu_that_is_not_here_goes_on_on_the_first(run, call,
     content = load_checkpoint(run / "last.ckpt")
     content["arguments"]["gpu"] = 3
     torch.save(content, run / "last.ckpt")
-    for count, gpu in ((2, 0), (4, 3), (0, 3)):
-        shutil.copytree(run, run.with_name(f"of {count}"))
+    for count, device, gpu in ((2, "auto", 0), (2, "cuda", 0), (2, "cpu", 3), (4, "auto", 3), (0, "auto", 3)):
+        asked, folder = [], run.with_name(f"{count} {device}")
+        shutil.copytree(run, folder)
         with monkeypatch.context() as patch:
             patch.setattr(torch.cuda, "device_count", lambda: count)
-            call("Trainer", "--resume", *flags(save_root=run.with_name(f"of {count}"), device="cpu"))
-        assert ("continuing on --gpu 0" in capsys.readouterr().out) == (gpu == 0)
-        assert json.loads((run.with_name(f"of {count}") / "args.json").read_text())["arguments"]["gpu"] == gpu
+            patch.setattr("Trainer.choose_device", lambda *names: asked.append(names) or torch.device("cpu"))
+            call("Trainer", "--resume", *flags(save_root=folder, device=device))
+        assert ("continuing on --gpu 0" in capsys.readouterr().out) == (gpu == 0) and asked == [(device, gpu)]
+        assert json.loads((folder / "args.json").read_text())["arguments"]["gpu"] == gpu
 
 
 def test_second_run_in_a_folder_is_refused_until_the_first_is_dead(train, ends, call, tmp_path):

@@ -168,7 +168,7 @@ def test_a_python_that_is_too_old_is_told(script, tmp_path):
     code = (f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['{script}.py', '--help']; "
             f"sys.version_info = (3, 10, 4); runpy.run_path({str(ROOT / f'{script}.py')!r}, run_name='__main__')")
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode == 2 and "give 3.11 or newer" in ended.stderr and ended.stderr.count("\n") == 1
+    assert ended.returncode == 2 and "start it with 3.11 or newer" in ended.stderr and ended.stderr.count("\n") == 1
 
 
 def test_smallest_values_that_the_flags_take_can_train(dancer, call):

@@ -10,6 +10,7 @@ import torch
 from cli.errors import UsageError
 from cli.flags import FROM_A_CHECKPOINT, LPIPS_MIN_SIDE, idle_flags, network_settings, tester_parser, trainer_parser
 
+from ..processes import is_under_torchrun
 from .checkpoint import load_checkpoint, network_dimensions
 from .resume import FIXED_IN_A_RUN, NOT_KEPT_ON_RESUME, check_resumable, newest_checkpoint
 
@@ -83,7 +84,8 @@ def resumed_checkpoint(parser, args, typed):
             setattr(args, name, value)
         elif typed[name] != value:
             print(f"--{name} is now {typed[name]}; it was {value}")
-    if "gpu" not in typed and 0 < torch.cuda.device_count() <= args.gpu:
+    is_used = args.device in ("auto", "cuda") and not is_under_torchrun()
+    if "gpu" not in typed and is_used and 0 < torch.cuda.device_count() <= args.gpu:
         print(f"note: the run was on --gpu {args.gpu}, and here is none of that number; continuing on --gpu 0")
         args.gpu = 0
     trained = checkpoint["last_epoch"] + 1

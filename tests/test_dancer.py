@@ -447,12 +447,13 @@ def test_what_a_killed_process_of_the_same_number_left_is_not_in_the_way(tmp_pat
         "made", "made/dancer.json"]
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), 4_000_000])
+@pytest.mark.parametrize("has_same_number", [True, False])
 @pytest.mark.parametrize("ends", [".old", ".old .tmp"])
-def test_a_folder_that_was_being_replaced_when_its_maker_was_killed_comes_back(ends, pid, tmp_path, capsys):
+def test_a_folder_that_was_being_replaced_when_its_maker_was_killed_comes_back(ends, has_same_number, tmp_path, capsys):
     """Also if what is made next is not completed; the other process may have had any number, or the same one."""
+    number = os.getpid() if has_same_number else 4_000_000
     for end in ends.split():
-        leftover = tmp_path / f".made.{socket.gethostname()}.{pid}{end}"
+        leftover = tmp_path / f".made.{socket.gethostname()}.{number}{end}"
         leftover.mkdir()
         (leftover / "dancer.json").write_text(f'{{"of": "{end}"}}')
     (tmp_path / ".made.notes.5.old").mkdir()  # a user's

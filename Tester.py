@@ -76,7 +76,8 @@ def test(args, checkpoints, device):
     video_format = VideoFormat(args.video_format, noted_fps(root)) if args.make_gif else None
     checkpoint = checkpoints[0][1]
     epoch = checkpoint.get("last_epoch")
-    is_known = type(epoch) is int and not args.ensemble and not checkpoint.get("batches_done")  # of a later one
+    has_more = checkpoint.get("batches_done") or checkpoint.get("step")  # batches of the epoch after it, of any version
+    is_known = type(epoch) is int and not has_more and not args.ensemble
     generate_and_score(args, root, options, generate_videos, metrics, video_format, epoch if is_known else None)
 
 

@@ -33,18 +33,18 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
     unfinished, replaced, complete = (folder.with_name(f".{folder.name}.{process}.{end}")
                                       for end in ("tmp", "old", "new"))
     kept = None
-
-    def is_made():
-        """Whether another process has made the same folder meanwhile."""
-        return not overwrite and read_json_or_none(folder / marker) == read_json(unfinished / marker)
-
     try:
         with usable(flag, folder):
             _clear_leftovers(folder)
             check_replaceable(flag, folder, kind, marker, ours, overwrite)
             _make_unfinished(unfinished, folder, replaced)
         yield unfinished
-        if is_made():
+        made = read_json(unfinished / marker)
+
+        def is_made_by_another():
+            return not overwrite and read_json_or_none(folder / marker) == made
+
+        if is_made_by_another():
             return
         try:
             check_replaceable(flag, folder, kind, marker, ours, overwrite)  # others may have filled it meanwhile
@@ -52,21 +52,24 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
                 _rename(folder, replaced)
             _rename(unfinished, folder)
         except (OSError, UsageError) as error:
-            if is_made():  # a network drive may show only now what another machine has made
+            if is_made_by_another():  # a network drive may show this only now
                 return
             kept = _renamed_if_possible(unfinished, complete)  # no later process takes that for a leftover
-            if isinstance(error, UsageError):
-                raise RunError(f"{flag} {folder} holds something else by now; the {kind} is complete in {kept}: give "
-                               "it another name") from None
-            raise RunError(f"{flag} {folder} cannot be replaced ({error.strerror or error}); the {kind} is complete in "
-                           f"{kept}: close what uses {folder}, remove it, and give the new one its "
-                           "name") from None
+            raise _not_replaced(error, f"{flag} {folder}", f"the {kind} is complete in {kept}") from None
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         if replaced.exists() and not folder.exists():
             _rename(replaced, folder)
         if not kept:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _not_replaced(error, folder, complete):
+    """The RunError that tells why a folder was not replaced, and where the complete one is."""
+    if isinstance(error, UsageError):
+        return RunError(f"{folder} holds something else by now; {complete}: give it another name")
+    return RunError(f"{folder} cannot be replaced ({error.strerror or error}); {complete}: close what uses the old "
+                    "one, remove it, and give the new one its name")
 
 
 def _resolved(flag, folder):
@@ -87,17 +90,21 @@ def _clear_leftovers(folder):
         kind = re.fullmatch(r"\.\d+\.(old|tmp)", path.name.removeprefix(f".{folder.name}.{socket.gethostname()}"))
         if not kind or not path.is_dir():
             continue
-        with suppress(OSError):  # another process has just renamed or removed it
+        try:
             if kind[1] == "old" and not folder.exists():
                 _rename(path, folder)
                 print(f"{folder} is back: an earlier try to replace it was cut off")
             elif time.time() - max(entry.stat().st_mtime for entry in (path, *path.glob("*/*"))) > LEFTOVER_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
+        except OSError:  # another process has just renamed or removed it, or it cannot be brought back
+            if kind[1] == "old" and path.exists() and not folder.exists():
+                raise
 
 
 def _make_unfinished(unfinished, folder, replaced):
     """Make the folder `unfinished`; raises OSError if `folder`, where it exists, cannot be renamed to `replaced`."""
-    for leftover in (unfinished, replaced):  # of a killed process of this number: in a container every one has 1
+    # What a killed process of this number has left: in a container every one has the number 1
+    for leftover in (unfinished, replaced) if folder.exists() else (unfinished,):
         shutil.rmtree(leftover, ignore_errors=True)
     if folder.exists():  # a mounted one, or one in use on Windows, is told before the work
         _rename(folder, replaced)

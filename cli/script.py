@@ -22,14 +22,10 @@ def run_script(main):
         stream = getattr(sys, output) or open(os.devnull, "w", encoding="utf-8")  # None: it was closed from the start
         if hasattr(stream, "reconfigure"):  # a notebook's stream lacks it
             stream.reconfigure(line_buffering=True, errors="backslashreplace")  # a log file has each line at once
-        if not isinstance(stream, Output):
-            setattr(sys, output, Output(stream))
+        setattr(sys, output, Output(stream.stream if isinstance(stream, Output) else stream))
     try:
         main()
-        if error := getattr(sys.stdout, "lost", None):
-            print(f"{name}: all is done, but what it said could not all be written ({error.strerror}); "
-                  f"{remedy_of(error)}", file=sys.stderr)
-            sys.exit(1)
+        check_output(name)
     except UsageError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -57,11 +53,19 @@ def run_script(main):
         sys.exit(128 + signal.SIGINT)
 
 
+def check_output(name):
+    """End the process with status 1 if something that the script of this name said could not be written."""
+    if error := getattr(sys.stdout, "lost", None):
+        print(f"{name}: all is done, but what it said could not all be written ({error.strerror}); {remedy_of(error)}",
+              file=sys.stderr)
+        sys.exit(1)
+
+
 class Output:
     """An output stream that drops what cannot be written: a run and its files are worth more than what is said of them.
 
     Its terminal may be closed, or its `tee` ended: then nobody reads it. Or its log is on a full disk, or on a drive
-    that is away: then `lost` is the error.
+    that is away: then `lost` is the error, to be told once the script is done.
     """
 
     def __init__(self, stream):

@@ -38,7 +38,7 @@ def choose_device(name, gpu=0):
         if name == "cuda":
             raise UsageError(f"--device cuda: {problem}; give --device auto or cpu")
         if problem != NO_CUDA:
-            print(f"note: {problem}; continuing without it")
+            print(f"note: {problem}; continuing without CUDA")
     of_one_process = name == "mps" or name == "auto" and not is_under_torchrun()
     if of_one_process and torch.backends.mps.is_available():
         if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") == "1":  # see cli/__init__.py
@@ -176,10 +176,10 @@ def report_full_memory(device, remedy):
 
 
 def tune_cpu():
-    """Round denormal numbers to zero, let glibc keep freed memory for the next tensors, and start no idle threads.
+    """Round denormal numbers to zero, let glibc keep freed memory for the next tensors, and limit the threads.
 
-    What the first two are worth: benchmarks/README.md. Other allocators than glibc's are left alone. torch does not
-    know of a container's share of the cores; OMP_NUM_THREADS, if it is set, decides.
+    What the first two are worth: benchmarks/README.md. Other allocators than glibc's are left alone. torch starts a
+    thread for each core, and does not know of a container's share of them; OMP_NUM_THREADS, if it is set, decides.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))

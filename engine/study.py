@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOT_OF_THE_RECIPE = {  # in args.json, but other ones after --resume: they change no result but by rounding
     "save_root", "resume", "overwrite", "DR", "checkpoint_frames", "per_save", "save_minutes", "store_visualization",
     "video_format", "tensorboard", *flags_of(add_machine_flags)} - {"seed"}
-SHARES = ("batch_size", "accumulate")  # of a step; with BatchNorm over the batch they are of the recipe
+# How the clips of a step are shared out, which changes the result only where BatchNorm works on a batch
+SHARES = ("batch_size", "accumulate")
 
 
 @dataclass(eq=False)
@@ -76,13 +77,18 @@ class Run:
         if wanted.ckpt_path:  # that checkpoint answers what is not typed
             may_differ |= {*FROM_A_CHECKPOINT, *network_settings(wanted)} - parser.typed_flags(self.words).keys()
         wanted, saved = vars(wanted), vars(parser.parse_args([])) | FLAGS_OF_OLDER_RUNS | saved
-        clips = {math.prod(flags[name] for name in SHARES) for flags in (wanted, saved)}  # of a step
-        if len(clips) == 1 and saved["label_norm"] == "fixed":
+        if saved["label_norm"] == "fixed" and clips_of_a_step(saved) == clips_of_a_step(wanted):
             may_differ |= {*SHARES}
         for name in sorted(wanted.keys() & saved.keys() - may_differ):
             if wanted[name] != saved[name]:
                 raise UsageError(f"{self.folder} is a run with --{name} {saved[name]}, not {wanted[name]}; "
                                  "give another --out, or remove that folder")
+
+
+def clips_of_a_step(arguments):
+    """How many clips an optimizer step takes with the flags of a run; None if its args.json is damaged."""
+    numbers = [arguments[name] for name in SHARES]
+    return math.prod(numbers) if all(type(number) is int for number in numbers) else None
 
 
 class Scripts(StopSignals):

@@ -51,8 +51,10 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
     sees_current = model.posterior == "current" and temperature is None
     if model.training:  # all labels at once, because in training BatchNorm takes its statistics over them
         all_label_features = model.encode_labels(labels[:, 1:])  # [B, T-1, L, h, w]
+    frame = frames[:, 0]  # [B, 3, H, W]
     for t in range(1, labels.shape[1]):
-        frame = frames[:, 0] if t == 1 else next_input(predicted.frame, frames, teacher_forced, t - 1)  # [B, 3, H, W]
+        if t > 1:
+            frame = next_input(predicted.frame, frames, teacher_forced, t - 1)  # [B, 3, H, W]
         frame = disturb(frame, noise, clamp, input_noise)  # [B, 3, H, W]
         if model.training:
             label_features = all_label_features[:, t - 1]  # [B, L, h, w]

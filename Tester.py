@@ -74,17 +74,21 @@ def test(args, checkpoints, device):
             drive = open_drive(args.drive, args.poses, root, **options)
             return generate_drive(drive, folder, train_set, generate_videos, args.video_format)
     video_format = VideoFormat(args.video_format, noted_fps(root)) if args.make_gif else None
-    checkpoint = checkpoints[0][1]
-    epoch = checkpoint.get("last_epoch")
-    has_more = checkpoint.get("batches_done") or checkpoint.get("step")  # batches of the epoch after it, of any version
-    is_known = type(epoch) is int and not has_more and not args.ensemble
-    generate_and_score(args, root, options, generate_videos, metrics, video_format, epoch if is_known else None)
+    generate_and_score(args, root, options, generate_videos, metrics, video_format, known_epoch(checkpoints))
+
+
+def known_epoch(checkpoints):
+    """The epoch whose network is tested; None if its checkpoint does not say it, or there are several."""
+    _, first, _ = checkpoints[0]
+    has_more = first.get("batches_done") or first.get("step")  # batches of the epoch after it; older versions say step
+    epoch = first.get("last_epoch")
+    return epoch if len(checkpoints) == 1 and type(epoch) is int and not has_more else None
 
 
 def generate_and_score(args, root, options, generate_videos, metrics, video_format, epoch):
     """Generate the sequences of a split, write them, and score them where the truth is known.
 
-    epoch: of the network, to be noted; None if it is not known, or there are several.
+    epoch: see `known_epoch`; it is noted.
     """
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, args.partial, options)
     truth, public = open_truth(args.split, args.gt, labels, frames, names)

@@ -1,7 +1,6 @@
 """Measure our training, rollout and data against a plain implementation of the same; see --help."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from cli.cores import usable_cores
 from cli.errors import RunError
 from cli.files import usable, write_json
 from cli.parser import Parser, at_least, positive_int
@@ -60,7 +60,7 @@ def main():
         out.parent.mkdir(parents=True, exist_ok=True)
         out.open("a").close()
     settings = dict(QUICK if args.quick else DEFAULT)
-    settings["flags"] = settings["flags"] | {"device": args.device, "num_workers": min(os.cpu_count(), 4)}
+    settings["flags"] = settings["flags"] | {"device": args.device, "num_workers": min(usable_cores(), 4)}
     settings["repeats"] = args.repeats or settings["repeats"]
 
     machine = take_turn("machine", flags=settings["flags"])

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from .errors import RunError, UsageError
 from .files import NOT_SUPPORTED, make_folder, patiently, read_json, read_json_or_none, usable
 
-LEFTOVER_SECONDS = 24 * 3600  # the poses of a long film take hours, before anything is written
+ABANDONED_SECONDS = 24 * 3600  # the poses of a long film take hours, before anything is written
 OF_FILE_MANAGERS = {"thumbs.db", "desktop.ini", ".ds_store", ".localized", ".directory"}
 
 
@@ -40,20 +40,14 @@ def whole_folder(flag, folder, kind, marker, ours, overwrite):
             _make_unfinished(unfinished, folder, replaced)
         yield unfinished
         made = read_json(unfinished / marker)
-
-        def is_made_by_another():
-            return not overwrite and read_json_or_none(folder / marker) == made
-
-        if is_made_by_another():
-            return
         try:
             check_replaceable(flag, folder, kind, marker, ours, overwrite)  # others may have filled it meanwhile
             if folder.exists():
                 _rename(folder, replaced)
             _rename(unfinished, folder)
         except (OSError, UsageError) as error:
-            if is_made_by_another():  # a network drive may show this only now
-                return
+            if not overwrite and read_json_or_none(folder / marker) == made:
+                return  # another process has made the same one meanwhile; a network drive may show this only now
             kept = _renamed_if_possible(unfinished, complete)  # no later process takes that for a leftover
             raise _not_replaced(error, f"{flag} {folder}", f"the {kind} is complete in {kept}") from None
         shutil.rmtree(replaced, ignore_errors=True)
@@ -84,7 +78,7 @@ def _clear_leftovers(folder):
     """Take care of what killed processes have left beside a folder, as far as that can be done.
 
     What was there before, and is missing because one was killed while it replaced it, is brought back. The rest is
-    removed, unless it was changed within the last LEFTOVER_SECONDS: another process may be at it.
+    removed, unless it was changed within the last ABANDONED_SECONDS: another process may be at it.
     """
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
         kind = re.fullmatch(r"\.\d+\.(old|tmp)", path.name.removeprefix(f".{folder.name}.{socket.gethostname()}"))
@@ -94,7 +88,7 @@ def _clear_leftovers(folder):
             if kind[1] == "old" and not folder.exists():
                 _rename(path, folder)
                 print(f"{folder} is back: an earlier try to replace it was cut off")
-            elif time.time() - max(entry.stat().st_mtime for entry in (path, *path.glob("*/*"))) > LEFTOVER_SECONDS:
+            elif time.time() - max(entry.stat().st_mtime for entry in (path, *path.glob("*/*"))) > ABANDONED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
         except OSError:  # another process has just renamed or removed it, or it cannot be brought back
             if kind[1] == "old" and path.exists() and not folder.exists():

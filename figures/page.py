@@ -38,7 +38,7 @@ def write_page(path, folders, tests=True):
     runs, paths = read_runs(folders), [Path(folder) for folder in folders]
     records = [read_record(folder) for folder in paths]
     scores = [read_all_scores(folder) if tests else {} for folder in paths]
-    others = [tests_of_other_networks(folder, best_validation(run.metrics)["at epoch"])
+    others = [tests_of_other_networks(folder, best_validation(run.metrics)["at epoch"]) if tests else {}
               for folder, run in zip(paths, runs)]
     clips = [read_clips(folder, tests) for folder in paths]
     for run, folder, *found in zip(runs, paths, records, scores, clips):

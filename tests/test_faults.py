@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +36,10 @@ from engine.saving.run_folder import FIGURE_FILES, clear_run
 from engine.training import RunState
 from figures.curves import FIGURES
 from media.images import read_image
+
+
+class Killed(BaseException):
+    """Ends a script as SIGKILL does: nothing in the program catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +156,6 @@ def test_epoch_whose_validation_fails_is_saved(error, epoch, train, whole, call,
 def test_run_is_saved_within_a_long_validation_or_round(moment, batches_done, train, whole, tmp_path, call,
                                                         monkeypatch):
     """Killed there after --save_minutes it has lost no more than these."""
-    class Killed(BaseException):
-        pass
-
     module, name = moment.rsplit(".", 1)
     long = getattr(import_module(module), name)
 
@@ -409,6 +410,21 @@ def test_a_run_replaces_what_a_run_has_written_and_nothing_else(run):
     assert left - {".lock", ".lock_holder", ".decoded"} == {*ours} and len(theirs) > 10
 
 
+@contextmanager
+def not_removable(monkeypatch, is_open):
+    """Let no file be removed for which is_open(path) holds, as where another program has it open."""
+    unlink = Path.unlink
+
+    def refuse(path, **more):
+        if is_open(path):
+            raise PermissionError(errno.EACCES, "it is open elsewhere")
+        unlink(path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        yield
+
+
 @pytest.mark.parametrize("kept", ["last.ckpt", "metrics.csv", "args.json", "loss.png", "page.html",
                                   "test/submission.csv", "val/scores.json"])
 def test_a_run_that_could_not_all_be_removed_is_removed_by_the_next_try(kept, run, monkeypatch):
@@ -416,15 +432,7 @@ def test_a_run_that_could_not_all_be_removed_is_removed_by_the_next_try(kept, ru
     for name in ("page.html", "loss.png", "test/submission.csv", "test/scores.json", "val/scores.json"):
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("of the old run")
-    unlink = Path.unlink
-
-    def refuse(path, **more):
-        if path == run / kept:
-            raise OSError(errno.EIO, "it is open elsewhere")
-        unlink(path, **more)
-
-    with monkeypatch.context() as patch, pytest.raises(UsageError):
-        patch.setattr(Path, "unlink", refuse)
+    with not_removable(monkeypatch, lambda path: path == run / kept), pytest.raises(UsageError):
         clear_run(run)
     assert (run / kept).exists()
     clear_run(run)
@@ -434,15 +442,8 @@ def test_a_run_that_could_not_all_be_removed_is_removed_by_the_next_try(kept, ru
 def test_a_test_that_cannot_be_removed_leaves_the_run_as_it_is(run, monkeypatch):
     (run / "test").mkdir()
     (run / "test/submission.csv").write_text("of the old run")
-    before, unlink = sorted(path.name for path in run.iterdir()), Path.unlink
-
-    def refuse(path, **more):
-        if path.parent == run / "test":
-            raise PermissionError(errno.EACCES, "no")
-        unlink(path, **more)
-
-    with monkeypatch.context() as patch, pytest.raises(UsageError):
-        patch.setattr(Path, "unlink", refuse)
+    before = sorted(path.name for path in run.iterdir())
+    with not_removable(monkeypatch, lambda path: path.parent == run / "test"), pytest.raises(UsageError):
         clear_run(run)
     assert sorted(path.name for path in run.iterdir()) == before
 
@@ -630,9 +631,6 @@ def test_flags_that_bend_a_resumed_run_are_told(run, call, capsys):
 
 def test_flags_that_a_resumed_run_was_given_hold_though_it_is_killed_before_its_first_save(run, call, capsys,
                                                                                            monkeypatch):
-    class Killed(BaseException):
-        pass
-
     with monkeypatch.context() as patch:
         patch.setattr("Trainer.train_one_epoch", partial(raise_it, Killed()))
         for changed in ([], flags(num_epoch=4, lr=0.0005), flags(num_epoch=4)):

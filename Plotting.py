@@ -22,7 +22,7 @@ def main(words=None):
     if args.schedule:
         if args.runs or "figures" in typed or args.page:
             raise UsageError("--schedule draws one figure, without a run; leave out the run, --figures and --page")
-        print(draw_schedules(args.schedule, curves(args, typed_schedule), out=args.out or OUT, **style))
+        print(draw_schedules(args.schedule, schedules_to_draw(args, typed_schedule), out=args.out or OUT, **style))
     elif not args.runs:
         raise UsageError("nothing to draw; give the folder of a run, or --schedule tfr, beta or lr")
     elif typed_schedule or args.versus:
@@ -53,7 +53,7 @@ def remedy(folders, figures):
     return " or ".join(sorted({NEEDS.get(figure, NEEDS["other"]) for figure in figures or ["other"]}))
 
 
-def curves(args, typed):
+def schedules_to_draw(args, typed):
     """The schedules to draw: that of the flags, and one for each --versus, named by the flags typed for it."""
     name = ", ".join(f"{flag}={shown(value)}" for flag, value in typed.items()) or "default flags"
     runs = [scheduled(name, args)]

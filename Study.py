@@ -18,11 +18,11 @@ import numpy as np  # after cli, which tells what packages are missing
 from dataset_folder.choice import dataset_or_dancer
 from engine.saving.logs import read_arguments
 from engine.study import Recipe, Scripts, calibrate, share_cores, train_and_test, truth_fits
-from figures.study import cells, draw_curves, draw_sheet, first_of_each_recipe, table_rows, write_tables
+from figures.study import cells, draw_curves, draw_sheet, table_rows, write_tables
 from media.pixel_csv import count_rows, read_pixels_csv
 
 SHEET_COLUMNS = 8
-MAX_NAME = 255  # bytes that file systems take for the name of a folder
+MAX_NAME = 255  # bytes: the longest name of a folder that common file systems take
 
 
 def main():
@@ -53,8 +53,9 @@ def main():
             raise RunError(f"no run came to its end; see {out / 'study.md'}")
         draw_curves(out, finished)
         draw_frames(out, finished, root, truth)
-        write_all_tables(table_rows(recipes, runs))
-    print(f"\n{text_table([cells(row) for row in table_rows(recipes, runs)])}\n\nwritten to {out}")
+        rows = table_rows(recipes, runs)
+        write_all_tables(rows)
+    print(f"\n{text_table([cells(row) for row in rows])}\n\nwritten to {out}")
 
 
 def tested_splits(root, truth):
@@ -180,17 +181,24 @@ def set_epochs(recipes, root, epochs, minutes, scripts, for_each):
 
 
 def draw_frames(out, runs, root, truth):
-    """Draw frames of the first test sequence: label, truth, and the prediction of the first run of each recipe.
+    """Draw frames of the first test sequence: label, truth, and the prediction of each recipe's first run.
 
     Nothing is drawn of runs whose submission.csv or args.json is gone, say because only their logs were kept.
     """
-    runs = [run for run in runs if submission(run).is_file() and read_arguments(run.folder)]
-    if not runs:
+    first = {}  # of each recipe
+    for run in runs:
+        if submission(run).is_file() and read_arguments(run.folder):
+            first.setdefault(run.recipe.name, run)
+    if not first:
         return
     from dataset_folder.listing import list_test_sequences
     from media.images import read_image
 
-    labels = list_test_sequences(root)[2][0]
+    of_sequences = list_test_sequences(root)[2]
+    wanted, labels = sum(map(len, of_sequences)), of_sequences[0]
+    if other := [run.folder for run in first.values() if count_rows(submission(run)) != wanted]:
+        return print(f"note: no sheet is drawn, as the test sequences have {wanted} labels, and the submission in "
+                     f"{other[0]} is of another number; remove its result.json, and it is tested again")
     times = np.unique(np.linspace(1, len(labels) - 1, SHEET_COLUMNS).round().astype(int))
 
     def frames(path, flag, run):
@@ -199,11 +207,11 @@ def draw_frames(out, runs, root, truth):
         return pixels[times].reshape(-1, 3, flags["frame_H"], flags["frame_W"]).transpose(0, 2, 3, 1)
 
     rows = {"label": [read_image(labels[time]).permute(1, 2, 0).numpy() for time in times]}
-    scored = next((run for run in runs if truth_fits(truth, run.folder)), None)
+    scored = next((run for run in first.values() if truth_fits(truth, run.folder)), None)
     if scored:
         rows["truth"] = frames(truth, "--gt", scored)
-    for run in first_of_each_recipe(runs):
-        rows[run.recipe.name] = frames(submission(run), "submission", run)
+    for name, run in first.items():
+        rows[name] = frames(submission(run), "submission", run)
     draw_sheet(out, rows, times)
 
 

@@ -1,7 +1,6 @@
 """Generate the sequences of test, validation or training with a trained model: submission, videos and scores."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,7 +25,8 @@ from engine.devices import choose_device, choose_precision, report_full_memory, 
 from engine.evaluation import generate_sequences, score_all, score_table
 from engine.saving.checkpoint import build_model
 from engine.saving.logs import (
-    clear_test, clear_test_videos, save_videos, write_columns, write_psnr_per_frame, write_split)
+    clear_test, save_videos, write_psnr_per_frame, write_samples_per_frame, write_test_note)
+from engine.saving.resume import epoch_of
 from engine.saving.start import tester_flags
 from engine.testing.course import course_score, note_other_first_frames, read_truth, write_submission
 from engine.testing.driving import nearest_start, open_drive
@@ -39,9 +39,9 @@ from modules.ensemble import MeanOfModels
 from modules.metrics import psnr_per_frame, summarise
 from modules.views import MeanOfViews
 
-SAMPLES_SHOWN = 8  # side by side; of a hundred nobody could see anything, and no MP4 is as wide
+SAMPLES_SHOWN = 8  # side by side; a hundred would be too small to see, and too wide for an MP4
 SAMPLES_ON_PAGE = 4
-MOST_GIF_FRAMES = 3000  # of a dance; a writer of GIFs holds all its frames
+MOST_GIF_FRAMES = 3000  # of a dance; the writer of GIFs holds all frames in memory
 MEMORY_REMEDY = "close other programs that use it, give fewer --samples, or on a GPU --device cpu"
 
 
@@ -74,21 +74,14 @@ def test(args, checkpoints, device):
             drive = open_drive(args.drive, args.poses, root, **options)
             return generate_drive(drive, folder, train_set, generate_videos, args.video_format)
     video_format = VideoFormat(args.video_format, noted_fps(root)) if args.make_gif else None
-    generate_and_score(args, root, options, generate_videos, metrics, video_format, known_epoch(checkpoints))
-
-
-def known_epoch(checkpoints):
-    """The epoch whose network is tested; None if its checkpoint does not say it, or there are several."""
-    _, first, _ = checkpoints[0]
-    has_more = first.get("batches_done") or first.get("step")  # batches of the epoch after it; older versions say step
-    epoch = first.get("last_epoch")
-    return epoch if len(checkpoints) == 1 and type(epoch) is int and not has_more else None
+    [(_, first, _), *others] = checkpoints
+    generate_and_score(args, root, options, generate_videos, metrics, video_format, None if others else epoch_of(first))
 
 
 def generate_and_score(args, root, options, generate_videos, metrics, video_format, epoch):
     """Generate the sequences of a split, write them, and score them where the truth is known.
 
-    epoch: see `known_epoch`; it is noted.
+    epoch: whose network it is, see `epoch_of`; it is noted.
     """
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, args.partial, options)
     truth, public = open_truth(args.split, args.gt, labels, frames, names)
@@ -99,7 +92,9 @@ def generate_and_score(args, root, options, generate_videos, metrics, video_form
         else:
             print(f"note: there is no {root / 'train'}; the scores are without those of predictors that learn nothing")
 
-    with open_test_folder(args.save_root or Path(args.ckpt_path).parent / args.split) as folder:
+    folder = args.save_root or Path(args.ckpt_path).parent / args.split
+    refuse_folder_of_run(folder)
+    with locked("--save_root", folder) as folder:
         predictions = generate_videos([frame[0] for frame in frames], labels)
         print(f"{len(names)} sequence{'s' * (len(names) > 1)} of up to {max(map(len, labels)) - 1} frames generated")
         submission = folder / "submission.csv"
@@ -107,9 +102,8 @@ def generate_and_score(args, root, options, generate_videos, metrics, video_form
             write_submission(submission, predictions, check=not args.no_sanity)
         with usable("--save_root", folder):
             clear_test(folder, keep=[submission.name] if args.split == "test" else [])
-            clear_test_videos(folder)
-        write_split(folder, args.split, checkpoints=[args.ckpt_path, *args.ensemble], epoch=epoch, views=args.views,
-                    frames_per_second=noted_fps(root))
+        write_test_note(folder, split=args.split, checkpoints=[args.ckpt_path, *args.ensemble], epoch=epoch,
+                        views=args.views, frames_per_second=noted_fps(root))
         if video_format:
             write_videos(folder, names, labels, predictions, truth, video_format)
         of_samples = {}
@@ -152,14 +146,11 @@ def generate_drive(drive, folder, train_set, generate_videos, video_files):
     print(f"{len(prediction) - 1} frames generated; the dance is in {folder}")
 
 
-@contextmanager
-def open_test_folder(folder):
-    """Make the folder of a test, and hold its lock. Raises UsageError if it is the folder of a run."""
+def refuse_folder_of_run(folder):
+    """Raise UsageError if a test is to be written into the folder of a run."""
     if any(Path(folder, name).is_file() for name in ("args.json", "metrics.csv")):
         raise UsageError(f"--save_root {folder} is the folder of a run, whose logs the test would replace; give "
                          "another folder, or leave the flag out")
-    with locked("--save_root", folder) as folder:
-        yield folder
 
 
 def open_sequences(root, split, val_vi_len, train_partial, options):
@@ -237,8 +228,7 @@ def write_samples(folder, samples, first_labels, truth, metrics, video_format):
           f"{sum(spreads) / len(spreads):.3f} of 255")
     if truth is None:
         return {}
-    write_columns(folder / "samples_per_frame.csv", {
-        name: [f"{value:.6g}" for value in values] for name, values in samples_over_frames(scored).items()})
+    write_samples_per_frame(folder, samples_over_frames(scored))
     return summarise_samples(scored)
 
 

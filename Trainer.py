@@ -1,11 +1,11 @@
 """Train the conditional VAE, validate it as it trains, and keep what it has learned."""
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from cli.errors import RunError, Stopped, UsageError, one_line
-from cli.flags import network_settings, schedule_settings, trainer_parser
+from cli.flags import has_segments, network_settings, schedule_settings, trainer_parser, trainer_settings
 from cli.parser import script_command
 from cli.script import run_script
 from cli.signals import end_quietly_at_ctrl_c, raise_stopped
@@ -19,7 +19,8 @@ import torch
 from dataloader import Dataset_Dance
 from dataset_folder.choice import dataset_or_dancer, noted_fps
 from engine.batches import EpochBatches, place_on
-from engine.devices import choose_device, choose_precision, dtype_name, report_full_memory, tune_cpu
+from engine.devices import (
+    choose_device, choose_precision, dtype_name, machine_name, report_full_memory, tune_cpu)
 from engine.evaluation import generate_sequences, measure_z, score_all, score_table, validate, validation_metrics
 from engine.optimization import ClipTrainer
 from engine.processes import barrier, joined_processes, rank, rank_0_first, silence_other_processes, world_size
@@ -40,6 +41,7 @@ from modules.pixels import evenly_spread
 
 MEMORY_REMEDY = "give smaller frames or a lower --partial, or on a GPU --data_device cpu"
 MEASURED_PIXELS = 2**21  # of the labels that --label_norm fixed measures, in one batch
+MEASURED_LABELS = 16, 256  # at least and at most, whatever their size
 
 
 def main():
@@ -50,7 +52,7 @@ def main():
     tune_cpu()
     device = choose_device(args.device, args.gpu)
     dtype = choose_precision(args.amp, device)
-    with joined_processes(device, dtype), report_full_memory(device, MEMORY_REMEDY):
+    with joined_processes(device, dtype_name(dtype)), report_full_memory(device, MEMORY_REMEDY):
         train_set, val_set = open_datasets(args)
         model = starting_model(args, train_set, device, dtype, checkpoint, checkpoint_path)
         announce(model, train_set, device, dtype, args)
@@ -58,22 +60,22 @@ def main():
         generate_videos = partial(generate_sequences, model, **settings, temperature=args.temperature)
         if args.test:
             return print_scores(validate(val_set, generate_videos), train_set)
-        trainer = build_trainer(args, model, device, dtype)
+        trainer = ClipTrainer(model, device, dtype, **trainer_settings(args))
         resumed = checkpoint if args.resume else None
         state = restore(trainer, resumed, checkpoint_path, train_set, val_set, batch_size=args.batch_size,
                         accumulate=args.accumulate) if resumed else RunState()
         placed = place_on(train_set, device, args.data_device)
         video_format = VideoFormat(args.video_format, noted_fps(train_set.root))
-        with open_run(args.save_root, model, arguments=vars(args), fps=video_format.fps, resumed=resumed,
-                      overwrite=args.overwrite, first_epoch=state.last_epoch + 1, num_epoch=args.num_epoch,
-                      per_save=args.per_save) as folder, \
+        with open_run(args.save_root, model, arguments=vars(args), machine=machine_name(device, dtype),
+                      fps=video_format.fps, resumed=resumed, overwrite=args.overwrite,
+                      first_epoch=state.last_epoch + 1, num_epoch=args.num_epoch, per_save=args.per_save) as folder, \
                 draw_at_the_end(folder, val_set, state, device, video_format):
             recorder = RunRecorder(folder, trainer, state, arguments=vars(args), num_epoch=args.num_epoch,
                                    dataset=identity_of(train_set, val_set), save_minutes=args.save_minutes,
                                    per_save=args.per_save, tensorboard=args.tensorboard)
             for epoch in range(state.last_epoch + 1, args.num_epoch):
                 batches = EpochBatches(placed, epoch, device, tfr=schedules.tfr(epoch), **batch_settings(args, epoch))
-                row = train_one_epoch(trainer, batches, epoch, schedules, state, recorder)
+                row = train_one_epoch(trainer, batches, schedules, state, recorder)
                 if rank() == 0 and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.num_epoch):
                     with recorder.validation(row):
                         videos = validate(val_set, partial(generate_videos, after_frame=recorder.stop_if_asked))
@@ -108,7 +110,8 @@ def starting_model(args, train_set, device, dtype, checkpoint, checkpoint_path):
     torch.manual_seed(args.seed)
     model = build_model(network_settings(args), device, dtype, checkpoint, checkpoint_path)
     if args.label_norm == "fixed" and checkpoint is None:
-        wanted = min(max(MEASURED_PIXELS // (args.frame_H * args.frame_W), 16), 256)
+        least, most = MEASURED_LABELS
+        wanted = min(max(MEASURED_PIXELS // (args.frame_H * args.frame_W), least), most)
         chosen = train_set.labels[evenly_spread(len(train_set.labels), wanted)]
         model.fix_label_norm(chosen.to(device))
     return model
@@ -124,20 +127,11 @@ def announce(model, train_set, device, dtype, args):
               "are one epoch long; beta is 1 there, without a rise: give fewer cycles, or more epochs")
 
 
-def build_trainer(args, model, device, dtype):
-    return ClipTrainer(model, device, dtype, optim=args.optim, lr=args.lr, reconstruction=args.reconstruction,
-                       bptt=args.bptt, clamp_feedback=args.clamp_feedback, input_noise=args.input_noise,
-                       label_norm=args.label_norm, checkpoint_frames=args.checkpoint_frames,
-                       random_shift=args.random_shift,
-                       # with --accumulate only the smaller batch at the end of an epoch could be recorded
-                       cuda_graphs=args.cuda_graphs and args.accumulate == 1)
-
-
 def batch_settings(args, epoch):
     """The parameters of EpochBatches that the flags give."""
     fast = args.fast_train and epoch < args.fast_train_epoch
     return {"tfr_per": args.tfr_per, "partial": args.fast_partial if fast else 1.0, "batch_size": args.batch_size,
-            "accumulate": args.accumulate, "interleave": args.interleave if args.bptt else 1,
+            "accumulate": args.accumulate, "interleave": args.interleave if has_segments(vars(args)) else 1,
             "shuffle": args.shuffle, "random_start": args.random_start, "seed": args.seed}
 
 
@@ -154,10 +148,11 @@ def draw_at_the_end(folder, val_set, state, device, video_format):
     except (RunError, Stopped) as error:
         try:
             draw(folder, val_set, state, video_format)
-            if isinstance(error, Stopped):
-                barrier()  # torchrun ends all processes as soon as one has ended
         except Exception as other:  # the first error is the one to report
             print(f"note: the figures of this run are not complete ({one_line(other)})")
+        if isinstance(error, Stopped):
+            with suppress(RunError):  # another process is gone
+                barrier()  # torchrun ends all processes as soon as one has ended
         raise
     raise_stopped(f"the training is done and saved; for the rest of its figures: {resume_command(folder)}",
                   at_ctrl_c=True)

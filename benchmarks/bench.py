@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT))
 
 from cli.cores import usable_cores
 from cli.errors import RunError
-from cli.files import usable, write_json
-from cli.parser import Parser, at_least, positive_int
+from cli.files import check_output, write_json
+from cli.parser import Parser, at_least, path_name, positive_int
 from cli.script import run_script
 from cli.tables import text_table
 
@@ -49,16 +49,14 @@ def build_parser():
                         help="training frames of the dataset of the data passes")
     parser.add_argument("--device", choices=["auto", "cuda", "mps", "cpu"], default="auto",
                         help="auto takes CUDA if it is there, else MPS, else the CPU")
-    parser.add_argument("--out", metavar="FILE", default="runs/bench.json", help="JSON file of all numbers")
+    parser.add_argument("--out", type=path_name, metavar="FILE.json", default="runs/bench.json",
+                        help="JSON file of all numbers")
     return parser
 
 
 def main():
     args = build_parser().parse_args()
-    out = Path(args.out)
-    with usable("--out", out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.open("a").close()
+    check_output("--out", args.out, ".json")
     settings = dict(QUICK if args.quick else DEFAULT)
     settings["flags"] = settings["flags"] | {"device": args.device, "num_workers": min(usable_cores(), 4)}
     settings["repeats"] = args.repeats or settings["repeats"]
@@ -79,8 +77,8 @@ def main():
             rows = [add_shares(row, machine) for row in MEASURED[name](settings)]
             print("\n" + text_table([shown(row) for row in rows]), flush=True)
             report["rows"] += rows
-        write_json(out, report)
-    print(f"\nwritten to {out}")
+        write_json(Path(args.out), report)
+    print(f"\nwritten to {args.out}")
     if not all(difference <= MAX_DIFFERENCE for difference in report["losses"].values()):
         raise RunError("the two sides do not compute the same")
 
@@ -212,7 +210,7 @@ def duration(seconds):
 def print_machine(machine, settings):
     rates = ", ".join(f"{dtype} {rate / 1e9:,.0f}" for dtype, rate in machine["matrix_rate"].items())
     work = ", ".join(f"{name} {operations / 1e9:,.1f}" for name, operations in machine["operations"].items())
-    print(f"{machine['name']}, torch {machine['torch']}; ours computes in {machine['computing_in']}, plain in float32\n"
+    print(f"{machine['name']}, torch {machine['torch']}; plain computes in float32\n"
           f"matrix products, 1e9 operations a second: {rates}\n"
           f"the network, 1e9 operations a clip trained on or a frame rolled out: {work}\n"
           f"{settings['repeats']} repeats; each value is the median of the turns, the range that of their ratios",

@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from cli.errors import RunError
-from cli.files import read_json
-from cli.parser import Parser, at_least, positive_int
+from cli.files import make_folder, read_json
+from cli.parser import Parser, at_least, path_name, positive_int
 from cli.script import run_script
 from cli.tables import numeral, text_table
 
@@ -22,14 +22,15 @@ def build_parser():
         "film, with labels of their own kind. Needs the packages of requirements/poses.txt. Ten minutes on two cores.")
     parser.add_argument("--frames", type=at_least(60), default=1260, help="frames of the film")
     parser.add_argument("--num_epoch", type=positive_int, default=20, help="epochs of each training")
-    parser.add_argument("--out", metavar="FOLDER", default="runs/film", help="new folder of everything made")
+    parser.add_argument("--out", type=path_name, metavar="FOLDER", default="runs/film",
+                        help="new folder of everything made")
     return parser
 
 
 def main():
     args = build_parser().parse_args()
-    out, film, start = Path(args.out), Path(args.out) / "film.mp4", time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
+    out, start = make_folder("--out", args.out), time.monotonic()
+    film = out / "film.mp4"
     run("Preparer.py", "--dancer", out / "dancer", "--frames", args.frames, "--film", film)
     run("benchmarks/poses.py", film)
     rows = []

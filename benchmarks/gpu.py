@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.measure import BETA, Ours, noise_streams, random_batch, seconds_of
 from cli.files import check_output, write_json
-from cli.flags import trainer_parser
+from cli.flags import has_segments, trainer_parser
 from cli.parser import Parser, path_name, split_words
 from cli.script import run_script
 from cli.tables import text_table
@@ -32,12 +32,16 @@ RECIPES = ("--tfr 1", "--tfr 0", "--tfr 1 --amp off", "--tfr 1 --amp fp16", "@re
            "@recipes/gpu.txt")
 
 
-def main():
+def build_parser():
     parser = Parser(__doc__.split("\n")[0], recipes=False)
     parser.add_argument("--out", type=path_name, metavar="FILE.json", help="write what was measured as JSON, too")
     parser.add_argument("--recipes", nargs="+", default=RECIPES, metavar="FLAGS",
                         help='what to measure: flags of Trainer.py, as in "@recipes/demo.txt --amp off"')
-    options = parser.parse_args()
+    return parser
+
+
+def main():
+    options = build_parser().parse_args()
     if options.out:
         check_output("--out", options.out, ".json")
     measured = {}
@@ -58,7 +62,8 @@ def measure(args):
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     ours.trainer.training_mode()
-    batches = [training_batch(ours, args, number) for number in range(args.interleave if args.bptt else 1)]
+    in_turn = args.interleave if has_segments(vars(args)) else 1
+    batches = [training_batch(ours, args, number) for number in range(in_turn)]
     steps = len(ours.trainer.segments(args.train_vi_len)) * len(batches)
 
     def train(turns):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks import plain
-from cli.flags import network_settings, schedule_settings, trainer_parser
+from cli.flags import network_settings, schedule_settings, trainer_parser, trainer_settings
 from dataloader import Dataset_Dance
 from engine import devices, optimization
 from engine.batches import Batch, Clips, EpochBatches, epoch_starts, place_on, random_stream
@@ -118,11 +118,7 @@ class Ours:
         if without == "channels_last":
             layout = torch.contiguous_format
         self.model = make_model(args).to(self.device, memory_format=layout)
-        self.trainer = optimization.ClipTrainer(
-            self.model, self.device, self.dtype, optim=args.optim, lr=args.lr, reconstruction=args.reconstruction,
-            bptt=args.bptt, clamp_feedback=args.clamp_feedback, input_noise=args.input_noise,
-            label_norm=args.label_norm, checkpoint_frames=args.checkpoint_frames, random_shift=args.random_shift,
-            cuda_graphs=args.cuda_graphs)
+        self.trainer = optimization.ClipTrainer(self.model, self.device, self.dtype, **trainer_settings(args))
         if without == "fused_Adam":
             self.trainer.optimizer = torch.optim.Adam(self.model.parameters(), args.lr)
 
@@ -161,7 +157,7 @@ class Ours:
             batches = EpochBatches(self.placed, 0, self.device, tfr=1.0, tfr_per="epoch", partial=1.0, accumulate=1,
                                    interleave=1, batch_size=args.batch_size, shuffle=True, random_start=True,
                                    seed=args.seed)
-            row = train_one_epoch(self.trainer, batches, 0, schedules, state, recorder)
+            row = train_one_epoch(self.trainer, batches, schedules, state, recorder)
             with recorder.validation(row):
                 videos = validate(val_set, self.roll_out)
                 row |= {"val_psnr": summarise(videos["prediction"], videos["truth"])["psnr"]}
@@ -225,7 +221,7 @@ def machine(args):
     choices = ["channels_last", "fused_Adam", "forced_frames_as_one_batch"]
     choices += ["tuned_cpu", "float32"] if device.type == "cpu" else []
     choices += ["bfloat16"] if dtype == torch.bfloat16 else []
-    return {"device": device.type, "name": devices.machine_name(device), "torch": torch.__version__,
+    return {"device": device.type, "name": devices.machine_name(device, dtype), "torch": torch.__version__,
             "computing_in": devices.dtype_name(dtype), "matrix_rate": rates, "choices": choices,
             "operations": {"teacher-forced": training_operations(args, True),
                            "free-running": training_operations(args, False),

@@ -12,7 +12,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cli.parser import Parser
+from cli.parser import Parser, path_name
 from cli.script import run_script
 from cli.tables import numeral, text_table
 from poses.keypoints import JOINTS, present, read_poses, seen
@@ -27,7 +27,7 @@ def build_parser():
         "Measure the poses that Preparer.py --video takes from a film of the stage dancer, bridged and smoothed, "
         "against the true ones in the .csv beside it: in how many frames she is not found, and how far the joints are "
         f"off, in pixels of a frame of {FRAME_H} x {2 * FRAME_H}.")
-    parser.add_argument("film", help="what Preparer.py --dancer FOLDER --film FILE wrote")
+    parser.add_argument("film", type=path_name, help="what Preparer.py --dancer FOLDER --film FILE wrote")
     return parser
 
 

@@ -11,8 +11,8 @@ CGROUP = Path("/sys/fs/cgroup")  # of the container that this process is in
 def usable_cores():
     """The number of cores that the system lets this process run on, or its share of their time, if that is less.
 
-    A container may have such a share (docker run --cpus, the limits of JupyterHub): it sees all cores, but with a
-    thread on each of them it uses its time up at once, and stands still.
+    A container may have such a share (docker run --cpus, the limits of JupyterHub): it sees all cores, but
+    with a thread on each of them it has soon used its time up, and is then paused.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, _share_of_time())))

@@ -19,7 +19,7 @@ DIVERGED = "the training has diverged"  # part of the message of an error that a
 
 
 def is_away(error):
-    """Whether a drive answered so because it is away for a moment."""
+    """Whether this error says that a drive is away for a moment."""
     if error.errno in MOMENTARY or getattr(error, "winerror", None) in MOMENTARY_ON_WINDOWS:
         return True
     # On Windows open() and read() do not pass this number on. They say EINVAL, as they do for a name with a character

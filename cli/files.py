@@ -20,7 +20,7 @@ WAITS = (0.1, 0.3, 1, 3, 6, 10, 10)  # seconds between the tries
 NAMED_WAIT = 1  # the one of these after which the file is named
 LEFTOVER_SECONDS = 3600
 CLOSE_IT = "close the program that may have it open"
-NOT_IN_UTF_8 = "backslashreplace"  # what becomes of a folder's name that is not, as from an archive in Big5
+ENCODING_ERRORS = "backslashreplace"  # the name of a folder, say from an archive in Big5, may not fit UTF-8
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
 NOT_FLUSHED_ON_WINDOWS = errno.EBADF  # what it answers whenever it cannot force a file to the disk
 
@@ -31,7 +31,7 @@ def encoding_of(beginning):
 
 
 def is_open_elsewhere(error):
-    """Whether Windows answered so because another program has the file open."""
+    """Whether this error, of Windows, says that another program has the file open."""
     return getattr(error, "winerror", None) in OPEN_ELSEWHERE
 
 
@@ -95,7 +95,7 @@ def write_bytes(path, content):
 
 def write_text(path, text):
     """Write text like write_bytes, in UTF-8."""
-    write_bytes(path, text.encode(errors=NOT_IN_UTF_8))
+    write_bytes(path, text.encode(errors=ENCODING_ERRORS))
 
 
 def read_json(path):
@@ -118,7 +118,7 @@ def write_json(path, content):
 def _moved_when_complete(path, mode, **arguments):
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # in a container every process is number 1
     if "b" not in mode:
-        arguments = {"encoding": "utf-8", "errors": NOT_IN_UTF_8, **arguments}
+        arguments = {"encoding": "utf-8", "errors": ENCODING_ERRORS, **arguments}
     try:
         with open(temporary, mode, **arguments) as file:
             yield file

@@ -14,7 +14,8 @@ FLAGS_OF_OLDER_RUNS = {  # their values in a run that is older than the flag
 FROM_A_CHECKPOINT = (  # what a new run takes from the run of --ckpt_path, unless it is typed
     "DR", "posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len")
 USED_IN_A_TEST = {  # flags of Trainer.py that Tester.py uses, with their help there; "": the same
-    "DR": "", "video_format": "", "device": "", "gpu": "", "num_workers": "", "amp": "",
+    "DR": "", "video_format": "", "device": "", "gpu": "", "num_workers": "",
+    "amp": "what the networks compute in, as in training; left out: auto, and off for a checkpoint of another program",
     "frame_H": "frame height in pixels; only for a checkpoint of another program, which does not say it (%(default)s)",
     "frame_W": "frame width in pixels; only for a checkpoint of another program, which does not say it (%(default)s)",
     "val_vi_len": "frames in a sequence of --split val or train, including the given first one; left out: as in "
@@ -140,9 +141,10 @@ def add_feedback_flags(parser):
                             "(truncated backpropagation); 0: whole clips, as the course does")
     group.add_argument("--interleave", type=positive_int, default=8, metavar="BATCHES",
                        help="train this many batches in turn, an optimizer step on each, at frames spread over their "
-                            "clips: a batch begins with a true frame at its place, goes on to the end of its clips, "
+                            "clips: a batch begins with a true frame at its place, runs to the end of its clips, "
                             "and then from their first frame up to that place. They are in memory together, and a run "
-                            "that is stopped within them goes back to their start. Without effect where --bptt is 0")
+                            "that is stopped within them goes back to their start. Without effect where --bptt leaves "
+                            "clips whole")
     group.add_argument("--input_noise", type=natural_float, default=0.3,
                        help="Gaussian noise on every input frame in training, in single pixels and in areas of 8 "
                             "pixels (at the points of a grid, and weaker in between); their standard deviations are "
@@ -257,6 +259,14 @@ def flags_of(*add_flags):
     return vars(parser.parse_args([]))
 
 
+def has_segments(arguments):
+    """Whether --bptt cuts the clips of a run into several segments; without them --interleave has nothing to do.
+
+    arguments: every flag, as a dict.
+    """
+    return 0 < arguments["bptt"] < arguments["train_vi_len"] - 1
+
+
 def idle_flags(arguments):
     """The flags that change nothing beside the other arguments of a run, as {flag: the flag whose value makes it so}.
 
@@ -273,11 +283,20 @@ def idle_flags(arguments):
         idle |= dict.fromkeys(("milestones", "gamma"), "lr_schedule")
     if not arguments["fast_train"]:
         idle |= dict.fromkeys(("fast_partial", "fast_train_epoch"), "fast_train")
-    if arguments["bptt"] == 0:
+    if not has_segments(arguments):
         idle["interleave"] = "bptt"
     if arguments["network"] == "pyramid":  # it has no BatchNorm
         idle["label_norm"] = "network"
     return idle
+
+
+def trainer_settings(args):
+    """The parameters of engine.optimization.ClipTrainer as a dict, but for model, device and precision."""
+    names = ("optim", "lr", "reconstruction", "bptt", "clamp_feedback", "input_noise", "label_norm",
+             "checkpoint_frames", "random_shift")
+    # with --accumulate only the smaller batch at the end of an epoch could be recorded
+    recorded = args.cuda_graphs and args.accumulate == 1
+    return {**{name: getattr(args, name) for name in names}, "cuda_graphs": recorded}
 
 
 def schedule_settings(args):

@@ -97,7 +97,7 @@ def _clear_leftovers(folder):
 
 def _make_unfinished(unfinished, folder, replaced):
     """Make the folder `unfinished`; raises OSError if `folder`, where it exists, cannot be renamed to `replaced`."""
-    # What a killed process of this number has left: in a container every one has the number 1
+    # Left by a killed process with the same PID: in a container the main process always has PID 1
     for leftover in (unfinished, replaced) if folder.exists() else (unfinished,):
         shutil.rmtree(leftover, ignore_errors=True)
     if folder.exists():  # a mounted one, or one in use on Windows, is told before the work
@@ -186,7 +186,7 @@ def why_no_locks(path):
 def why_not_locked(lock):
     """Acquire a lock, or raise Timeout; returns why its file system has no locks, None if it has them.
 
-    Windows tells so of a drive of WSL or of a virtual machine only when a file is to be locked.
+    Of a drive of WSL or of a virtual machine Windows says only when a file is locked that there are none.
     """
     try:
         lock.acquire(timeout=0)

@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
             if word in within:
                 self.error(f"{within[-1]} has the word {word}, which leads back to it; remove that word")
             if word not in self.words_of_recipes:
-                self.words_of_recipes[word] = self._read_recipe(word)  # once: it may be a pipe
+                self.words_of_recipes[word] = self._read_recipe(word)
             replaced += self._with_recipes(self.words_of_recipes[word], (*within, word))
         return replaced
 
@@ -82,6 +82,9 @@ class Parser(argparse.ArgumentParser):
         try:
             if path.is_dir():
                 self.error(missing)
+            if path.exists() and not path.is_file():
+                self.error(f"{word} is no file, but say a pipe, which can be read only once; write its flags into a "
+                           "file")
             content = path.read_bytes()
             lines = content.decode(encoding_of(content)).splitlines()
         except UnicodeError:

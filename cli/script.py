@@ -25,7 +25,7 @@ def run_script(main):
         setattr(sys, output, Output(stream.stream if isinstance(stream, Output) else stream))
     try:
         main()
-        check_output(name)
+        end_if_output_was_lost(name)
     except UsageError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -53,7 +53,7 @@ def run_script(main):
         sys.exit(128 + signal.SIGINT)
 
 
-def check_output(name):
+def end_if_output_was_lost(name):
     """End the process with status 1 if something that the script of this name said could not be written."""
     if error := getattr(sys.stdout, "lost", None):
         print(f"{name}: all is done, but what it said could not all be written ({error.strerror}); {remedy_of(error)}",

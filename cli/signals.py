@@ -54,7 +54,7 @@ def raise_stopped(message, at_ctrl_c=False):
 
 
 class StopSignals:
-    """Note the first SIGINT, or of the `ending_signals`, so that the run can be saved; a second one quits at once.
+    """Note the first SIGINT or other ending signal, so that the run can be saved; a second one quits at once.
 
     SIGHUP, which a closed terminal sends, stays ignored under nohup.
     """
@@ -76,6 +76,6 @@ def end_quietly_at_ctrl_c():
 
 
 def end_quietly(number, _):
-    signal.signal(number, signal.default_int_handler)  # a notebook's process goes on
+    signal.signal(number, signal.default_int_handler)  # a notebook's process does not end here
     print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
     sys.exit(128 + number)

@@ -2,11 +2,14 @@
 
 from cli.cores import usable_cores
 from cli.errors import RunError, UsageError
+from cli.flags import SPLITS, add_data_flags, flags_of
 from media.decoded import read_images
 
 from .choice import existing_root
+from .entries import is_folder
 from .listing import list_frames_and_labels, list_test_sequences, read_sequence_lengths, shorter_sequences
 
+VAL_VI_LEN = flags_of(add_data_flags)["val_vi_len"]  # the default
 DARK = 64  # of 255: labels whose mean is below this are not on white
 SAME_SHAPE = 1.05  # ratio of two images' widths over their heights: what rounding a size may do
 
@@ -15,8 +18,12 @@ def describe_dataset(root):
     """Check a whole dataset, given by --check; returns its problems and its facts, two lists of lines."""
     root = existing_root(root, "--check")
     problems, facts, all_sizes = [], [], set()
-    for mode in ("train", "val", "test"):
+    for mode in reversed(SPLITS):  # train first
         try:
+            if mode == "test" and not is_folder(root / "test" / "test_label"):
+                facts.append(f"note: no test sequences, as {root / 'test' / 'test_label'} is missing; a test needs "
+                             "them, a training does not")
+                continue
             folders, fact = describe_split(root, mode)
         except (UsageError, RunError) as error:
             problems.append(str(error))
@@ -55,7 +62,9 @@ def describe_split(root, mode):
     lengths = read_sequence_lengths(root / mode / "sequences.txt", len(frames))
     span = " to ".join(map(str, sorted({min(lengths), max(lengths)})))
     sequences = f"{len(lengths)} sequences of {span}" if len(lengths) > 1 else "1 sequence"
-    return [frames, labels], f"{len(frames)} frames with labels, in {sequences}"
+    is_short = mode == "val" and 2 <= max(lengths) < VAL_VI_LEN
+    remedy = f" (give --val_vi_len {max(lengths)} or less)" if is_short else ""
+    return [frames, labels], f"{len(frames)} frames with labels, in {sequences}{remedy}"
 
 
 def note_different_shapes(sizes):

@@ -11,6 +11,7 @@ from stat import S_ISDIR
 
 from cli.errors import LISTED, RunError, Stopped, UsageError, is_away
 from cli.files import patiently, read_json_or_none
+from cli.flags import SPLITS
 from cli.folders import own_entries
 from cli.signals import ending_signals, raise_stopped
 from media.gif import DEFAULT_FPS
@@ -74,7 +75,7 @@ def existing_root(root, flag="--DR"):
     root = Path(root)
     if not is_folder(root):
         raise UsageError(f"{flag} {root} is not a folder; give the folder that holds train, val and test")
-    if not holds_a_split(root) and not any(is_folder(root / mode) for mode in ("train", "val", "test")):
+    if not holds_a_split(root) and not any(is_folder(root / mode) for mode in SPLITS):
         meant = [folder for folder in root.resolve().parents[:3] if holds_a_split(folder)] + _datasets_within(root)
         remedy = (f"give {flag} {' or '.join(map(str, meant[:LISTED]))}" if meant
                   else "lay the dataset out as the README shows (Your own data)")
@@ -107,7 +108,7 @@ def _folders(folder):
 
 
 def holds_a_split(folder):
-    for mode in ("train", "val", "test"):
+    for mode in SPLITS:
         with suppress(OSError):
             if S_ISDIR(patiently((folder / mode / f"{mode}_img").stat, is_away).st_mode):
                 return True

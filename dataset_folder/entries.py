@@ -17,7 +17,7 @@ def exists(path):
         patiently(path.stat, is_away)
     except OSError as error:
         if is_out_of_reach(error):
-            raise unreadable(path, error) from None
+            raise unreadable_error(path, error) from None
         refuse_dead_link(path)
         return False
     except ValueError:  # no name of a file
@@ -30,7 +30,7 @@ def entries_of(folder):
     try:
         return sorted(patiently(lambda: list(os.scandir(folder)), is_away), key=lambda entry: entry.name)
     except OSError as error:
-        raise unreadable(folder, error) from None
+        raise unreadable_error(folder, error) from None
 
 
 def is_ours(name):
@@ -38,7 +38,7 @@ def is_ours(name):
     return name[0] not in "._@$#" and name != "lost+found"
 
 
-def unreadable(path, error):
+def unreadable_error(path, error):
     """The error to raise for a file or folder that is there and cannot be read."""
     if is_away(error):
         return RunError(f"{printable(path)} cannot be read ({error.strerror}); its drive may be away: try again")

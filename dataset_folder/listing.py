@@ -16,7 +16,7 @@ from cli.files import patiently
 from media.csv_files import whole_text
 from media.images import IMAGE_SUFFIXES
 
-from .entries import entries_of, exists, is_folder, is_ours, printable, refuse_dead_link, unreadable
+from .entries import entries_of, exists, is_folder, is_ours, printable, refuse_dead_link, unreadable_error
 
 
 def list_frames_and_labels(root, mode):
@@ -75,7 +75,7 @@ def read_sequence_lengths(path, frames):
     except ValueError:  # not text, not a number, or thousands of digits
         lengths = [0]
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise unreadable_error(path, error) from None
     if min(lengths, default=0) < 1 or sum(lengths) != frames:
         raise UsageError(f"{path} must hold the lengths of the sequences, one a line, which add up to its {frames} "
                          "frames; mend it or remove it")

@@ -1,8 +1,19 @@
-"""A test of the difference between two recipes that were trained with the same seeds."""
+"""The runs of a study, and a test of the difference between two recipes that were trained with the same seeds."""
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
+
+from engine.saving.logs import read_arguments, read_metrics
+
+
+def finished_runs(study):
+    """Yield folder, flags and metrics of the runs STUDY/<recipe>/seed=<n>/ that came to their last epoch."""
+    for run in sorted(Path(study).glob("*/seed=*")):
+        flags, metrics = read_arguments(run), read_metrics(run)
+        if flags and metrics and len(metrics["epoch"]) >= flags["num_epoch"]:
+            yield run, flags, metrics
 
 
 def sign_flip_test(ours, theirs):

@@ -49,7 +49,7 @@ class GraphedGradient:
     def _forget_recordings(self):
         self.full += 1
         if self.full == FULL_AT_MOST:
-            print("note: the GPU's memory is too small for CUDA graphs of all steps; training goes on without them")
+            print("note: the GPU's memory is too small for CUDA graphs of all steps; training without them")
         for weight in self.weights:
             weight.grad = None
         self.recordings.clear()

@@ -6,7 +6,8 @@ import platform
 import re
 import shutil
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -64,8 +65,9 @@ def cuda_problem(gpu):
                         "torch built for CUDA, see https://pytorch.org/get-started")
             return NO_CUDA
         if gpu >= torch.cuda.device_count():
-            flag = "--nproc_per_node: a process of" if is_under_torchrun() else "--gpu"
-            raise UsageError(f"{flag} {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+            lacking = "--nproc_per_node: process" if is_under_torchrun() else "--gpu"
+            raise UsageError(f"{lacking} {gpu}: this machine has {torch.cuda.device_count()} CUDA devices, counted from "
+                             "0; give a lower number")
         reason = why_no_kernels(torch.device("cuda", gpu), torch.float32)
     if reason:
         return (f"{torch.cuda.get_device_name(gpu)} cannot be used with torch {torch.__version__} ({reason}); "
@@ -144,13 +146,25 @@ def has_bfloat16_matrices():
     return bool(capabilities.get("amx_bf16"))
 
 
-def machine_name(device):
-    """Name what computes: the GPU, or the processor and the number of its threads in use."""
+def machine_name(device, dtype):
+    """Name what computes, and in which precision: the GPU, or the processor and the number of its threads in use."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "mps":
-        return f"{platform.machine()} MPS"
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "mps":
+        name = f"{platform.machine()} MPS"
+    else:
+        name = (f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} "
+                f"thread{'s' * (torch.get_num_threads() > 1)}")
+    return f"{name}, {dtype_name(dtype)}"
+
+
+def processor_name():
+    """The processor's name as Linux knows it, elsewhere as Python does."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def memory_format(device, dtype):

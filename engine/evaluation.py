@@ -48,7 +48,7 @@ def _generate_or_halve(model, first_frames, labels, *, seed, **settings):
         if not is_full_memory(error):
             raise
         device = settings["device"]
-        remedy = "or give --device cpu" if device.type != "cpu" else "or generate smaller frames"
+        remedy = "or give --device cpu" if device.type != "cpu" else "or train with smaller frames"
         if device.type == "cuda":
             remedy += ", or in Trainer.py --no-cuda_graphs"  # recordings keep their memory for themselves
         if len(labels) == 1:

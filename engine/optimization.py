@@ -67,12 +67,12 @@ class ClipTrainer:
     def steps_on(self, batches, beta):
         """Take the optimizer steps on some batches in turn: one on each, then the next one on each, up to the last.
 
-        A batch has an optimizer step for each of its `segments`. Each batch starts at another segment, goes on to the
+        A batch has an optimizer step for each of its `segments`. Each batch starts at another segment, runs to the
         last one, and then does those before its start: consecutive steps are on early and on late frames.
         batches: see engine.batches.Batch.
-        Yields the TOTALS of each step, [6], on the device. Summed over all steps, each of the TERMS is its mean over
-        the predicted frames, added up over this process's clips, and `clips` is their number. A step whose gradient is
-        not finite is skipped: it adds only to `skipped_steps`. On one GPU nothing here waits for it.
+        Yields the TOTALS of each step, [len(TOTALS)], on the device. Summed over all steps, each of the TERMS is its
+        mean over the predicted frames, added up over this process's clips, and `clips` is their number. A step whose
+        gradient is not finite is skipped: it adds only to `skipped_steps`. On one GPU nothing here waits for it.
         """
         segments = self.segments(batches[0].parts[0].labels.shape[1])
         of_each = [self._steps_on_batch(batch, beta, segments, begin=len(segments) * place // len(batches))

@@ -26,10 +26,10 @@ def is_under_torchrun():
 
 
 @contextmanager
-def joined_processes(device, dtype):
+def joined_processes(device, precision):
     """Join the group that torchrun made, if it did: NCCL on CUDA, else gloo. All processes leave it together.
 
-    dtype: what this process computes in; raises UsageError where others differ.
+    precision: what this process computes in, as a word; raises UsageError where others differ.
     """
     if not is_under_torchrun():
         yield
@@ -43,7 +43,7 @@ def joined_processes(device, dtype):
     backend, device_id = ("nccl", device) if device.type == "cuda" else ("gloo", None)
     with report_lost_process():
         distributed.init_process_group(backend, timeout=PATIENCE, device_id=device_id)
-    check_alike(dtype)
+    check_alike(precision)
     yield
     barrier()
     distributed.destroy_process_group()
@@ -98,13 +98,13 @@ def broadcast(value, device):
     return values[0]
 
 
-def check_alike(dtype):
-    """Raise UsageError unless all processes compute in the same torch.dtype, as the mean of their gradients needs."""
+def check_alike(precision):
+    """Raise UsageError unless all processes compute in the same precision, as the mean of their gradients needs."""
     if world_size() == 1:
         return
     names = [None] * world_size()
     with report_lost_process():
-        distributed.all_gather_object(names, str(dtype).removeprefix("torch."))
+        distributed.all_gather_object(names, precision)
     if len(set(names)) > 1:
         raise UsageError("--amp: the devices of these processes differ, and would compute in "
                          f"{' and in '.join(sorted(set(names)))}; give --amp off")

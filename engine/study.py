@@ -70,13 +70,13 @@ class Run:
     def check_unchanged(self):
         """Raise UsageError if the folder holds a run with other flags."""
         parser = trainer_parser()
-        wanted, saved = parser.parse_args(self.words), read_arguments(self.folder)
+        args, saved = parser.parse_args(self.words), read_arguments(self.folder)
         if not saved:
             return
         may_differ = {*NOT_OF_THE_RECIPE}
-        if wanted.ckpt_path:  # that checkpoint answers what is not typed
-            may_differ |= {*FROM_A_CHECKPOINT, *network_settings(wanted)} - parser.typed_flags(self.words).keys()
-        wanted, saved = vars(wanted), vars(parser.parse_args([])) | FLAGS_OF_OLDER_RUNS | saved
+        if args.ckpt_path:  # that checkpoint answers what is not typed
+            may_differ |= {*FROM_A_CHECKPOINT, *network_settings(args)} - parser.typed_flags(self.words).keys()
+        wanted, saved = vars(args), vars(parser.parse_args([])) | FLAGS_OF_OLDER_RUNS | saved
         if saved["label_norm"] == "fixed" and clips_of_a_step(saved) == clips_of_a_step(wanted):
             may_differ |= {*SHARES}
         for name in sorted(wanted.keys() & saved.keys() - may_differ):
@@ -95,13 +95,13 @@ class Scripts(StopSignals):
     """Runs the other scripts as processes, and passes a signal to this process on to them, once."""
 
     def __init__(self):
-        self.untold = set()  # running processes that no signal was passed on to
+        self.unsignalled = set()  # running processes that no signal was passed on to
         super().__init__()  # from here on a signal may come
 
     def _note(self, number):
         super()._note(number)
-        for process in list(self.untold):
-            self.tell(process)
+        for process in list(self.unsignalled):
+            self.forward_signal(process)
 
     def run(self, folder, script, *words):
         """Run a script and append what it prints to folder/log.txt. Raises RunError with its last line if it fails.
@@ -140,19 +140,19 @@ class Scripts(StopSignals):
         environment = os.environ | {"PYTHONIOENCODING": "utf-8"}  # as the log is read; Windows has others
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment,
                                    start_new_session=True)
-        self.untold.add(process)
+        self.unsignalled.add(process)
         if self.signal_number:  # it came before the process was known
             if os.name == "nt":
                 process.terminate()  # the console has told only those that had started
-            self.tell(process)
+            self.forward_signal(process)
         status = process.wait()
-        self.untold.discard(process)
+        self.unsignalled.discard(process)
         return status
 
-    def tell(self, process):
+    def forward_signal(self, process):
         """Pass the signal on, once. On Windows a console tells its processes of Ctrl-C itself."""
         with suppress(KeyError):
-            self.untold.remove(process)
+            self.unsignalled.remove(process)
             if os.name != "nt":
                 process.send_signal(self.signal_number)
 
@@ -191,7 +191,7 @@ def run_seconds(epochs, times, flags):
 
     What only the first epoch of a process takes is counted in each.
     """
-    if "validation_seconds" not in times:  # an older version counted so, and its runs go on with as many epochs
+    if "validation_seconds" not in times:  # an older version counted so; its runs keep their number of epochs
         return epochs * times["seconds"]
     validation = times["validation_seconds"]
     training = times["seconds"] - validation

@@ -30,16 +30,16 @@ class RunState:
     @classmethod
     def of(cls, content):
         """The state in a checkpoint."""
-        return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
+        return cls(**{field.name: content[field.name] for field in fields(cls)})
 
 
-def train_one_epoch(trainer, batches, epoch, schedules, state, recorder):
+def train_one_epoch(trainer, batches, schedules, state, recorder):
     """Train on the batches of an epoch that are not done. Returns its row of metrics.csv, means over the clips.
 
-    recorder: a RunRecorder; it may save after any look at the losses, and stop the run there or before a step.
+    batches: EpochBatches. recorder: a RunRecorder; it may save after a look at the losses, and stop there or earlier.
     """
     trainer.training_mode()
-    beta = schedules.beta(epoch)
+    epoch, beta = batches.epoch, schedules.beta(batches.epoch)
     unread = []  # TOTALS since the last look at them, on the device
     steps_per_batch = len(trainer.segments(batches.dataset.video_len))
     with Progress(total=steps_per_batch * len(batches), initial=steps_per_batch * state.batches_done,
@@ -102,17 +102,16 @@ def check_steps_taken(row, steps, in_a_row, epoch_is_over, trainer):
                    f"intact; try {remedy}a lower --lr or a lower --kl_weight")
 
 
-def metrics_row(epoch, schedules, state, batches, steps_per_batch):
-    """The row of metrics.csv after some of the `batches` of an epoch: means over the steps that were taken.
+def metrics_row(epoch, schedules, state, batch_count, steps_per_batch):
+    """The row of metrics.csv after some of the batches of an epoch: means over the steps that were taken.
 
     Its learning rate is that of the last step.
     """
     clips = state.totals["clips"]
     means = {name: state.totals[name] / clips if clips else math.nan for name in TERMS}
-    skipped = round(state.totals.get("skipped_steps", 0))  # an older version did not count them
-    lr = schedules.lr(epoch + (state.batches_done - 0.5 / steps_per_batch) / batches)
+    lr = schedules.lr(epoch + (state.batches_done - 0.5 / steps_per_batch) / batch_count)
     return {"epoch": epoch, **means, "beta": schedules.beta(epoch), "tfr": schedules.tfr(epoch), "lr": lr,
-            "skipped_steps": skipped}
+            "skipped_steps": round(state.totals["skipped_steps"])}
 
 
 def shown_metrics(row):

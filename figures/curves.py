@@ -19,8 +19,9 @@ from .style import MARKERS, STYLES, explain_markers, log_scale, panels, save, wi
 OUT = "runs/figures"  # where figures of several runs go
 RECONSTRUCTION_LABELS = {"mse": "MSE", "log_mse": "0.01 log(MSE + 1e-4)\n"}  # of an axis
 SMOOTHED_FRAMES = 15
-SAMPLES_TITLE = ("Samples of a sequence: mean, the best (thin), and the band of 95 % of them\n"
-                 f"(with fewer than 39: of all); means of {SMOOTHED_FRAMES} frames")
+SAMPLES_BAND = "band of 95 % of them (with fewer than 39: of all)"
+SAMPLES_TITLE = (f"Samples of a sequence: mean, the best (thin), and the {SAMPLES_BAND};\n"
+                 f"means of {SMOOTHED_FRAMES} frames")
 
 
 def over_epochs(runs, column, minus=None):
@@ -49,7 +50,7 @@ def plot_band(ax, x, values, label, marked=True, own_x=None, **style):
     if len(values) == 1:
         return
     ax.fill_between(x[of_all], in_all.min(axis=0), in_all.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
-    alone = ~of_all | np.append(~of_all[1:], False)  # with the point before, from which the line goes on
+    alone = ~of_all | np.append(~of_all[1:], False)  # with the point before, where the line begins
     for row, row_x in zip(values, [x] * len(values) if own_x is None else own_x):
         if not np.isnan(row[~of_all]).all():
             ax.plot(row_x, np.where(alone, row, np.nan), marker=marker, label="",
@@ -116,9 +117,8 @@ def draw_validation_psnr(runs, side_by_side):
 
 
 def draw_psnr_over_seconds(runs, side_by_side):
-    """PSNR in dB at the validated epochs over the seconds until then; over seeds, means at each epoch of both.
-
-    A seed that goes on after another has ended is drawn over its own seconds.
+    """Validation PSNR in dB over the seconds until then. Over several seeds: the mean PSNR of an epoch over its mean
+    seconds; a seed that is trained longer than another is drawn over its own seconds from there on.
     """
     curves = by_label(runs)
     figure, axes = panels(list(curves), side_by_side, "Validation PSNR over time", ["validation PSNR (dB)"],
@@ -290,7 +290,7 @@ def draw_runs(folders, *, figures=None, out=None, side_by_side=False, file_forma
 
     figures: names in FIGURES; None: all that apply. out: folder of the figures; None: the run's own, or OUT for
     several runs.
-    Returns the paths of the figures, and {run: names of the figures that it has no data for}.
+    Returns the paths of the figures, and {name of a run: names of the figures that it has no data for}.
     """
     runs = read_runs(folders)
     out = out or (folders[0] if len(runs) == 1 else OUT)

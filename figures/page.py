@@ -26,7 +26,7 @@ CURVES = {  # column of metrics.csv: title, and how its axis is drawn
     "tfr": ("Teacher forcing ratio", {"zero": True}), "beta": ("\u03b2, factor on KL", {"zero": True}),
 }
 
-LISTED_NAMES = 80  # characters in a title
+LONGEST_LIST = 80  # characters of names in a title
 CAPTIONS = {"test": "Test sequences", "val": "Validation", "train": "Training sequences", "": "Sequences"}
 
 
@@ -64,11 +64,11 @@ def page_title(names):
     if len(names) == 1:
         return f"Run {names[0]}"
     listed = ", ".join(names)
-    return f"{len(names)} runs: {listed}" if len(listed) <= LISTED_NAMES else f"{len(names)} runs"
+    return f"{len(names)} runs: {listed}" if len(listed) <= LONGEST_LIST else f"{len(names)} runs"
 
 
 def frames_per_second(folders):
-    """The rate of the videos of the first run or test that has noted it; of a test also that of the run around it."""
+    """The rate of the videos of the first run or test that has noted it; for a test also the run around it."""
     for folder in folders:
         for read, place in ((read_record, folder), (read_test_note, folder), (read_record, folder.absolute().parent)):
             with suppress(UsageError):  # the folder around it may hold another program's args.json
@@ -140,7 +140,7 @@ def best_validation(metrics):
 
 
 def scores_html(names, scores, others):
-    """A table a split: the models, then the baselines, each once if it has the same scores beside all models.
+    """A table a split: the models, then the baselines, each once if its PSNR is the same beside all models.
 
     names, scores: of the runs. others: of each, its tests that are not of its best epoch's network, {split: epoch}.
     """
@@ -165,7 +165,8 @@ def scores_html(names, scores, others):
 
 def no_scores_html(folder):
     """What stands in place of the scores: the command that makes them for the run, or the test, in a folder."""
-    run = folder.parent if (folder.parent / "best.ckpt").is_file() else folder  # of a test in the run's folder
+    around = folder.parent if folder.name else folder.absolute().parent  # Path(".") is its own parent
+    run = around if (around / "best.ckpt").is_file() else folder  # of a test in the run's folder
     note = read_test_note(folder)
     own = run / ("best.ckpt" if (run / "best.ckpt").is_file() else "last.ckpt")  # no epoch may have been validated
     checkpoint, *others = note.get("checkpoints") or [own]

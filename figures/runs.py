@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.files import NOT_IN_UTF_8
+from cli.files import ENCODING_ERRORS
 from cli.flags import FLAGS_OF_OLDER_RUNS, add_machine_flags, add_run_flags, flags_of, idle_flags, trainer_parser
 from engine.saving.logs import read_arguments, read_metrics, read_psnr_per_frame, read_samples
 
@@ -31,7 +31,7 @@ def read_runs(folders):
             raise UsageError(f"{folder} is not a folder; give one that Trainer.py or Tester.py has written")
     paths = [Path(folder).resolve() for folder in folders]
     unique = len({path.name for path in paths}) == len(paths)
-    return label_by_difference([Run(drawable(path.name if unique else folder), read_arguments(path), read_metrics(path),
+    return label_by_difference([Run(as_utf8(path.name if unique else folder), read_arguments(path), read_metrics(path),
                                     read_psnr_per_frame(path), read_samples(path))
                                 for path, folder in zip(paths, folders)])
 
@@ -44,9 +44,9 @@ def each_once(folders):
     return list(first.values())
 
 
-def drawable(name):
+def as_utf8(name):
     """A folder's name as text that a font can draw; it need not be UTF-8."""
-    return str(name).encode(errors=NOT_IN_UTF_8).decode()
+    return str(name).encode(errors=ENCODING_ERRORS).decode()
 
 
 def shown(value):
@@ -59,11 +59,9 @@ def label_by_difference(runs):
     Runs that differ in nothing but the seed have one label, which says how many they are. Flags about the machine and
     the run's folder do not count, as they do not shape the result.
     """
-    for run in runs:
-        run.label = ""  # one of an earlier call
     flags = differing_flags(runs)
-    for run, values in flags.items():
-        run.label = ", ".join(f"{flag}={value}" for flag, value in values.items())
+    for run in runs:  # whatever an earlier call has said
+        run.label = ", ".join(f"{flag}={value}" for flag, value in flags.get(run, {}).items())
     for label, group in by_label(runs).items():
         seeds = {seed(run) for run in group if run in flags}
         if 1 < len(group) == len(seeds):  # nothing but the seed differs

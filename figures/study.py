@@ -1,7 +1,6 @@
 """The tables and figures of a study."""
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from cli.files import write_text
 from cli.tables import markdown_table, numeral
@@ -9,7 +8,7 @@ from engine.saving.logs import read_arguments, write_columns
 
 from .curves import draw_psnr_over_seconds, draw_psnr_per_frame, has_data
 from .runs import read_runs
-from .style import save, wrap
+from .style import Figure, save, wrap
 
 MEASURES = {"val": ("psnr", "ssim", "psnr_person"),
             "test": ("psnr", "ssim", "psnr_person", "psnr_first_100", "psnr_last_100", "score")}
@@ -100,14 +99,6 @@ def write_tables(out, rows, recipes, command, minutes):
     figures = (f"{name}.png" for name in ("psnr_over_seconds", "psnr_per_frame", "sheet"))
     text += [f"![]({figure})" for figure in figures if (out / figure).is_file()]
     write_text(out / "study.md", "\n\n".join(text) + "\n")
-
-
-def first_of_each_recipe(runs):
-    """The first run of each recipe."""
-    first = {}
-    for run in runs:
-        first.setdefault(run.recipe, run)
-    return list(first.values())
 
 
 def draw_curves(out, runs):

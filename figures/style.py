@@ -34,7 +34,7 @@ MISSING_LETTER = "Glyph .* missing from"  # a warning of matplotlib's
 
 
 def font_families(installed):
-    """List the fonts to look for a letter in, also one in a folder's Chinese name; matplotlib warns of missing ones."""
+    """List the fonts that a letter is looked for in, in this order: Chinese ones, for a folder's name, if installed."""
     return ["DejaVu Sans", *(name for name in CHINESE_FONTS if name in installed)]
 
 
@@ -49,14 +49,14 @@ matplotlib.rcParams.update({
 
 
 def wrap(text, width):
-    """Break a text of the user's into lines; a folder may be named a$x_$, which is no mathematics."""
+    """Break a text of the user's into lines. A $ in it, as in a folder's name, begins no formula."""
     return textwrap.fill(text.replace("$", r"\$"), width, break_on_hyphens=False)
 
 
 def panels(labels, side_by_side, title, y_labels, x_label):
     """An empty figure, and axes[i][r] for row r of curve i: a column of axes for each label, or one for all.
 
-    A label is the title of its column. Past three, columns go on below.
+    A label is the title of its column. From the fourth on columns stand below the first three.
     """
     count = len(labels) if side_by_side else 1
     columns, rows = min(count, 3), len(y_labels)
@@ -107,7 +107,7 @@ def explain_markers(figure, title, markers):
 def log_scale(axes):
     """Give axes that share their y axis a logarithmic one, if some value is positive and none is negative.
 
-    Zeros, and what is below 1e-7 of the 0.9 quantile of the values, run out at the bottom.
+    Zeros, and what is below 1e-7 of the 0.9 quantile of the values, lie below the axes.
     """
     bands = [path.vertices[:, 1] for ax in axes for band in ax.collections for path in band.get_paths()]
     values = np.concatenate([line.get_ydata() for ax in axes for line in ax.lines] + bands)

@@ -11,7 +11,7 @@ DEFAULT_FPS = 50  # of a video whose dataset says nothing else
 MAX_FPS = 50  # no browser shows more of a GIF
 
 
-def write_gif(path, frames, fps=DEFAULT_FPS):
+def write_gif(path, frames, fps):
     """Write frames, uint8 arrays [H, W, 3], as an endless GIF.
 
     frames may be a generator; until the last one Pillow keeps each in memory, a byte a pixel.

@@ -15,7 +15,7 @@ class MeanOfModels(nn.Module):
 
     def __init__(self, models):
         super().__init__()
-        self.models, self.posterior = nn.ModuleList(models), models[0].posterior
+        self.models = nn.ModuleList(models)
 
     def z_shape(self, height, width):
         """Shape [n] of all that the z of the models have, one after the other."""

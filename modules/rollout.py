@@ -48,18 +48,16 @@ def rollout(model, frames, labels, noise, teacher_forced=None, *, temperature=No
     """
     step = recomputed(model.step) if recompute else model.step
     z_shape = model.z_shape(*frames.shape[-2:])
-    sees_current = model.posterior == "current" and temperature is None
+    sees_current = temperature is None and model.posterior == "current"
     if model.training:  # all labels at once, because in training BatchNorm takes its statistics over them
-        all_label_features = model.encode_labels(labels[:, 1:])  # [B, T-1, L, h, w]
+        features_of_labels = model.encode_labels(labels[:, 1:]).unbind(1)  # T-1 of [B, L, h, w]
+    else:
+        features_of_labels = map(model.encode_labels, labels[:, 1:].unbind(1))
     frame = frames[:, 0]  # [B, 3, H, W]
-    for t in range(1, labels.shape[1]):
+    for t, label_features in enumerate(features_of_labels, start=1):
         if t > 1:
             frame = next_input(predicted.frame, frames, teacher_forced, t - 1)  # [B, 3, H, W]
         frame = disturb(frame, noise, clamp, input_noise)  # [B, 3, H, W]
-        if model.training:
-            label_features = all_label_features[:, t - 1]  # [B, L, h, w]
-        else:
-            label_features = model.encode_labels(labels[:, t])
         epsilon = noise.normal(*z_shape)  # [B, N, h', w']
         current = frames[:, t] if sees_current else None  # [B, 3, H, W]
         predicted = step(frame, label_features, epsilon, current, temperature, shift)

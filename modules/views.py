@@ -17,7 +17,7 @@ class MeanOfViews(nn.Module):
 
     def __init__(self, model, views):
         super().__init__()
-        self.model, self.views, self.posterior = model, views, model.posterior
+        self.model, self.views = model, views
 
     def z_shape(self, height, width):
         return self.model.z_shape(height, width)

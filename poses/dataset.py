@@ -44,7 +44,7 @@ class Take(NamedTuple):
     parts: dict  # {"train": slice of its frames, "val": ..., "test": ...}
 
 
-def make_video_dataset(root, videos, poses_files=None, *, fps, frame_size, overwrite=False):
+def make_video_dataset(root, videos, poses_files, *, fps, frame_size, overwrite):
     """Write the dataset into the folder `root`, which appears once it is complete; prints what was found.
 
     videos: paths. poses_files: a CSV file of poses for each video (see keypoints.py), or None for an estimator. fps:

@@ -26,7 +26,7 @@ class Stance(NamedTuple):
 
     far: float  # row of the floor; equal to near for a person who hardly moves in depth
     near: float
-    usual: float  # its median
+    usual: float  # the median row of the floor
     height_far: float
     height_near: float
     middle: float  # column

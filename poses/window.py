@@ -52,7 +52,7 @@ def cut(frame, window, size):
     What is beyond the frame is black.
     """
     height, width = frame.shape[:2]
-    left, top, right, bottom = _edges(window)
+    left, top, right, bottom = window.left, window.top, window.left + window.width, window.top + window.height
     beyond = [(max(0, -int(np.floor(low))), max(0, int(np.ceil(high)) - limit))
               for low, high, limit in ((top, bottom, height), (left, right, width))]
     padded = np.pad(frame, (*beyond, (0, 0))) if np.any(beyond) else frame
@@ -66,7 +66,3 @@ def move_into(poses, window, size):
     moved = poses.copy()
     moved[..., :2] = (poses[..., :2] - window[:2]) * (size[1] / window.width, size[0] / window.height)
     return moved
-
-
-def _edges(window):
-    return window.left, window.top, window.left + window.width, window.top + window.height

@@ -29,7 +29,7 @@ class _Job(NamedTuple):
     exposure: np.ndarray  # [n]
 
 
-def make_film(path, frames, seed, num_workers=None):
+def make_film(path, frames, seed, num_workers):
     """Write the training frames as a video, and the poses that it shows beside it, with the suffix .csv.
 
     frames, seed, num_workers: see dataset.make_dancer. Raises RunError if they cannot be written there.

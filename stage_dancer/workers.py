@@ -55,7 +55,7 @@ def ctrl_c_held_back():
 
 
 def in_order(pool, ahead, draw, jobs):
-    """Return draw(job) of each job as a pool's `map` does, but draw no more than `ahead` of them that nobody took."""
+    """Return draw(job) of each job as a pool's `map` does, with at most `ahead` of them drawn that nobody has taken."""
     waiting = deque(pool.submit(draw, job) for job in jobs[:ahead])
 
     def results():

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -21,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from cli.script import run_script
 from figures import curves
@@ -156,6 +158,17 @@ def drawn(monkeypatch):
     figures = {}
     monkeypatch.setattr(curves, "save", lambda figure, folder, name, _: figures.update({name: figure}) or name)
     return figures
+
+
+def copy_dataset(root, folder):
+    """Copy a dataset, without its cache of decoded images; returns the folder."""
+    return shutil.copytree(root, folder, ignore=shutil.ignore_patterns(".decoded"))
+
+
+def mirror_images(folder):
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            ImageOps.mirror(image).save(path)
 
 
 def read_csv(path):

@@ -236,21 +236,15 @@ def on_the_cpu(function):
     return ask
 
 
-@contextlib.contextmanager
-def pretend(kind, capability=(8, 0), free=8 * GIB):
-    """Pretend that there is one device of this kind, `cuda` or `mps`. Yields the Accelerator.
+class Autocast(torch.autocast):
+    def __init__(self, device_type, *args, **kwargs):
+        super().__init__("cpu", *args, **kwargs)
 
-    capability: compute capability of the CUDA device; (7, 5) is a T4. free: bytes of its memory that are free.
-    """
-    accelerator = Accelerator(kind)
-    autocast = torch.autocast
+
+def stand_ins(kind, accelerator, capability, free):
+    """{dotted name: what takes its place}; see `pretend`."""
     stream = mock.Mock()
-
-    class Autocast(autocast):
-        def __init__(self, device_type, *args, **kwargs):
-            super().__init__("cpu", *args, **kwargs)
-
-    changes = {
+    return {
         "torch.Tensor.device": property(claimed),
         "torch.Tensor.is_cuda": property(lambda tensor: claimed(tensor).type == "cuda"),
         "torch.Tensor.is_mps": property(lambda tensor: claimed(tensor).type == "mps"),
@@ -279,6 +273,16 @@ def pretend(kind, capability=(8, 0), free=8 * GIB):
         # as in a build for the CPU; one for CUDA would ask the driver, which is not there, for its stream
         "torch.accelerator.current_accelerator": lambda check_available=False: None,
     }
+
+
+@contextlib.contextmanager
+def pretend(kind, capability=(8, 0), free=8 * GIB):
+    """Pretend that there is one device of this kind, `cuda` or `mps`. Yields the Accelerator.
+
+    capability: compute capability of the CUDA device; (7, 5) is a T4. free: bytes of its memory that are free.
+    """
+    accelerator = Accelerator(kind)
+    changes = stand_ins(kind, accelerator, capability, free)
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         for name, value in changes.items():

@@ -8,7 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import bench, measure, plain
-from conftest import ROOT, TINY_NETWORK
+from cli.flags import trainer_parser
+from conftest import PATIENCE, ROOT, TINY_NETWORK, flags
 from dataloader import Dataset_Dance
 from engine import optimization
 from modules.noise import Noise
@@ -116,8 +117,15 @@ def test_windows_has_a_row_without_the_peak_memory(monkeypatch):
     assert bench.shown(row)["peak MiB"] == "not known / not known"
 
 
+def test_the_machine_is_named_with_what_it_computes_in(monkeypatch):
+    monkeypatch.setattr(measure, "matrix_rate", lambda device, dtype: 1.0)
+    machine = measure.machine(trainer_parser().parse_args(flags(**TINY_NETWORK, device="cpu", amp="off")))
+    assert machine["name"].endswith(", float32") and machine["computing_in"] == "float32"
+    bench.print_machine(machine, {"repeats": 2})
+
+
 def test_usage_errors_are_one_line(tmp_path):
     for words in (["--only", "nothing"], ["--repeats", "0"], ["--out", str(tmp_path)]):
-        ended = subprocess.run([sys.executable, ROOT / "benchmarks" / "bench.py", *words], timeout=60,
+        ended = subprocess.run([sys.executable, ROOT / "benchmarks" / "bench.py", *words], timeout=PATIENCE,
                                capture_output=True, text=True)
         assert ended.returncode == 2 and ended.stderr.count("\n") == 1

@@ -101,14 +101,15 @@ def test_weights_tell_the_dimensions_of_their_network(network, dimensions, tmp_p
     assert same_tensors(rebuilt.state_dict(), model.state_dict())
 
 
-def test_template_checkpoint_is_tested_as_the_network_that_wrote_it(model, dancer, tmp_path, call):
-    """Its frames are fed back as they are, beyond [0, 1] too."""
+def test_template_checkpoint_is_tested_as_the_network_that_wrote_it(model, dancer, tmp_path, call, monkeypatch):
+    """Its frames are fed back as they are, beyond [0, 1] too, and in float32, wherever --amp auto would be bfloat16."""
+    monkeypatch.setattr("engine.devices.has_bfloat16_matrices", lambda: True)
     model = copy.deepcopy(model)
     with torch.no_grad():
         model.Generator[-1].bias += torch.tensor([-20.0, 0.0, 20.0])
     path = template_checkpoint(tmp_path / "template.ckpt", model)
     call("Tester", "--DR", dancer, "--ckpt_path", path, "--save_root", tmp_path / "out", "--no-make_gif",
-         "--device", "cpu", "--amp", "off", "--seed", 3)
+         "--device", "cpu", "--seed", 3)
     pixels, _ = read_pixels_csv(tmp_path / "out/submission.csv", "--gt")
     frames, labels = zip(*(Dataset_Dance(dancer, None, "test")[index] for index in range(2)))
     video = generate(model, torch.cat(frames), torch.stack(labels), seed=3)

@@ -1,6 +1,7 @@
 """The examples of CONTRIBUTING.md do what it says."""
 
 import re
+from collections import Counter
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from modules import VAE_Model
 from modules.losses import RECONSTRUCTIONS
 from modules.model import NETWORKS
 from modules.noise import Noise
+from test_layout import product
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
 
@@ -34,6 +36,14 @@ def loss(model, **settings):
     frames, labels = torch.rand(2, 2, 4, 3, 8, 16, generator=torch.Generator().manual_seed(0))
     terms, _ = model(frames, labels, Noise.seeded(0, 2, "cpu"), 0.1, **settings)
     return terms["loss"]
+
+
+def test_every_file_of_the_program_is_in_the_map():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = [*product(), *(ROOT / "benchmarks").glob("*.py")]
+    files = Counter(path.name for path in paths if path.name != "__init__.py")
+    assert {name: number for name, number in files.items()
+            if len(re.findall(rf"(?<![\w/]){re.escape(name)}", text)) < number} == {}
 
 
 def test_there_is_an_example_of_each():

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from cli.errors import UsageError
-from conftest import join_png, link
+from conftest import copy_dataset, join_png, link
 from dataloader import Dataset_Dance
 from dataset_folder.check import describe_dataset
 from engine.batches import epoch_starts
@@ -191,8 +191,10 @@ def test_a_sequence_not_named_by_a_number_is_refused_and_not_left_out(tmp_path, 
 def test_a_dataset_without_test_sequences_is_said_to_do_for_a_training(tmp_path):
     write_split(tmp_path, "train", 4)
     write_split(tmp_path, "val", 4)
-    [problem] = describe_dataset(tmp_path)[0]
-    assert "test/test_label is missing" in problem and "training does not" in problem
+    problems, facts = describe_dataset(tmp_path)
+    assert problems == []
+    assert any("test/test_label is missing" in fact and "training does not" in fact for fact in facts)
+    assert any("--val_vi_len 4 or less" in fact for fact in facts)
 
 
 @pytest.mark.parametrize("given", ["train", "train/train_img", "train/train_img/0", "..", "../..", "../../../../.."])
@@ -665,7 +667,7 @@ def test_a_whole_dataset_is_described_without_complaint(dancer):
 
 def test_labels_on_black_are_named(dancer, tmp_path):
     root = tmp_path / "inverted"
-    shutil.copytree(dancer, root, ignore=shutil.ignore_patterns(".decoded"))
+    copy_dataset(dancer, root)
     for path in (root / "train/train_label").iterdir():
         iio.imwrite(path, 255 - iio.imread(path))
     [problem] = describe_dataset(root)[0]
@@ -674,7 +676,7 @@ def test_labels_on_black_are_named(dancer, tmp_path):
 
 def test_everything_wrong_with_a_dataset_is_described_at_once(dancer, tmp_path):
     root = tmp_path / "broken"
-    shutil.copytree(dancer, root, ignore=shutil.ignore_patterns(".decoded"))
+    copy_dataset(dancer, root)
     (root / "train/train_label/17.png").unlink()
     (root / "val/val_img/3.png").write_bytes(b"no image")
     iio.imwrite(root / "val/val_label/4.png", images(1)[0])
@@ -688,7 +690,7 @@ def test_everything_wrong_with_a_dataset_is_described_at_once(dancer, tmp_path):
 
 def test_of_many_faults_of_a_kind_the_first_are_named_in_their_order(dancer, tmp_path):
     root = tmp_path / "broken"
-    shutil.copytree(dancer, root, ignore=shutil.ignore_patterns(".decoded"))
+    copy_dataset(dancer, root)
     numbers = range(2, 20)
     for number in numbers:
         (root / f"train/train_label/{number}.png").unlink()
@@ -708,8 +710,10 @@ def test_sequences_too_short_for_a_clip_are_told(mode, lengths, said, tmp_path, 
     Dataset_Dance(tmp_path, None, mode, 4, frame_size=(8, 16), num_workers=1)
     out = capsys.readouterr().out
     assert said.format(tmp_path / mode / f"{mode}_img") in out and ("note" in out) == bool(said)
-    [fact] = describe_dataset(tmp_path)[1]
-    assert {"9 3 1": "3 sequences of 1 to 9", "9 4": "2 sequences of 4 to 9", "13": "1 sequence,"}[lengths] in fact
+    fact, *_ = describe_dataset(tmp_path)[1]
+    assert {"9 3 1": "3 sequences of 1 to 9", "9 4": "2 sequences of 4 to 9", "13": "1 sequence"}[lengths] in fact
+    longest = max(map(int, lengths.split()))
+    assert (f" (give --val_vi_len {longest} or less), " in fact) == (mode == "val")
 
 
 def test_a_sequence_that_partial_has_cut_is_not_called_too_short(tmp_path, capsys):

@@ -399,7 +399,7 @@ def test_each_process_of_torchrun_computes_on_the_gpu_of_its_local_rank(monkeypa
         monkeypatch.setenv("LOCAL_RANK", "1")
         assert choose_device(name) == choose_device(name, gpu=0) == torch.device("cuda", 1)
         monkeypatch.setenv("LOCAL_RANK", "2")
-        with pytest.raises(devices.UsageError, match="--nproc_per_node: a process of 2: there are 2 CUDA devices"):
+        with pytest.raises(devices.UsageError, match="--nproc_per_node: process 2: this machine has 2 CUDA"):
             choose_device(name)
     assert chosen == [1] * 4
 

@@ -128,7 +128,7 @@ def test_processes_that_would_compute_differently_are_refused(monkeypatch):
 
         monkeypatch.setattr(processes.distributed, "all_gather_object", gather)
         with nullcontext() if alike else pytest.raises(UsageError, match="in bfloat16 and in float16; give --amp off"):
-            processes.check_alike(torch.bfloat16)
+            processes.check_alike("bfloat16")
 
 
 def test_process_without_a_clip_of_the_last_batch_takes_part(dancer, folder):
@@ -219,5 +219,5 @@ def test_a_torch_built_without_groups_of_processes_is_one_process(monkeypatch):
     """As AMD's for Windows, whose torch.distributed has little more than is_available."""
     monkeypatch.setattr(processes, "distributed", SimpleNamespace(is_available=lambda: False))
     assert processes.rank() == 0 and processes.world_size() == 1
-    with processes.joined_processes(torch.device("cpu"), torch.float32), processes.rank_0_first():
+    with processes.joined_processes(torch.device("cpu"), "float32"), processes.rank_0_first():
         assert processes.all_reduce((1.5,), "SUM", torch.device("cpu")) == [1.5]

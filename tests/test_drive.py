@@ -1,6 +1,5 @@
 """Another person's poses, moved to the trained person's place and size, drive a model (Tester.py --drive)."""
 
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import call_script, tiny_model
+from conftest import call_script, copy_dataset, tiny_model
 from dataloader import Dataset_Dance
 from engine.saving.checkpoint import save_checkpoint
 from engine.testing.driving import nearest_start, open_drive
@@ -99,7 +98,7 @@ def prepared(tmp_path, dancer):
     pytest.importorskip("imageio_ffmpeg", reason="the extra of requirements/video.txt is not installed")
     from media.ffmpeg import write_mp4
 
-    shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded"))
+    copy_dataset(dancer, tmp_path / "data")
     write_poses(tmp_path / "data/train/poses.csv", to_and_fro(70))
     save_checkpoint([tmp_path / "tiny.ckpt"], {"state_dict": tiny_model().state_dict(), "last_epoch": 0})
     poses = dance(12, lambda part: (60 + 80 * part, 90, 70))

@@ -360,15 +360,16 @@ def test_plotting_draws_the_run(prolonged, tmp_path):
 def test_overwriting_leaves_nothing_of_the_run_before(prolonged, dancer, tmp_path, call):
     shutil.copytree(prolonged, tmp_path / "run")
     (tmp_path / "run/test").mkdir(exist_ok=True)
-    for mine in ("notes.txt", "mine.mp4", "test/pred_seq0.gif"):
+    for mine in ("notes.txt", "mine.mp4", "test/pred_seq0_shown.gif"):
         (tmp_path / "run" / mine).write_text("mine")
-    for stale in ("test/submission.csv", "test/scores.json", "test/first.npz", "best.mp4"):
+    stale_tests = {"submission.csv", "scores.json", "first.npz", "pred_seq0.gif", "compare_seq12.mp4"}
+    for stale in (*(f"test/{name}" for name in stale_tests), "best.mp4"):
         (tmp_path / "run" / stale).write_text("of the model before")
     call("Trainer", "--DR", dancer, "--save_root", "run", *TINY_TRAINING, "--num_epoch", 1, "--overwrite")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"notes.txt", "mine.mp4"} <= names and not {"epoch=1.ckpt", "epoch=1.gif", "best.mp4"} & names
     tested = {path.name for path in (tmp_path / "run/test").iterdir()}
-    assert "pred_seq0.gif" in tested and not {"submission.csv", "scores.json", "first.npz"} & tested
+    assert "pred_seq0_shown.gif" in tested and not stale_tests & tested
     assert load_checkpoint("run/best.ckpt")["last_epoch"] == 0
 
 

@@ -98,14 +98,8 @@ def test_run_disturbed_at_random_moments_equals_the_undisturbed_one(dancer, undi
 
 def test_run_killed_between_the_last_batch_and_the_validation_goes_on(train, whole, call, tmp_path, monkeypatch):
     """The moment at which an epoch has no batch left, yet is not over."""
-    class Killed(BaseException):
-        pass
-
-    def die(*_):
-        raise Killed
-
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("Trainer.validate", die)
+        patch.setattr("Trainer.validate", partial(raise_it, Killed()))
         call("Trainer", *train(save_root="run", save_minutes=1e-9))
     checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
     assert (checkpoint["last_epoch"], checkpoint["batches_done"]) == (-1, 7)
@@ -117,10 +111,10 @@ def test_a_run_that_ends_before_any_validation_is_told_so(train, call, tmp_path,
     """As one that was stopped, and whose --num_epoch is then lowered to what is trained."""
     train_one_epoch = import_module("Trainer").train_one_epoch
 
-    def die_later(trainer, batches, epoch, *others):
-        if epoch == 1:
+    def die_later(trainer, batches, *others):
+        if batches.epoch == 1:
             raise KeyboardInterrupt
-        return train_one_epoch(trainer, batches, epoch, *others)
+        return train_one_epoch(trainer, batches, *others)
 
     with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
         patch.setattr("Trainer.train_one_epoch", die_later)
@@ -190,18 +184,12 @@ def test_of_an_epochs_checkpoints_last_ckpt_is_written_last(train, call, monkeyp
     assert saved[-1] == "last.ckpt" and sorted(saved[-3:]) == ["best.ckpt", "epoch=0.ckpt", "last.ckpt"]
 
 
-def test_a_run_is_saved_once_every_save_minutes(tmp_path, monkeypatch):
-    now, saved = [0.0], []
-    monkeypatch.setattr("engine.saving.recorder.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("engine.saving.recorder.save_checkpoint", lambda *_: saved.append(now[0]))
-    part = SimpleNamespace(state_dict=dict)
-    trainer = SimpleNamespace(device=torch.device("cpu"), model=part, optimizer=part, scaler=part, clipper=part)
-    with signals_restored():
-        recorder = RunRecorder(tmp_path, trainer, RunState(), arguments={}, dataset={}, num_epoch=1, save_minutes=1,
-                               per_save=1)
-        for now[0] in (30, 61, 62, 121, 122.5, 123):
-            recorder.after_steps({"lr": 0.1, "tfr": 1.0})
-    assert saved == [61, 122.5]
+def test_a_run_is_saved_once_every_save_minutes(recorder):
+    """It counts from second 100, when it was resumed after 50 seconds of training."""
+    recorder, now, saved = recorder
+    for now[0] in (130, 161, 162, 221, 222.5, 223):
+        recorder.after_steps({"lr": 0.1, "tfr": 1.0})
+    assert saved == [111, 172.5]
 
 
 def test_rank_0_alone_counts_the_save_minutes(recorder, monkeypatch):
@@ -215,7 +203,7 @@ def test_rank_0_alone_counts_the_save_minutes(recorder, monkeypatch):
 
 def test_error_of_a_validation_is_told_though_the_epoch_cannot_be_saved(train, ends, monkeypatch):
     monkeypatch.setattr("Trainer.validate", failing)
-    monkeypatch.setattr("engine.saving.recorder.save_checkpoint", lambda *_: (_ for _ in ()).throw(RunError("full")))
+    monkeypatch.setattr("engine.saving.recorder.save_checkpoint", partial(raise_it, RunError("full")))
     error, said = ends(1, "Trainer", *train(save_root="run", save_minutes=1000))
     assert "memory" in error and "note: the epoch cannot be saved (full)" in said
 

@@ -8,8 +8,9 @@ import torch
 
 import Trainer
 import cli.flags
-from cli.flags import network_settings, schedule_settings, trainer_parser
+from cli.flags import network_settings, schedule_settings, trainer_parser, trainer_settings
 from conftest import ROOT, TINY_NETWORK, flags, tiny_model
+from engine.optimization import ClipTrainer
 from engine.saving.start import trainer_flags
 from modules import VAE_Model
 from pretend_device import pretend
@@ -75,7 +76,7 @@ def test_command_line_of_the_course_is_understood(script, more):
      {"reconstruction": "log_mse", "clamp": False, "input_noise": 0.1, "recompute": True, "random_shift": True})])
 def test_trainer_is_as_its_flags_ask(words, optimizer, of_trainer, of_loss):
     args = parsed(words)
-    trainer = Trainer.build_trainer(args, tiny_model(), CPU, torch.float32)
+    trainer = ClipTrainer(tiny_model(), CPU, torch.float32, **trainer_settings(args))
     assert type(trainer.optimizer) is optimizer and trainer.optimizer.defaults["lr"] == args.lr
     assert trainer.optimizer.defaults["amsgrad"] == (args.optim == "AMSGrad")
     assert {name: getattr(trainer, name) for name in of_trainer} == of_trainer
@@ -86,7 +87,7 @@ def test_trainer_is_as_its_flags_ask(words, optimizer, of_trainer, of_loss):
 def test_steps_are_recorded_on_cuda_unless_flags_forbid_it(words, recorded):
     with pretend("cuda"):
         device = torch.device("cuda")
-        trainer = Trainer.build_trainer(parsed(words), tiny_model().to(device), device, torch.float32)
+        trainer = ClipTrainer(tiny_model().to(device), device, torch.float32, **trainer_settings(parsed(words)))
     assert (trainer.graphed_gradient is not None) == recorded
 
 
@@ -102,8 +103,10 @@ def test_batches_of_an_epoch_are_as_the_flags_ask(words, partial, others):
         assert Trainer.batch_settings(parsed(words), epoch) == {**others, "partial": part}
 
 
-def test_whole_clips_are_not_trained_in_turn():
-    assert Trainer.batch_settings(parsed("--bptt 0"), 0)["interleave"] == 1
+@pytest.mark.parametrize("words, in_turn", [
+    ("--bptt 0", 1), ("--bptt 16", 1), ("--bptt 15", 1), ("--bptt 14", 8), ("", 8), ("--train_vi_len 2", 1)])
+def test_whole_clips_are_not_trained_in_turn(words, in_turn):
+    assert Trainer.batch_settings(parsed(words), 0)["interleave"] == in_turn
 
 
 @pytest.mark.parametrize("size, measured", [((4, 8), 256), ((32, 64), 256), ((128, 256), 64), ((512, 1024), 16)])
@@ -118,7 +121,7 @@ def test_the_fixed_label_norm_takes_as_many_labels_as_fit_into_memory(size, meas
 IDLE = [("--kl_anneal_cycle 3", "--kl_anneal_type Monotonic", "where --kl_anneal_type is Monotonic"),
         ("--milestones 3", "", "where --lr_schedule is Cosine"), ("--gamma 0.5", "", "where --lr_schedule is Cosine"),
         ("--tfr_per frame", "--tfr 0", "where --tfr is 0.0"), ("--fast_partial 0.1", "", "without --fast_train"),
-        ("--interleave 3", "--bptt 0", "where --bptt is 0"),
+        ("--interleave 3", "--bptt 0", "where --bptt is 0"), ("--interleave 3", "--bptt 15", "where --bptt is 15"),
         ("--label_norm batch", "--network pyramid", "where --network is pyramid")]
 
 

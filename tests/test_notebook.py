@@ -68,6 +68,7 @@ def repository(tmp_path_factory):
     folder = tmp_path_factory.mktemp("origin") / "project"
     left_out = shutil.ignore_patterns(".git", ".venv", "data", "runs", "__pycache__", "*.gif")
     shutil.copytree(ROOT, folder, ignore=left_out)
+    (folder / "recipes" / "report.txt").write_text(FLAGS.replace(f"--num_epoch {EPOCHS}", ""))
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
     for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "all"]):
         subprocess.run([*git, *words], cwd=folder, check=True)
@@ -80,6 +81,10 @@ def executed(surroundings, repository, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     book = notebook()
     set_parameters(book, repository=str(repository), **PARAMETERS)
+    report = cell_of(book, "report")
+    asked = 'report_epochs = 0\nkinds = ["Monotonic", "Cyclical", "None"]\n'  # nobody trains for hours unasked
+    assert report.source.startswith(asked)
+    report.source = report.source.replace(asked, 'report_epochs = 1\nkinds = ["Cyclical"]\n')
     execute(book, folder)
     return book, folder
 
@@ -118,6 +123,7 @@ def test_figures_are_shown(executed):
     assert images_of(cell_of(book, "figures")) == ["image/png"] * 3 + ["image/gif"]
     assert images_of(cell_of(book, "plot")) == ["image/png"] * 2
     assert images_of(cell_of(book, "best")) == ["image/png", "image/gif"]
+    assert images_of(cell_of(book, "report")) == ["image/png"] * 6
 
 
 def test_sections_1_and_5_go_on_in_a_later_session_where_the_dataset_lies_elsewhere(executed, tmp_path):
@@ -176,3 +182,11 @@ def test_figures_are_drawn_in_the_environment_of_a_kernel(backend, tmp_path):
                           env=KERNEL | {"MPLBACKEND": backend}, stdin=subprocess.DEVNULL, capture_output=True,
                           text=True)
     assert done.returncode == 0 and (tmp_path / "run" / "loss.png").is_file(), done.stderr
+
+
+@pytest.mark.parametrize("script", ["Trainer", "Tester", "Study", "Plotting", "Preparer"])
+def test_a_script_starts_in_the_environment_of_a_kernel(script, tmp_path):
+    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {script}"],
+                          cwd=tmp_path, env=KERNEL | {"MPLBACKEND": "module://ipympl.backend_nbagg"},
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

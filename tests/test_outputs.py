@@ -15,10 +15,9 @@ from PIL import Image
 
 from cli.errors import RunError, UsageError
 from cli.files import atomic_write, write_json, write_text
-from conftest import TINY_TRAINING, flags, read_csv
+from conftest import TINY_TRAINING, copy_dataset, flags, read_csv
 from dataset_folder.choice import noted_fps
-from engine.saving.logs import (
-    METRICS_COLUMNS, read_arguments, read_psnr_per_frame, rows_before, write_epoch_logs, write_psnr_per_frame)
+from engine.saving.logs import read_psnr_per_frame, write_epoch_logs, write_psnr_per_frame
 from engine.testing.course import read_truth, write_submission
 from media.gif import write_gif
 from media.pixel_csv import iterate_written_csv, pixels_of_a_frame, read_pixels_csv, write_pixels_csv
@@ -57,14 +56,6 @@ def read_gif(path):
             assert rest == 0
             frames += [np.asarray(gif.convert("RGB"))] * times
     return np.stack(frames)
-
-
-@pytest.mark.parametrize("path, kept", [
-    ("runs/a/last.ckpt", None), ("runs/b/last.ckpt", "runs/b/last.ckpt"), (None, None)])
-def test_run_that_an_older_version_resumed_started_from_no_checkpoint(path, kept, tmp_path):
-    """It noted the run's own last.ckpt, which no run can start from."""
-    write_json(tmp_path / "args.json", {"arguments": {"ckpt_path": path, "save_root": "runs/a", "seed": 1}})
-    assert read_arguments(tmp_path) == {"ckpt_path": kept, "save_root": "runs/a", "seed": 1}
 
 
 @pytest.mark.parametrize("usage", [None, ["Public", "Private", "Public"]])
@@ -277,15 +268,6 @@ def test_metrics_come_back_and_epochs_without_validation_have_empty_cells(tmp_pa
     assert [float(row["seconds"]) for row in read_csv(tmp_path / "times.csv")] == [0, 1.5, 3]
 
 
-@pytest.mark.parametrize("first_epoch", range(5))
-def test_logs_of_a_run_without_rows_in_its_checkpoint_are_read_up_to_where_it_continues(tmp_path, first_epoch):
-    rows = [{"epoch": epoch, **dict.fromkeys(METRICS_COLUMNS[1:-2], 0.1 + epoch), "seconds": 2.0 * epoch}
-            for epoch in range(4)]
-    rows[1]["val_psnr"] = 31.25
-    write_epoch_logs(tmp_path, rows)
-    assert rows_before(tmp_path, first_epoch) == rows[:first_epoch]
-
-
 def test_psnr_per_frame_names_frames_from_1_and_leaves_a_shorter_sequence_empty(tmp_path):
     write_psnr_per_frame(tmp_path, [[20.5, 21, 22], [30.25]])
     assert read_csv(tmp_path / "psnr_per_frame.csv") == [
@@ -325,7 +307,7 @@ def test_what_a_killed_process_has_left_of_a_file_is_removed_when_it_is_written_
 
 
 def test_videos_have_the_speed_of_the_data(dancer, call, tmp_path):
-    shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded"))
+    copy_dataset(dancer, tmp_path / "data")
     (tmp_path / "data/video.json").write_text('{"fps": 10}')
     call("Trainer", "--DR", "data", *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
     call("Tester", *flags(ckpt_path="run/best.ckpt", DR="data", device="cpu"))

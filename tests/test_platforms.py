@@ -4,6 +4,7 @@ import ast
 import errno
 import io
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -32,7 +33,8 @@ from cli.folders import locked, why_no_locks
 from cli.parser import as_typed, interpreter, script_command, typed_command, words_of, words_of_line
 from cli.progress import Progress
 from cli.signals import StopSignals
-from conftest import PATIENCE, ROOT, call_script, flags, posix_only, read_csv, signals_restored, started, wait_until
+from conftest import (
+    PATIENCE, ROOT, call_script, copy_dataset, flags, posix_only, read_csv, signals_restored, started, wait_until)
 from dataloader import Dataset_Dance
 from dataset_folder.check import describe_dataset
 from engine.saving import run_folder
@@ -267,7 +269,7 @@ def test_nothing_that_windows_lacks_is_imported_with_a_file():
 
 
 def test_no_home_is_needed(train, call, dancer, tmp_path, monkeypatch):
-    data = shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded"))
+    data = copy_dataset(dancer, tmp_path / "data")
     (data / ".decoded").write_text("in the way, like a dataset that cannot be written")
     for name in ("HOME", "XDG_CACHE_HOME", "USERPROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -405,7 +407,7 @@ def test_image_that_cannot_be_read_now_is_not_to_be_replaced(number, kind, said,
 
 
 def test_dataset_whose_drive_is_away_for_a_moment_is_read(dancer, tmp_path, at_once, monkeypatch):
-    data = shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded"))
+    data = copy_dataset(dancer, tmp_path / "data")
     away = OSError(errno.EIO, os.strerror(errno.EIO))
     expected, stats, stat = Dataset_Dance(dancer, None, "val", 5).frames, {}, os.stat
 
@@ -425,7 +427,7 @@ def test_dataset_whose_drive_is_away_for_a_moment_is_read(dancer, tmp_path, at_o
 
 
 def test_folder_that_cannot_be_listed_is_one_problem_of_several(dancer, tmp_path, at_once, monkeypatch):
-    data = shutil.copytree(dancer, tmp_path / "data", ignore=shutil.ignore_patterns(".decoded"))
+    data = copy_dataset(dancer, tmp_path / "data")
     shutil.rmtree(data / "val")
     scandir = os.scandir
     for name in ("test_label", "test_img"):
@@ -482,7 +484,7 @@ def test_folder_whose_name_is_not_utf_8_is_a_dataset_and_a_run(dancer, tmp_path,
     """As from an archive made on Windows in Taiwan."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xa4\xa4"))
     try:
-        shutil.copytree(dancer, folder, ignore=shutil.ignore_patterns(".decoded"))
+        copy_dataset(dancer, folder)
     except OSError:
         pytest.skip("this file system takes no such name")
     call("Trainer", "--DR", str(folder), *faults.TRAINING, *flags(num_epoch=1, save_root=str(folder / folder.name)),
@@ -533,12 +535,14 @@ def test_recipes_within_recipes(tmp_path, monkeypatch, capsys):
 
 
 @posix_only
-def test_recipe_may_be_a_pipe():
+def test_a_recipe_that_is_a_pipe_is_refused(capsys):
+    """Flags are read twice, before torch is loaded and after; a pipe would be empty then, and its flags lost."""
     reading, writing = os.pipe()
     os.write(writing, b"--lr 1\n")
     os.close(writing)
-    parser, words = trainer_parser(), [f"@/dev/fd/{reading}"]
-    assert parser.parse_args(words).lr == 1 and parser.typed_flags(words) == {"lr": 1}
+    with pytest.raises(SystemExit):
+        trainer_parser().parse_args([f"@/dev/fd/{reading}"])
+    assert "is no file, but say a pipe" in capsys.readouterr().err
     os.close(reading)
 
 
@@ -669,6 +673,19 @@ def test_no_git_is_called_where_there_is_no_repository(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "engine/saving/run_folder.py"))
     monkeypatch.setattr(run_folder.subprocess, "run", None)
     assert run_folder.git_commit() is None
+
+
+def test_the_commit_of_a_run_says_whether_files_were_changed_since(tmp_path, monkeypatch):
+    (tmp_path / "a.py").write_text("1")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
+    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "all"],
+                  ["tag", "--annotate", "--message", "v1", "v1"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "engine/saving/run_folder.py"))
+    commit = run_folder.git_commit()
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    (tmp_path / "a.py").write_text("2")
+    assert run_folder.git_commit() == f"{commit}-dirty"
 
 
 @pytest.mark.parametrize("environment, is_a_terminal", [({}, False), ({"JPY_PARENT_PID": "7"}, True)])

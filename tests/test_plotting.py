@@ -244,6 +244,8 @@ def test_more_runs_than_colours_and_dashes(tmp_path, drawn):
 def test_odd_losses_do_not_break_log_axes(tmp_path, kl):
     run = write_run(tmp_path / "run", kl=kl, loss=kl, beta=0, tfr=0)
     Plotting.main([run, "--figures", "loss", "beta", "tfr"])
+    drawn = {path.stem for path in Path(run).glob("*.png")}
+    assert drawn == {"beta", "teacher_forcing_ratio"} | ({"loss"} if np.isfinite(float(kl)) else set())
 
 
 def test_a_loss_that_falls_below_zero_is_drawn_whole(tmp_path, drawn):

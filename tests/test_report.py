@@ -12,6 +12,7 @@ import torch
 from conftest import TINY_NETWORK
 from dataloader import Dataset_Dance
 from engine.saving.checkpoint import save_checkpoint
+from engine.saving.logs import METRICS_COLUMNS, write_epoch_logs
 from modules import VAE_Model
 from modules.pixels import to_unit
 
@@ -58,6 +59,20 @@ def test_p_value_of_recipes_that_do_not_differ_is_uniform(sign_flip_test):
     values = [sign_flip_test(*(seeds(*random.normal(size=6)) for _ in range(2)))[1] for _ in range(500)]
     for part in (0.125, 0.5):
         assert np.mean(np.array(values) <= part) == pytest.approx(part, abs=0.07)
+
+
+def test_runs_that_are_not_at_their_end_are_left_out(tmp_path):
+    """One that has only begun has neither flags nor epochs."""
+    finished_runs = load(DOCS / "paired.py").finished_runs
+    for seed, epochs in enumerate((2, 1, None)):
+        folder = tmp_path / f"recipe/seed={seed}"
+        folder.mkdir(parents=True)
+        (folder / "log.txt").touch()
+        if epochs:
+            (folder / "args.json").write_text(json.dumps({"arguments": {"num_epoch": 2}}))
+            write_epoch_logs(folder, [{"epoch": epoch} | dict.fromkeys(METRICS_COLUMNS[1:], 1.0)
+                                      for epoch in range(epochs)])
+    assert [folder.name for folder, _, _ in finished_runs(tmp_path)] == ["seed=0"]
 
 
 def test_over_all_annealings_a_seed_counts_once(statements):

@@ -14,13 +14,14 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
-from PIL import Image, ImageOps
 
+import Study
 from cli.errors import RunError, Stopped, UsageError
 from cli.flags import trainer_parser
 from cli.folders import locked
 from conftest import (
-    PATIENCE, ROOT, TINY_NETWORK, call_script, flags, link, posix_only, read_csv, signals_restored, started, wait_until)
+    PATIENCE, ROOT, TINY_NETWORK, call_script, copy_dataset, flags, link, mirror_images, posix_only, read_csv,
+    signals_restored, started, wait_until)
 from engine import study as engine_study
 from engine.saving.logs import TIMES_COLUMNS
 from figures.study import draw_curves, table_rows, write_tables
@@ -180,7 +181,7 @@ def test_a_resumed_run_of_a_dataset_that_lies_elsewhere_is_still_a_run_of_the_st
 
 def test_runs_are_tested_again_on_a_truth_that_has_changed(study, dancer, tmp_path, capsys):
     data, gt = tmp_path / "data", tmp_path / "data/test/gt.csv"
-    shutil.copytree(dancer, data, ignore=shutil.ignore_patterns(".decoded"))
+    copy_dataset(dancer, data)
     words = ["tiny.txt", *flags(epochs=1, DR=data)]
     result, content = tmp_path / "study/tiny/seed=0/result.json", gt.read_text()
 
@@ -271,6 +272,22 @@ def test_what_is_gone_of_a_run_is_left_out_of_the_figures(done, tmp_path, monkey
     drawn.clear()
     draw_curves(tmp_path, runs[:1])
     assert drawn.keys() == {"psnr_per_frame"}
+
+
+def test_no_sheet_is_drawn_of_submissions_of_other_sequences(done, tmp_path, monkeypatch, capsys):
+    """As where a test sequence has become longer since."""
+    drawn = []
+    monkeypatch.setattr(Study, "draw_sheet", lambda out, rows, times: drawn.append([*rows]))
+    folder = tmp_path / "run"
+    shutil.copytree(done[0] / "study/tiny/seed=0", folder)
+    runs = [SimpleNamespace(recipe=SimpleNamespace(name="tiny"), folder=folder)]
+    root = Path(json.loads((folder / "args.json").read_text())["arguments"]["DR"])
+    Study.draw_frames(tmp_path, runs, root, root / "test/gt.csv")
+    assert drawn == [["label", "truth", "tiny"]]
+    path = folder / "test/submission.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    Study.draw_frames(tmp_path, runs, root, root / "test/gt.csv")
+    assert len(drawn) == 1 and f"the submission in {folder} is of another number" in capsys.readouterr().out
 
 
 def test_run_older_than_a_flag_has_what_was_done_then(dancer, study, tmp_path, capsys):
@@ -393,9 +410,11 @@ def test_reason_of_a_failure_is_what_this_try_said_last(tmp_path, monkeypatch):
 
 
 def test_a_reason_that_a_full_disk_left_empty_is_no_reason(tmp_path, monkeypatch):
+    called = []
     (tmp_path / "failed.txt").touch()
-    monkeypatch.setattr(engine_study.Scripts, "call", lambda *_: 0)
+    monkeypatch.setattr(engine_study.Scripts, "call", lambda *_: called.append(1) or 0)
     run_a_script(tmp_path, "Trainer")
+    assert called
 
 
 def test_log_of_a_script_is_in_utf_8_whatever_the_system_writes_in(tmp_path, monkeypatch):
@@ -513,12 +532,8 @@ def test_mistakes_are_named(study, tmp_path, capsys, words, named):
     assert not (tmp_path / "study").exists()
 
 
-def without_cache(dancer, folder):
-    return shutil.copytree(dancer, folder, ignore=shutil.ignore_patterns(".decoded"))
-
-
 def test_runs_on_a_dataset_without_test_sequences_are_validated(study, dancer, tmp_path):
-    data = without_cache(dancer, tmp_path / "data")
+    data = copy_dataset(dancer, tmp_path / "data")
     shutil.rmtree(data / "test")
     called = study("tiny.txt", *flags(epochs=1, DR=data))
     assert [words[0] for words in called] == ["Trainer", "Tester"]
@@ -528,7 +543,7 @@ def test_runs_on_a_dataset_without_test_sequences_are_validated(study, dancer, t
 
 @pytest.mark.parametrize("faulty", ["rows of gt.csv", "labels of a sequence"])
 def test_test_sequences_that_would_fail_at_the_end_fail_at_the_start(faulty, study, dancer, tmp_path, capsys):
-    data = without_cache(dancer, tmp_path / "data")
+    data = copy_dataset(dancer, tmp_path / "data")
     if faulty == "rows of gt.csv":
         (data / "test/gt.csv").write_text("\n".join((data / "test/gt.csv").read_text().splitlines()[:-1]))
     else:
@@ -540,12 +555,10 @@ def test_test_sequences_that_would_fail_at_the_end_fail_at_the_start(faulty, stu
 
 
 def test_a_study_does_not_go_on_with_other_images(study, dancer, tmp_path, capsys):
-    data = without_cache(dancer, tmp_path / "data")
+    data = copy_dataset(dancer, tmp_path / "data")
     words = ["tiny.txt", *flags(epochs=1, DR=data)]
     study(*words, "--seeds", 0)
-    for path in (data / "train/train_label").iterdir():
-        with Image.open(path) as image:
-            ImageOps.mirror(image).save(path)
+    mirror_images(data / "train/train_label")
     with pytest.raises(SystemExit) as ended:
         study(*words, "--seeds", 0, 1)
     assert ended.value.code == 2 and f"--DR {data} has changed since" in capsys.readouterr().err
@@ -556,16 +569,14 @@ def test_a_study_does_not_go_on_with_other_images(study, dancer, tmp_path, capsy
 
 def test_a_study_does_not_take_the_seconds_of_other_images(study, dancer, tmp_path, capsys, monkeypatch):
     """It was stopped after its calibration, and is given another dataset."""
-    data = without_cache(dancer, tmp_path / "data")
+    data = copy_dataset(dancer, tmp_path / "data")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("Study.write_tables", Mock(side_effect=KeyboardInterrupt))
         patch.setattr("Study.run_script", lambda main: main())
         patch.setattr("conftest.run_script", lambda main: main())
         study("tiny.txt", *flags(minutes=0.01, DR=data))
     assert (tmp_path / "study/tiny/calibration/last.ckpt").is_file()
-    for path in (data / "train/train_label").iterdir():
-        with Image.open(path) as image:
-            ImageOps.mirror(image).save(path)
+    mirror_images(data / "train/train_label")
     with pytest.raises(SystemExit) as ended:
         study("tiny.txt", *flags(minutes=0.01, DR=data))
     assert ended.value.code == 2 and "calibration was trained on it; give another --out" in capsys.readouterr().err

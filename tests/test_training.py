@@ -161,7 +161,7 @@ def test_what_is_on_already_is_no_remedy(dtype, clamp, tried):
 @pytest.mark.parametrize("skipped, before, expected", [
     ([0, 1, 1], 7, (7, 2)), ([1, 1, 1], 7, (10, 10)), ([1, 1, 0], 7, (9, 0)), ([0], 7, (7, 0)), ([1], 0, (1, 1)),
     ([0, *[1] * 60, 0, 1], 0, (60, 1))])  # between two looks at a GPU's losses lie many steps
-def test_skipped_steps_in_a_row_go_on_from_look_to_look(skipped, before, expected):
+def test_skipped_steps_in_a_row_are_counted_from_look_to_look(skipped, before, expected):
     """The most of them, and those at the end."""
     assert skipped_in_a_row(torch.tensor(skipped).bool(), before) == expected
 
@@ -171,8 +171,6 @@ def test_means_of_an_epoch_are_over_the_steps_that_were_taken():
     schedules = Schedules(**schedule_settings(trainer_parser().parse_args([])))
     row = metrics_row(0, schedules, RunState(batches_done=1, totals=totals), 1, 1)
     assert [row[name] for name in (*TERMS, "skipped_steps")] == [3, 2, 1, 4, 3]
-    del totals["skipped_steps"]  # as an older version saved them
-    assert metrics_row(0, schedules, RunState(batches_done=1, totals=totals), 1, 1) == row | {"skipped_steps": 0}
     none_taken = metrics_row(0, schedules, RunState(batches_done=1, totals=dict.fromkeys(TOTALS, 0.0)), 1, 1)
     assert all(math.isnan(none_taken[name]) for name in TERMS)
 
@@ -338,7 +336,7 @@ def test_every_step_has_the_learning_rate_of_its_middle(dancer, monkeypatch):
     args = trainer_parser().parse_args(flags(num_epoch=3, lr=0.004, lr_schedule="Cosine"))
     rates, [group] = [], trainer.optimizer.param_groups
     monkeypatch.setattr(trainer.optimizer, "step", lambda: rates.append(group["lr"]))
-    row = train_one_epoch(trainer, batches, 1, Schedules(**schedule_settings(args)), RunState(), Mock())
+    row = train_one_epoch(trainer, batches, Schedules(**schedule_settings(args)), RunState(), Mock())
     assert row["lr"] == pytest.approx(rates[-1])
     assert rates == pytest.approx([0.002 * (1 + math.cos(math.pi * (12 + step + 0.5) / 36)) for step in range(12)])
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from PIL import Image, ImageChops, ImageOps
 
 from cli.folders import locked
-from conftest import ROOT, TINY_CLIPS, TINY_TRAINING, flags, read_csv, tiny_model
+from conftest import ROOT, TINY_CLIPS, TINY_TRAINING, copy_dataset, flags, tiny_model
 from dataloader import Dataset_Dance
 from engine.saving import resume
 from engine.saving.checkpoint import load_checkpoint, save_checkpoint
@@ -51,7 +52,7 @@ def train(refusal, dancer):
 @pytest.fixture
 def broken(dancer, tmp_path):
     """A copy of the dancer, to be broken."""
-    return shutil.copytree(dancer, tmp_path / "broken", ignore=shutil.ignore_patterns(".decoded"))
+    return copy_dataset(dancer, tmp_path / "broken")
 
 
 @pytest.fixture
@@ -176,6 +177,7 @@ def test_smallest_values_that_the_flags_take_can_train(dancer, call):
     smallest = flags(F_dim=8, L_dim=2, N_dim=4, D_out_dim=8, frame_H=4, frame_W=4, val_vi_len=2,
                      train_vi_len=2, partial=0.1, num_epoch=1, num_workers=0, milestones=0, tfr=0)
     call("Trainer", "--DR", dancer, *smallest, *flags(batch_size=50, save_root="run", device="cpu"))
+    assert Path("run/best.ckpt").is_file()
 
 
 def test_cuda_is_asked_for_and_not_there(train, monkeypatch):
@@ -438,11 +440,9 @@ def test_run_from_the_weights_of_another_trains_on_its_dataset(call, dancer, tmp
     assert told in capsys.readouterr().out
 
 
-def test_run_of_a_version_that_kept_no_thumbnails_and_had_fewer_flags_is_resumed(call, dancer, tmp_path):
+def test_run_of_a_version_that_had_fewer_flags_is_resumed(call, dancer, tmp_path):
     call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
     checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
-    checkpoint["step"] = checkpoint.pop("batches_done")
-    del checkpoint["thumbnails"], checkpoint["clipper"], checkpoint["rows"]
     of_then = {"reconstruction": "mse", "label_norm": "batch", "random_shift": False, "interleave": 1}
     for name in of_then:
         del checkpoint["arguments"][name]
@@ -450,7 +450,6 @@ def test_run_of_a_version_that_kept_no_thumbnails_and_had_fewer_flags_is_resumed
     call("Trainer", "--resume", *flags(save_root="run", num_epoch=2))
     checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
     assert checkpoint["last_epoch"] == 1 and checkpoint["arguments"].items() >= of_then.items()
-    assert [row["epoch"] for row in read_csv(tmp_path / "run/metrics.csv")] == ["0", "1"]
 
 
 def test_a_grey_level_that_another_reader_makes_of_an_image_is_no_other_dataset():

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from cli.tables import markdown_table
-from engine.saving.logs import read_arguments, read_metrics
 from figures.curves import mean_and_range
+from paired import finished_runs
 
 ANNEALINGS = ("None", "Monotonic", "Cyclical")
 PSNR = {"PSNR, z from the posterior": "val_psnr_posterior", "from the prior": "val_psnr_prior",
@@ -25,11 +25,9 @@ def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     groups = {}
-    for run in sorted(Path(sys.argv[1]).glob("*/seed=*")):
-        flags, metrics = read_arguments(run), read_metrics(run)
-        if len(metrics["epoch"]) == flags["num_epoch"]:
-            key = flags["posterior"], flags["kl_anneal_type"], flags["kl_weight"]
-            groups.setdefault(key, []).append({column: values[-1] for column, values in metrics.items()})
+    for _, flags, metrics in finished_runs(sys.argv[1]):
+        key = flags["posterior"], flags["kl_anneal_type"], flags["kl_weight"]
+        groups.setdefault(key, []).append({column: values[-1] for column, values in metrics.items()})
     in_order = sorted(groups, key=lambda key: (key[0], ANNEALINGS.index(key[1]), -key[2]))
     print(markdown_table([row(*key, groups[key]) for key in in_order]))
 

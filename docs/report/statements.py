@@ -16,9 +16,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from cli.files import read_json_or_none
 from cli.tables import markdown_table
-from engine.saving.logs import read_arguments, read_metrics, read_psnr_per_frame
+from engine.saving.logs import read_metrics, read_psnr_per_frame
 from figures.curves import mean_and_range
-from paired import sign_flip_test
+from paired import finished_runs, sign_flip_test
 
 ANNEALINGS = {"Monotonic": ("Monotonic", 10, 1.0), "Cyclical 10, 1": ("Cyclical", 10, 1.0),
               "Cyclical 5, 0.5": ("Cyclical", 5, 0.5), "None": ("None", 10, 1.0)}
@@ -30,10 +30,7 @@ def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     runs = {}
-    for run in sorted(Path(sys.argv[1]).glob("*/seed=*")):
-        flags = read_arguments(run)
-        if len(read_metrics(run)["epoch"]) < flags["num_epoch"]:
-            continue
+    for run, flags, _ in finished_runs(sys.argv[1]):
         annealing = flags["kl_anneal_type"], flags["kl_anneal_cycle"], flags["kl_anneal_ratio"]
         for name, forcing in product(ANNEALINGS, FORCINGS):
             if annealing == ANNEALINGS[name] and flags["tfr"] == FORCINGS[forcing]:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -16,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 from cli.files import read_json
 from cli.tables import markdown_table, numeral
 from engine.saving.logs import read_metrics
-from figures.style import STYLES, save, with_legend
+from figures.style import STYLES, Figure, save, with_legend
 
 SPLITS = {"train": "training sequences", "val": "validation", "test": "test"}
 

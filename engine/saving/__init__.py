@@ -1,1 +1,1 @@
-"""What a run leaves in its folder, and how it goes on from there."""
+"""What a run leaves in its folder, and how it continues from there."""

@@ -12,7 +12,7 @@ from modules.metrics import psnr_per_frame
 from .logs import read_psnr_per_frame, write_psnr_per_frame
 
 BEST_ROLLOUT = ".best_rollout.npy"  # the prediction alone, uint8 [B, T, 3, H, W]
-SAME_PSNR = 1e-3  # dB, up to which a rollout can be the one that a PSNR is of
+SAME_PSNR = 1e-3  # dB; a rollout is the one that a PSNR is of if its own is this close
 
 
 def first_of_each(videos):

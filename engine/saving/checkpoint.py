@@ -68,7 +68,7 @@ def load_checkpoint(path, flag="--ckpt_path"):
     """
     path = Path(path)
     try:
-        content = patiently(path.read_bytes, is_away)
+        data = patiently(path.read_bytes, is_away)
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{flag} {path}: there is no such file") from None
     except (OSError, ValueError) as error:
@@ -76,26 +76,33 @@ def load_checkpoint(path, flag="--ckpt_path"):
             raise UsageError(f"{flag} {path} is a folder; give a checkpoint, such as {path / 'best.ckpt'}") from None
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"{flag} {path} cannot be read ({reason}); check its permissions, or try again") from None
-    _check_archive(io.BytesIO(content), path, flag)
+    _check_archive(io.BytesIO(data), path, flag)
     with torch.serialization.safe_globals(HARMLESS):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about file formats that torch finds old-fashioned
-                content = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:
             if is_full_memory(error):
                 raise
             raise UsageError(f"{flag} {path} is not a checkpoint of tensors and plain values "
-                             f"({_reason(io.BytesIO(content), error)})") from None
-    if isinstance(content, dict) and not content.keys() & set(WEIGHTS) and all(map(_is_plain_tensor, content.values())):
-        content = {"state_dict": content}
-    state_dict = None
-    if isinstance(content, dict):
-        state_dict = next((content[name] for name in WEIGHTS if isinstance(content.get(name), dict)), None)
-    if state_dict is None or not all(map(_is_plain_tensor, state_dict.values())):
+                             f"({_reason(io.BytesIO(data), error)})") from None
+    weights = _weights_in(content)
+    if weights is None:
         held = f"{', '.join(map(repr, content))[:200]}, but" if isinstance(content, dict) else "a single value, and"
         raise UsageError(f"{flag} {path} holds {held} no state_dict of tensors; give a checkpoint of this network")
-    return {**content, "state_dict": _without_prefix(state_dict)}
+    others = content if weights is not content else {}
+    return {**others, "state_dict": _without_prefix(weights)}
+
+
+def _weights_in(content):
+    """The weights in what torch.load has read: tensors by name; None if there are none."""
+    if not isinstance(content, dict):
+        return None
+    weights = next((content[name] for name in WEIGHTS if isinstance(content.get(name), dict)), None)
+    if weights is None and not content.keys() & set(WEIGHTS):  # they are the whole file
+        weights = content
+    return weights if weights is not None and all(map(_is_plain_tensor, weights.values())) else None
 
 
 def _reason(file, error):
@@ -208,8 +215,6 @@ def load_optimizer(optimizer, content, path):
         if differences:
             raise UsageError(f"--resume: {path}: the optimizer's state does not fit the network in {len(differences)} "
                              f"places: {'; '.join(differences[:5])}")
-        for saved, group in zip(state["param_groups"], optimizer.param_groups):
-            saved["fused"] = group["fused"]  # older versions had it False on MPS
         optimizer.load_state_dict(state)
         for parameter, moments in optimizer.state.items():
             for name, value in moments.items():

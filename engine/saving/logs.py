@@ -4,7 +4,6 @@ import csv
 import io
 import re
 from itertools import zip_longest
-from pathlib import Path
 
 import numpy as np
 
@@ -116,6 +115,12 @@ def write_psnr_per_frame(folder, per_frame, names=None):
     write_columns(folder / "psnr_per_frame.csv", columns)
 
 
+def write_samples_per_frame(folder, columns):
+    """Write samples_per_frame.csv; columns: see engine.testing.samples.samples_over_frames."""
+    write_columns(folder / "samples_per_frame.csv", {
+        name: [f"{value:.6g}" for value in values] for name, values in columns.items()})
+
+
 def read_psnr_per_frame(folder):
     """psnr_per_frame.csv as {sequence: PSNR in dB at frames 1, 2, ...}; NaN after the end of a sequence."""
     columns = read_columns(folder / "psnr_per_frame.csv", ["frame"], lambda column: column != "frame")
@@ -158,41 +163,28 @@ def read_record(folder):
 
 def read_arguments(folder):
     """The flags in args.json as {flag: value}; {} without the file."""
-    return without_own_checkpoint(read_record(folder).get("arguments", {}))
-
-
-def without_own_checkpoint(arguments):
-    """Undo what older versions did at a --resume: they noted the run's own last.ckpt as its --ckpt_path."""
-    path, folder = arguments.get("ckpt_path"), arguments.get("save_root")
-    own = bool(path and folder) and Path(path).parent == Path(folder)
-    return arguments | {"ckpt_path": None} if own else arguments
+    return read_record(folder).get("arguments", {})
 
 
 def clear_test(folder, keep=()):
-    """Remove the submission, scores, arrays and figures of an earlier test from a folder; its videos stay.
-
-    keep: names of files that stay, too.
-    """
+    """Remove what an earlier test has left in a folder: it may be of another model. keep: names of files that stay."""
     for name in (*TEST_FILES, "page.html", *figure_files(["psnr_per_frame", "samples"])):
         if name not in keep:
             remove_file(folder / name)
-
-
-def clear_test_videos(folder):
-    """Remove the videos of an earlier test from a folder: they may be of another model."""
     for kind in ("pred", "compare", "samples"):
         for suffix in ("gif", "mp4"):
             for path in files_of(folder, f"{kind}_seq*.{suffix}"):
                 remove_file(path)
 
 
-def write_split(folder, split, **more):
-    """Note which sequences a test is of, and anything `more`, as split.json."""
-    write_json(folder / "split.json", {"split": split, **more})
+def write_test_note(folder, *, split, checkpoints, epoch, views, frames_per_second):
+    """Note what a test is of, as split.json: which sequences, and which networks; epoch: see resume.epoch_of."""
+    write_json(folder / "split.json", {"split": split, "checkpoints": checkpoints, "epoch": epoch, "views": views,
+                                       "frames_per_second": frames_per_second})
 
 
 def read_test_note(folder):
-    """What `write_split` has noted, as a dict; {} if the file is missing or damaged."""
+    """What `write_test_note` has noted, as a dict; {} if the file is missing or damaged."""
     note = read_json_or_none(folder / "split.json")
     return note if isinstance(note, dict) else {}
 
@@ -213,7 +205,7 @@ def tests_of_other_networks(folder, best):
 
 
 def read_split(folder):
-    """What `write_split` has noted: test, val or train; None without the file."""
+    """Which sequences a test is of, as `write_test_note` has noted: test, val or train; None without the file."""
     path = folder / "split.json"
     if not path.is_file():
         return None
@@ -243,11 +235,3 @@ def write_epoch_logs(folder, rows):
 
 def cell(value):
     return f"{value:.8g}" if isinstance(value, float) else value
-
-
-def rows_before(folder, epoch):
-    """The rows of the epochs before this one, as metrics.csv and times.csv have them, for a checkpoint without them."""
-    columns = read_metrics(folder)
-    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
-    return [{name: int(value) if name == "epoch" else float(value) for name, value in row.items() if np.isfinite(value)}
-            for row in rows if row["epoch"] < epoch]

@@ -1,8 +1,8 @@
-"""The checkpoint that a run goes on from: found, checked, and restored."""
+"""The checkpoint that a run continues from: found, checked, and restored."""
 
 import math
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import fields
 
 import torch
 
@@ -14,7 +14,7 @@ from ..optimization import TOTALS
 from ..processes import world_size
 from ..training import RunState
 from .checkpoint import load_checkpoint, load_optimizer
-from .logs import checkpoints_in, rows_before, without_own_checkpoint
+from .logs import checkpoints_in
 
 # Another value on --resume would continue with other clips or another network, so it is refused. How the clips of a
 # step are shared out, by --batch_size, --accumulate and processes, is free: see check_step.
@@ -24,8 +24,8 @@ FIXED_IN_A_RUN = ("train_vi_len", "val_vi_len", "partial", "fast_train", "fast_p
                   "random_shift", "temperature", "seed")
 NOT_KEPT_ON_RESUME = ("resume", "overwrite", "test", "save_root")
 SAME_IMAGE = 1  # of 255, by which thumbnails of one image differ at most, whatever reads it
-CHECKPOINT_KEYS = {"optimizer", "last_epoch", "batches_done", "totals", "best_psnr", "arguments", "sequence_lengths",
-                   "scaler", "world_size"}
+CHECKPOINT_KEYS = {"optimizer", "scaler", "clipper", "arguments", "world_size", "sequence_lengths",
+                   "val_sequence_lengths", "thumbnails", *(field.name for field in fields(RunState))}
 
 
 def resume_command(folder):
@@ -65,18 +65,22 @@ def progress(checkpoint):
 def load_run_checkpoint(path):
     """A checkpoint that a run of this program can continue from; raises UsageError."""
     checkpoint = load_checkpoint(path, "--resume:")
-    if "step" in checkpoint:  # an older version called it so
-        checkpoint["batches_done"] = checkpoint.pop("step")
     if not CHECKPOINT_KEYS <= checkpoint.keys():
-        raise UsageError(f"--resume: {path} is not a checkpoint of a run of this program; start from its weights with "
-                         "--ckpt_path")
+        raise UsageError(f"--resume: {path} is not a checkpoint of this version of the program, but of an older one or "
+                         "of another; start from its weights with --ckpt_path")
     return checkpoint
+
+
+def epoch_of(checkpoint):
+    """The epoch after which the weights of a checkpoint were saved; None within an epoch, or if it does not say."""
+    epoch = checkpoint.get("last_epoch")
+    return epoch if type(epoch) is int and not checkpoint.get("batches_done") else None
 
 
 def check_resumable(checkpoint, parser, path):
     """Raise UsageError unless the flags and the state in a checkpoint can be those of a run of this program."""
     parser.check_saved(checkpoint["arguments"], path)
-    checkpoint["arguments"] = FLAGS_OF_OLDER_RUNS | without_own_checkpoint(checkpoint["arguments"])
+    checkpoint["arguments"] = FLAGS_OF_OLDER_RUNS | checkpoint["arguments"]
     missing = [name for name in (*FIXED_IN_A_RUN, "batch_size", "accumulate") if name not in checkpoint["arguments"]]
     if missing:
         raise UsageError(f"--resume: {path} does not hold its --{missing[0]}; start from its weights with --ckpt_path")
@@ -84,14 +88,13 @@ def check_resumable(checkpoint, parser, path):
     valid = (type(checkpoint["last_epoch"]) is int and checkpoint["last_epoch"] >= -1
              and type(checkpoint["best_psnr"]) is float and type(batches_done) is int and batches_done >= 0
              and type(checkpoint["world_size"]) is int and isinstance(checkpoint["scaler"], dict)
-             and type(checkpoint.get("skipped_in_a_row", 0)) is int
-             and type(checkpoint.get("seconds", 0.0)) is float and is_clipper(checkpoint.get("clipper", {}))
-             and are_rows(checkpoint.get("rows", [])) and are_thumbnails(checkpoint.get("thumbnails", {})))
+             and type(checkpoint["skipped_in_a_row"]) is int and type(checkpoint["seconds"]) is float
+             and is_clipper(checkpoint["clipper"]) and are_rows(checkpoint["rows"])
+             and are_thumbnails(checkpoint["thumbnails"]))
     if totals is None:
         valid = valid and batches_done == 0
     else:
-        valid = (valid and batches_done > 0 and isinstance(totals, dict)
-                 and totals.keys() | {"skipped_steps"} == {*TOTALS}
+        valid = (valid and batches_done > 0 and isinstance(totals, dict) and totals.keys() == {*TOTALS}
                  and all(isinstance(total, (int, float)) for total in totals.values()) and totals["clips"] >= 0)
     if not valid:
         raise UsageError(f"--resume: {path} does not hold how far the run had come; start from its weights with "
@@ -105,7 +108,7 @@ def is_clipper(state):
 
 
 def are_thumbnails(value):
-    return isinstance(value, dict) and value.keys() <= {"train", "val"} and all(
+    return isinstance(value, dict) and value.keys() == {"train", "val"} and all(
         isinstance(images, torch.Tensor) and images.dtype == torch.uint8 for images in value.values())
 
 
@@ -128,11 +131,8 @@ def restore(trainer, checkpoint, path, train_set, val_set, *, batch_size, accumu
     load_optimizer(trainer.optimizer, checkpoint, path)
     if checkpoint["scaler"]:
         trainer.scaler.load_state_dict(checkpoint["scaler"])
-    trainer.clipper.load_state_dict(checkpoint.get("clipper", {}))  # a run of an older version has none
-    state = RunState.of(checkpoint)
-    if "rows" not in checkpoint:  # a run of an older version
-        state.rows = rows_before(Path(path).parent, state.last_epoch + 1)
-    return state
+    trainer.clipper.load_state_dict(checkpoint["clipper"])
+    return RunState.of(checkpoint)
 
 
 def identity_of(train_set, val_set):
@@ -142,13 +142,12 @@ def identity_of(train_set, val_set):
 
 
 def same_dataset(before, now):
-    """Whether a run was trained and validated on this dataset: see `identity_of`. An older checkpoint tells less."""
-    if any(before.get(name, now[name]) != now[name] for name in ("sequence_lengths", "val_sequence_lengths")):
+    """Whether a run was trained and validated on this dataset: see `identity_of`."""
+    if any(before[name] != now[name] for name in ("sequence_lengths", "val_sequence_lengths")):
         return False
-    thumbnails = before.get("thumbnails", {})
     return all(images.shape == now["thumbnails"][split].shape
                and (images.short() - now["thumbnails"][split].short()).abs().max() <= SAME_IMAGE
-               for split, images in thumbnails.items())
+               for split, images in before["thumbnails"].items())
 
 
 def check_step(checkpoint, batch_size, accumulate):

@@ -17,7 +17,6 @@ from cli.flags import SPLITS
 from cli.folders import locked
 from cli.parser import typed_command
 
-from ..devices import machine_name
 from ..processes import broadcast, rank, world_size
 from .best_rollout import BEST_ROLLOUT
 from .checkpoint import save_checkpoint
@@ -35,12 +34,12 @@ LEFT_BY_A_RUN = ("result.json", "failed.txt", "page.html", *figure_files(FIGURE_
 
 
 @contextmanager
-def open_run(save_root, model, *, arguments, fps, resumed, overwrite, first_epoch, num_epoch, per_save):
+def open_run(save_root, model, *, arguments, machine, fps, resumed, overwrite, first_epoch, num_epoch, per_save):
     """Make and lock the folder of this run, and write its args.json. Yields it, on all ranks.
 
-    save_root: None for a new folder below runs/. arguments: every flag, as a dict. fps: frames a second of the data,
-    for the page of the run. resumed: the checkpoint that a resumed run continues from, else None. first_epoch: the one
-    to begin with.
+    save_root: None for a new folder below runs/. arguments: every flag, as a dict. machine: what computes, in words.
+    fps: frames a second of the data, for the page of the run. resumed: the checkpoint that a resumed run continues
+    from, else None. first_epoch: the one to begin with.
     """
     parameters = list(model.parameters())
     folder = Path(save_root or broadcast(new_folder() if rank() == 0 else None, parameters[0].device))
@@ -56,7 +55,8 @@ def open_run(save_root, model, *, arguments, fps, resumed, overwrite, first_epoc
             check_free(folder, overwrite)
         replaced = [folder / "last.ckpt", folder / "best.ckpt"] if resumed else checkpoints_in(folder)
         tensors = 4 if arguments["optim"] == "AMSGrad" else 3  # of the weights' size: they and the optimizer's moments
-        check_room(folder, parameters, tensors * (num_epoch // per_save - first_epoch // per_save + 3), replaced)
+        more = num_epoch // per_save - first_epoch // per_save + 3  # last.ckpt, best.ckpt, and one while it is written
+        check_room(folder, parameters, tensors * more, replaced)
         began = {}  # args.json as it is, of a resumed run
         if resumed:
             save_changed_flags(folder, resumed, arguments)
@@ -66,7 +66,7 @@ def open_run(save_root, model, *, arguments, fps, resumed, overwrite, first_epoc
             clear_run(folder)
         write_json(folder / "args.json", {
             "arguments": arguments, "parameters": sum(weights.numel() for weights in parameters),
-            "frames_per_second": fps, "seed": arguments["seed"], **how_it_is_made(parameters[0].device, began)})
+            "frames_per_second": fps, "seed": arguments["seed"], **how_it_is_made(machine, began)})
         print(f"the run is in {folder}")
         yield folder
 
@@ -81,12 +81,12 @@ def new_folder():
     raise UsageError(f"--save_root {name} and hundreds like it exist; name a folder")
 
 
-def how_it_is_made(device, began):
-    """The command, machine, versions and so on of a run; of a resumed one as it began, and a list of how it went on.
+def how_it_is_made(machine, began):
+    """The command, machine, versions and so on of a run; of a resumed one as it began, and a list of its resumptions.
 
     began: args.json of a resumed run, {} of a new one.
     """
-    session = {"command": typed_command(world_size()), "machine": machine_name(device), "git_commit": git_commit(),
+    session = {"command": typed_command(world_size()), "machine": machine, "git_commit": git_commit(),
                "processes": world_size(), "versions": {
                    "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
     if not began:
@@ -102,7 +102,7 @@ def check_free(folder, overwrite):
 
 
 def save_changed_flags(folder, checkpoint, arguments):
-    """Write last.ckpt with the flags of a resumed run, if they are others than in the checkpoint that it goes on from.
+    """Write last.ckpt with the flags of a resumed run, if they are others than in its `checkpoint`.
 
     They would be lost, without a word, if the run were killed before its first save and resumed again.
     """
@@ -142,7 +142,7 @@ def check_room(folder, parameters, copies, replaced):
 
 
 def git_commit():
-    """The commit of this program; None where it is not in a repository.
+    """The commit of this program, with -dirty behind it if files were changed since; None outside a repository.
 
     There git is not called: on a Mac without developer tools it opens a window that asks to install them.
     """
@@ -150,7 +150,8 @@ def git_commit():
     if not (root / ".git").exists():
         return None
     try:
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
+        answer = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"], cwd=root,
+                                capture_output=True, text=True)
     except OSError:
         return None
     return answer.stdout.strip() or None

@@ -148,8 +148,9 @@ def tested_checkpoint(parser, args, typed):
     checkpoint, saved, network = read_checkpoint(path, parser)
     answers = {name: saved[name] for name in FIXED_IN_A_TEST if name in saved}
     require_flags(args, typed, network | answers, path)
-    if "clamp_feedback" not in {**typed, **saved}:
-        args.clamp_feedback = False  # of another program: the template feeds its frames back as they are
+    if "clamp_feedback" not in saved:  # of another program: the template feeds its frames back as they are, in float32
+        args.clamp_feedback = typed.get("clamp_feedback", False)
+        args.amp = typed.get("amp", "off")
     if not getattr(args, "onnx", None):  # a single step, of no dataset
         adopt_flags(args, typed, saved, ("DR", "partial", "train_vi_len", "val_vi_len", "temperature", "seed"))
     return checkpoint

@@ -11,6 +11,7 @@ import pytest
 import Plotting
 import Preparer
 import Study
+from benchmarks import bench, film, gpu, poses
 from cli import flags
 from cli.files import read_json
 from conftest import ROOT, posix_only
@@ -20,7 +21,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
          ROOT / "benchmarks" / "README.md"]
 PARSERS = {"Trainer.py": flags.trainer_parser(), "Tester.py": flags.tester_parser(),
            "Preparer.py": Preparer.build_parser(), "Plotting.py": Plotting.plotting_parser(),
-           "Study.py": Study.study_parser()}
+           "Study.py": Study.study_parser(), "benchmarks/bench.py": bench.build_parser(),
+           "benchmarks/film.py": film.build_parser(), "benchmarks/gpu.py": gpu.build_parser(),
+           "benchmarks/poses.py": poses.build_parser()}
 RUNS = ROOT / "docs" / "runs" / "version_2"
 COLUMNS = [("val", "psnr"), ("val", "ssim"), ("val", "psnr_person"), ("test", "psnr"), ("test", "ssim"),
            ("test", "psnr_person"), ("test", "psnr_first_100"), ("test", "psnr_last_100"), ("test", "score")]
@@ -66,6 +69,32 @@ def test_commands_of_a_page_are_understood(page, monkeypatch):
                 Study.read_recipes(args.recipes, Path(args.out))
         else:
             assert script == "-m" or (ROOT / script).is_file()
+
+
+def anchors(page):
+    """What GitHub calls the headings of a page in links."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_within_the_pages_lead_somewhere(page):
+    for path, _, anchor in re.findall(r"\]\((?!http)([^)#]*)(#([^)]*))?\)", page.read_text(encoding="utf-8")):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+@posix_only
+def test_the_figures_of_the_lab_report_are_of_runs_that_its_study_trains(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    [study], *others = [commands(block) for block in code_blocks(PAGES[0]) if "runs/lab" in block]
+    args = PARSERS["Study.py"].parse_args(study[1:])
+    trained = {recipe.folder / "seed=0" for recipe in Study.read_recipes(args.recipes, Path(args.out))}
+    used = {Path(word.removesuffix("/best.ckpt")) for block in others for words in block for word in words
+            if "/seed=" in word}
+    assert study[0] == "Study.py" and len(trained) == 7 and used == trained
 
 
 def test_commands_for_windows_are_those_of_the_demo():
@@ -176,14 +205,17 @@ def test_table_of_the_defaults_is_of_the_kept_runs(name):
         assert cells.replace("*", "").split(" | ") == ranges + first_and_last
 
 
-@pytest.mark.parametrize("name", ["forced", "free"])
-def test_rows_of_fifty_epochs_are_of_the_kept_runs(name):
+@pytest.mark.parametrize("name, folder", [
+    ("**defaults, forced, fifty epochs**", "small_val_every_5"),
+    ("**defaults, free, fifty epochs**", "small_val_every_5_tfr_0"),
+    ("**forced, fifty epochs**, `--kl_anneal_type None`", "small_val_every_5_kl_anneal_type_None"),
+    ("**free, fifty epochs**, `--kl_anneal_type None`", "small_val_every_5_tfr_0_kl_anneal_type_None")])
+def test_rows_of_fifty_epochs_are_of_the_kept_runs(name, folder):
     """In the same table: a number for each seed."""
     text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
-    row = rf"^\| small \| \*\*defaults, {name}, fifty epochs\*\*.* \| ([\d, ]+) \| (.*?) \|$"
+    row = rf"^\| small \| {re.escape(name)}.* \| ([\d, ]+) \| (.*?) \|$"
     [(seeds, cells)] = re.findall(row, text, re.MULTILINE)
-    runs = {seed: RUNS.parent / f"fifty/small_val_every_5{'_tfr_0' * (name == 'free')}/seed={seed}"
-            for seed in seeds.split(", ")}
+    runs = {seed: RUNS.parent / "fifty" / folder / f"seed={seed}" for seed in seeds.split(", ")}
     assert len(runs) == len(list(runs["0"].parent.iterdir()))
     scores = [read_json(run / "result.json")["scores"] for run in runs.values()]
     of_seeds = [", ".join(f"{of_run[split]['this model']['psnr']:.2f}" for of_run in scores)

@@ -84,6 +84,9 @@ def generate_and_score(args, root, options, generate_videos, metrics, video_form
     epoch: whose network it is, see `epoch_of`; it is noted.
     """
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, args.partial, options)
+    known = root / "test" / "gt.csv"
+    if args.split == "test" and not args.gt and known.is_file():
+        print(f"note: {known} has the true frames; to score this test against them, give --gt {known}")
     truth, public = open_truth(args.split, args.gt, labels, frames, names)
     train_set = None  # of the baselines
     if truth is not None and args.split != "train":

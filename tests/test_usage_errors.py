@@ -437,7 +437,8 @@ def test_run_from_the_weights_of_another_trains_on_its_dataset(call, dancer, tmp
     assert told in capsys.readouterr().out
     assert json.loads((tmp_path / "more/args.json").read_text())["arguments"]["DR"] == str(dancer)
     call("Tester", *flags(ckpt_path="run/last.ckpt", device="cpu"), "--no-make_gif")
-    assert told in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert told in said and f"give --gt {dancer / 'test/gt.csv'}" in said
 
 
 def test_run_of_a_version_that_had_fewer_flags_is_resumed(call, dancer, tmp_path):

@@ -15,6 +15,7 @@ from benchmarks import bench, film, gpu, poses
 from cli import flags
 from cli.files import read_json
 from conftest import ROOT, posix_only
+from engine.saving.logs import read_arguments, read_metrics
 from figures.curves import mean_and_range
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
@@ -203,6 +204,26 @@ def test_table_of_the_defaults_is_of_the_kept_runs(name):
                   for split in ("val", "test")]
         first_and_last = shown(scores, "this model")[-3:-1]
         assert cells.replace("*", "").split(" | ") == ranges + first_and_last
+
+
+def test_table_of_the_course_s_values_is_of_the_kept_runs():
+    """In docs/report.md: PSNR after some epochs, and of the test, forced and free."""
+    rows = table_rows(ROOT / "docs" / "report.md", "## With the course's values")
+    settings = {"Monotonic": ("Monotonic", 10), "Cyclical 10, 1": ("Cyclical", 10), "Cyclical 5, 0.5": ("Cyclical", 5),
+                "None": ("None", 10)}
+    runs = {}
+    for run in (ROOT / "docs" / "runs" / "course").glob("*/seed=0"):
+        flags = read_arguments(run)
+        runs[flags["kl_anneal_type"], flags["kl_anneal_cycle"], flags["tfr"]] = run
+    assert len(runs) == 8
+    for name, setting in settings.items():
+        expected = []
+        for tfr in (1, 0):
+            run = runs[(*setting, tfr)]
+            psnr = read_metrics(run)["val_psnr"]
+            test = read_json(run / "result.json")["scores"]["test"]["this model"]["psnr"]
+            expected += [", ".join(f"{psnr[epochs - 1]:.2f}" for epochs in (5, 10, 15, 20, 50)), f"{test:.2f}"]
+        assert rows[name] == expected
 
 
 @pytest.mark.parametrize("name, folder", [

@@ -103,7 +103,8 @@ def test_weights_tell_the_dimensions_of_their_network(network, dimensions, tmp_p
 
 def test_template_checkpoint_is_tested_as_the_network_that_wrote_it(model, dancer, tmp_path, call, monkeypatch):
     """Its frames are fed back as they are, beyond [0, 1] too, and in float32, wherever --amp auto would be bfloat16."""
-    monkeypatch.setattr("engine.devices.has_bfloat16_matrices", lambda: True)
+    asked = []
+    monkeypatch.setattr("Tester.choose_precision", lambda amp, device: asked.append(amp) or torch.float32)
     model = copy.deepcopy(model)
     with torch.no_grad():
         model.Generator[-1].bias += torch.tensor([-20.0, 0.0, 20.0])
@@ -115,6 +116,7 @@ def test_template_checkpoint_is_tested_as_the_network_that_wrote_it(model, dance
     video = generate(model, torch.cat(frames), torch.stack(labels), seed=3)
     difference = torch.from_numpy(pixels).int() - video.flatten(0, 1).flatten(1).int()
     assert difference.abs().max() <= 1  # another memory format rounds otherwise
+    assert asked == ["off"]
 
 
 def test_template_checkpoint_is_where_training_starts(model, dancer, tmp_path, call):

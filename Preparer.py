@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.flags import add_data_flags, flags_of
+from cli.flags import VAL_VI_LEN, flags_of
 from cli.parser import Parser, as_typed, at_least, multiple_of, path_name, positive_float, positive_int, seed_number
 from cli.script import run_script
 from cli.signals import raise_stopped
@@ -123,7 +123,7 @@ def convert(videos, root, poses_files, fps, frame_size, overwrite):
     shortest = make_video_dataset(root, videos, poses_files, fps=fps, frame_size=frame_size, overwrite=overwrite)
     height, width = (side // TRUTH_PART for side in frame_size)  # of the frames in gt.csv
     print(f"{root} holds the dataset; look at {root}/preview.gif, and train on it with {as_typed('--DR', root)} "
-          f"--frame_H {height} --frame_W {width} --val_vi_len {min(shortest, flags_of(add_data_flags)['val_vi_len'])}")
+          f"--frame_H {height} --frame_W {width} --val_vi_len {min(shortest, VAL_VI_LEN)}")
 
 
 if __name__ == "__main__":

@@ -196,22 +196,22 @@ def draw_frames(out, runs, root, truth):
 
     of_sequences = list_test_sequences(root)[2]
     wanted, labels = sum(map(len, of_sequences)), of_sequences[0]
-    if other := [run.folder for run in first.values() if count_rows(submission(run)) != wanted]:
-        return print(f"note: no sheet is drawn, as the test sequences have {wanted} labels, and the submission in "
-                     f"{other[0]} is of another number; remove its result.json, and it is tested again")
     times = np.unique(np.linspace(1, len(labels) - 1, SHEET_COLUMNS).round().astype(int))
 
-    def frames(path, flag, run):
+    def frames(pixels, run):
         flags = read_arguments(run.folder)
-        pixels, _ = read_pixels_csv(path, flag)
         return pixels[times].reshape(-1, 3, flags["frame_H"], flags["frame_W"]).transpose(0, 2, 3, 1)
 
     rows = {"label": [read_image(labels[time]).permute(1, 2, 0).numpy() for time in times]}
     scored = next((run for run in first.values() if truth_fits(truth, run.folder)), None)
     if scored:
-        rows["truth"] = frames(truth, "--gt", scored)
+        rows["truth"] = frames(read_pixels_csv(truth, "--gt")[0], scored)
     for name, run in first.items():
-        rows[name] = frames(submission(run), "submission", run)
+        pixels, _ = read_pixels_csv(submission(run), "submission")
+        if len(pixels) != wanted:
+            return print(f"note: no sheet is drawn, as the test sequences have {wanted} labels, and the submission in "
+                         f"{run.folder} is of another number; remove its result.json, and it is tested again")
+        rows[name] = frames(pixels, run)
     draw_sheet(out, rows, times)
 
 

@@ -8,6 +8,7 @@ from .parser import (
     seed_number)
 
 SPLITS = ("test", "val", "train")
+VAL_VI_LEN = 630  # frames of a validation, unless --val_vi_len says otherwise
 MIN_DIMENSIONS = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8}  # no layer is left without channels
 FLAGS_OF_OLDER_RUNS = {  # their values in a run that is older than the flag
     "reconstruction": "mse", "label_norm": "batch", "random_shift": False, "interleave": 1}
@@ -61,7 +62,7 @@ def add_data_flags(parser):
                             "which is made if it is not there")
     group.add_argument("--frame_H", type=at_least(4), default=32, help="frame height after resizing, in pixels")
     group.add_argument("--frame_W", type=at_least(4), default=64, help="frame width after resizing, in pixels")
-    group.add_argument("--val_vi_len", type=at_least(2), default=630,
+    group.add_argument("--val_vi_len", type=at_least(2), default=VAL_VI_LEN,
                        help="frames in a validation sequence, including the given first one")
 
 

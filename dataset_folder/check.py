@@ -2,14 +2,13 @@
 
 from cli.cores import usable_cores
 from cli.errors import RunError, UsageError
-from cli.flags import SPLITS, add_data_flags, flags_of
+from cli.flags import SPLITS, VAL_VI_LEN
 from media.decoded import read_images
 
 from .choice import existing_root
 from .entries import is_folder
 from .listing import list_frames_and_labels, list_test_sequences, read_sequence_lengths, shorter_sequences
 
-VAL_VI_LEN = flags_of(add_data_flags)["val_vi_len"]  # the default
 DARK = 64  # of 255: labels whose mean is below this are not on white
 SAME_SHAPE = 1.05  # ratio of two images' widths over their heights: what rounding a size may do
 

@@ -66,8 +66,8 @@ def cuda_problem(gpu):
             return NO_CUDA
         if gpu >= torch.cuda.device_count():
             lacking = "--nproc_per_node: process" if is_under_torchrun() else "--gpu"
-            raise UsageError(f"{lacking} {gpu}: this machine has {torch.cuda.device_count()} CUDA devices, counted from "
-                             "0; give a lower number")
+            raise UsageError(f"{lacking} {gpu}: this machine has {torch.cuda.device_count()} CUDA devices, counted "
+                             "from 0; give a lower number")
         reason = why_no_kernels(torch.device("cuda", gpu), torch.float32)
     if reason:
         return (f"{torch.cuda.get_device_name(gpu)} cannot be used with torch {torch.__version__} ({reason}); "

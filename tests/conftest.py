@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from cli.script import run_script
 from figures import curves
@@ -165,10 +165,28 @@ def copy_dataset(root, folder):
     return shutil.copytree(root, folder, ignore=shutil.ignore_patterns(".decoded"))
 
 
-def mirror_images(folder):
+CHANGES = {"darker": lambda image: image.point(lambda value: max(value - 9, 0)), "mirrored": ImageOps.mirror,
+           "shifted": lambda image: ImageChops.offset(image, 3, 0)}
+
+
+def change_images(folder, change):
+    """Apply one of CHANGES to each image in a folder."""
     for path in folder.iterdir():
         with Image.open(path) as image:
-            ImageOps.mirror(image).save(path)
+            CHANGES[change](image).save(path)
+
+
+def git(folder, *words):
+    """Call git in a folder, as somebody who signs nothing."""
+    someone = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *someone, *words], cwd=folder, check=True)
+
+
+def commit_all(folder):
+    """Make a folder a git repository that holds all its files."""
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "all")
 
 
 def read_csv(path):

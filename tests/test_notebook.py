@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from test_plotting import write_run
 
-from conftest import NEEDED_ON_WINDOWS, PATIENCE, ROOT, read_csv
+from conftest import NEEDED_ON_WINDOWS, PATIENCE, ROOT, commit_all, read_csv
 
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 EPOCHS = 3
@@ -69,9 +69,7 @@ def repository(tmp_path_factory):
     left_out = shutil.ignore_patterns(".git", ".venv", "data", "runs", "__pycache__", "*.gif")
     shutil.copytree(ROOT, folder, ignore=left_out)
     (folder / "recipes" / "report.txt").write_text(FLAGS.replace(f"--num_epoch {EPOCHS}", ""))
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
-    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "all"]):
-        subprocess.run([*git, *words], cwd=folder, check=True)
+    commit_all(folder)
     return folder
 
 

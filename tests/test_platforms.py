@@ -34,7 +34,8 @@ from cli.parser import as_typed, interpreter, script_command, typed_command, wor
 from cli.progress import Progress
 from cli.signals import StopSignals
 from conftest import (
-    PATIENCE, ROOT, call_script, copy_dataset, flags, posix_only, read_csv, signals_restored, started, wait_until)
+    PATIENCE, ROOT, call_script, commit_all, copy_dataset, flags, git, posix_only, read_csv, signals_restored, started,
+    wait_until)
 from dataloader import Dataset_Dance
 from dataset_folder.check import describe_dataset
 from engine.saving import run_folder
@@ -677,10 +678,8 @@ def test_no_git_is_called_where_there_is_no_repository(tmp_path, monkeypatch):
 
 def test_the_commit_of_a_run_says_whether_files_were_changed_since(tmp_path, monkeypatch):
     (tmp_path / "a.py").write_text("1")
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
-    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "all"],
-                  ["tag", "--annotate", "--message", "v1", "v1"]):
-        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    commit_all(tmp_path)
+    git(tmp_path, "tag", "--annotate", "--message", "v1", "v1")
     monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "engine/saving/run_folder.py"))
     commit = run_folder.git_commit()
     assert re.fullmatch("[0-9a-f]{40}", commit)

@@ -20,7 +20,7 @@ from cli.errors import RunError, Stopped, UsageError
 from cli.flags import trainer_parser
 from cli.folders import locked
 from conftest import (
-    PATIENCE, ROOT, TINY_NETWORK, call_script, copy_dataset, flags, link, mirror_images, posix_only, read_csv,
+    PATIENCE, ROOT, TINY_NETWORK, call_script, change_images, copy_dataset, flags, link, posix_only, read_csv,
     signals_restored, started, wait_until)
 from engine import study as engine_study
 from engine.saving.logs import TIMES_COLUMNS
@@ -558,7 +558,7 @@ def test_a_study_does_not_go_on_with_other_images(study, dancer, tmp_path, capsy
     data = copy_dataset(dancer, tmp_path / "data")
     words = ["tiny.txt", *flags(epochs=1, DR=data)]
     study(*words, "--seeds", 0)
-    mirror_images(data / "train/train_label")
+    change_images(data / "train/train_label", "mirrored")
     with pytest.raises(SystemExit) as ended:
         study(*words, "--seeds", 0, 1)
     assert ended.value.code == 2 and f"--DR {data} has changed since" in capsys.readouterr().err
@@ -576,7 +576,7 @@ def test_a_study_does_not_take_the_seconds_of_other_images(study, dancer, tmp_pa
         patch.setattr("conftest.run_script", lambda main: main())
         study("tiny.txt", *flags(minutes=0.01, DR=data))
     assert (tmp_path / "study/tiny/calibration/last.ckpt").is_file()
-    mirror_images(data / "train/train_label")
+    change_images(data / "train/train_label", "mirrored")
     with pytest.raises(SystemExit) as ended:
         study("tiny.txt", *flags(minutes=0.01, DR=data))
     assert ended.value.code == 2 and "calibration was trained on it; give another --out" in capsys.readouterr().err

@@ -11,10 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image, ImageChops, ImageOps
 
 from cli.folders import locked
-from conftest import ROOT, TINY_CLIPS, TINY_TRAINING, copy_dataset, flags, tiny_model
+from conftest import CHANGES, ROOT, TINY_CLIPS, TINY_TRAINING, change_images, copy_dataset, flags, tiny_model
 from dataloader import Dataset_Dance
 from engine.saving import resume
 from engine.saving.checkpoint import load_checkpoint, save_checkpoint
@@ -379,16 +378,6 @@ def test_resumed_run_keeps_the_clips_of_a_step_and_its_dataset(refusal, call, da
     assert "a step of this run takes 4 clips" in error and "--batch_size 2 x --accumulate 1" in error
     (broken / "train/sequences.txt").write_text("40 30")
     assert f"--DR {broken}" in refusal("Trainer", "--resume", "--save_root", "run", "--DR", broken)
-
-
-CHANGES = {"darker": lambda image: image.point(lambda value: max(value - 9, 0)), "mirrored": ImageOps.mirror,
-           "shifted": lambda image: ImageChops.offset(image, 3, 0)}
-
-
-def change_images(folder, change):
-    for path in folder.iterdir():
-        with Image.open(path) as image:
-            CHANGES[change](image).save(path)
 
 
 def identity(root):

@@ -11,7 +11,7 @@ import time
 import zlib
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib import import_module
+from importlib import import_module, util
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # also in the processes that tests start, so that sums round alike
@@ -43,6 +43,14 @@ def dancer(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "dancer"
     make_dancer(root, frames=70, val_frames=20, test_sequences=2, test_frames=12, num_workers=1)
     return root
+
+
+def load_script(path):
+    """A script that lies in no package, as a module."""
+    spec = util.spec_from_file_location(path.stem, path)
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def tiny_model(posterior="previous"):

@@ -14,7 +14,7 @@ import Study
 from benchmarks import bench, film, gpu, poses
 from cli import flags
 from cli.files import read_json
-from conftest import ROOT, posix_only
+from conftest import ROOT, load_script, posix_only
 from engine.saving.logs import read_arguments, read_metrics
 from figures.curves import mean_and_range
 
@@ -224,6 +224,21 @@ def test_table_of_the_course_s_values_is_of_the_kept_runs():
             test = read_json(run / "result.json")["scores"]["test"]["this model"]["psnr"]
             expected += [", ".join(f"{psnr[epochs - 1]:.2f}" for epochs in (5, 10, 15, 20, 50)), f"{test:.2f}"]
         assert rows[name] == expected
+
+
+def test_table_of_fifty_epochs_is_of_the_kept_runs():
+    """In docs/study.md: validation PSNR on the way and at its best, of the test, and what the truth adds."""
+    rows = table_rows(ROOT / "docs" / "study.md", "**Fifty epochs of the small network**")
+    drift = load_script(ROOT / "docs" / "report" / "statements.py").drift
+    for name, folder in (("Cyclical, forced", ""), ("Cyclical, free", "_tfr_0"),
+                         ("None, forced", "_kl_anneal_type_None"), ("None, free", "_tfr_0_kl_anneal_type_None")):
+        of_runs = []
+        for run in sorted((RUNS.parent / "fifty" / f"small_val_every_5{folder}").iterdir()):
+            psnr = read_metrics(run)["val_psnr"]
+            test = read_json(run / "result.json")["scores"]["test"]["this model"]["psnr"]
+            of_runs.append((psnr[9], psnr[19], np.nanmax(psnr), test, drift(run)))
+        assert len(of_runs) == 3
+        assert rows[name] == [mean_and_range(values) for values in zip(*of_runs)]
 
 
 @pytest.mark.parametrize("name, folder", [

@@ -1,6 +1,5 @@
 """What the scripts in docs/ compute from logs."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import TINY_NETWORK
+from conftest import TINY_NETWORK, load_script
 from dataloader import Dataset_Dance
 from engine.saving.checkpoint import save_checkpoint
 from engine.saving.logs import METRICS_COLUMNS, write_epoch_logs
@@ -19,21 +18,14 @@ from modules.pixels import to_unit
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-def load(script):
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def statements():
-    return load(DOCS / "report" / "statements.py")
+    return load_script(DOCS / "report" / "statements.py")
 
 
 @pytest.fixture(scope="module")
 def sign_flip_test():
-    return load(DOCS / "paired.py").sign_flip_test
+    return load_script(DOCS / "paired.py").sign_flip_test
 
 
 def seeds(*numbers):
@@ -63,7 +55,7 @@ def test_p_value_of_recipes_that_do_not_differ_is_uniform(sign_flip_test):
 
 def test_runs_that_are_not_at_their_end_are_left_out(tmp_path):
     """One that has only begun has neither flags nor epochs."""
-    finished_runs = load(DOCS / "paired.py").finished_runs
+    finished_runs = load_script(DOCS / "paired.py").finished_runs
     for seed, epochs in enumerate((2, 1, None)):
         folder = tmp_path / f"recipe/seed={seed}"
         folder.mkdir(parents=True)
@@ -111,7 +103,7 @@ def test_drift_is_what_a_rollout_gains_by_the_truth(statements, tmp_path):
 def printed_rows(monkeypatch, capsys):
     """printed_rows(script, runs): the rows of the tables that a script of docs/ prints, each a list of cells."""
     def rows(script, runs):
-        module = load(DOCS / script)
+        module = load_script(DOCS / script)
         monkeypatch.setattr("sys.argv", [script, str(DOCS / "runs" / runs)])
         monkeypatch.setattr(module, "save", lambda *_: None, raising=False)  # of the figure
         module.main()
@@ -158,7 +150,7 @@ def test_table_of_kl_weights_is_of_the_kept_logs(printed_rows):
 
 
 def test_psnr_of_each_split_is_drawn_over_the_minutes_of_each_size(tmp_path):
-    script = load(DOCS / "study" / "data_and_time.py")
+    script = load_script(DOCS / "study" / "data_and_time.py")
     runs = {("2520", "3"): 31.0, ("630", "3"): 27.5, ("2520", "1"): 29.0}  # their validation PSNR
     for (frames, minutes), psnr in runs.items():
         folder = tmp_path / frames / minutes
@@ -177,7 +169,7 @@ def test_psnr_of_each_split_is_drawn_over_the_minutes_of_each_size(tmp_path):
 
 
 def test_frames_that_a_network_breaks_are_counted(dancer, tmp_path, monkeypatch):
-    bursts = load(DOCS / "study" / "bursts.py")
+    bursts = load_script(DOCS / "study" / "bursts.py")
     model, data = VAE_Model(**TINY_NETWORK).eval(), Dataset_Dance(dancer, None, "train", 1)
     z = torch.zeros(1, *model.z_shape(32, 64))
     with torch.no_grad():

@@ -11,6 +11,7 @@ from cli.flags import network_settings, schedule_settings, trainer_parser
 from cli.folders import locked
 from cli.parser import Parser, path_name, positive_float, positive_int, seed_number, split_words, typed_command
 from cli.script import run_script
+from cli.signals import raise_stopped
 from cli.tables import text_table
 
 import numpy as np  # after cli, which tells what packages are missing
@@ -51,11 +52,16 @@ def main():
         finished = [run for run in runs if run.result]
         if not finished:
             raise RunError(f"no run came to its end; see {out / 'study.md'}")
+        scripts.raise_if_stopped()
+        raise_stopped(f"all runs are done; for the table and the figures: {typed_command()}", at_ctrl_c=True)
         draw_curves(out, finished)
         draw_frames(out, finished, root, truth)
         rows = table_rows(recipes, runs)
         write_all_tables(rows)
     print(f"\n{text_table([cells(row) for row in rows])}\n\nwritten to {out}")
+    failed = [one for one in (*recipes, *runs) if one.failed]
+    if failed:
+        raise RunError(f"not every run came to its end, such as {failed[0].folder}; study.md says why")
 
 
 def tested_splits(root, truth):

@@ -21,7 +21,7 @@ import torch
 from dataloader import Dataset_Dance
 from dataset_folder.choice import dataset_or_dancer, noted_fps
 from dataset_folder.listing import shorter_sequences
-from engine.devices import choose_device, choose_precision, report_full_memory, tune_cpu
+from engine.devices import choose_device, choose_precision, dtype_name, report_full_memory, tune_cpu
 from engine.evaluation import generate_sequences, score_all, score_table
 from engine.saving.checkpoint import build_model
 from engine.saving.logs import (
@@ -64,7 +64,7 @@ def test(args, checkpoints, device):
     options = {"frame_size": (args.frame_H, args.frame_W), "num_workers": args.num_workers}
     model = build_tested_model(checkpoints, args.views, device, dtype)
     together = f", each frame the mean of {1 + len(args.ensemble)} networks" if args.ensemble else ""
-    print(f"generating on {device}{together}")
+    print(f"generating on {device}, computing in {dtype_name(dtype)}{together}")
     generate_videos = partial(generate_sequences, model, device=device, dtype=dtype, seed=args.seed,
                               temperature=args.temperature, clamp=args.clamp_feedback)
     if args.drive:
@@ -75,13 +75,16 @@ def test(args, checkpoints, device):
             return generate_drive(drive, folder, train_set, generate_videos, args.video_format)
     video_format = VideoFormat(args.video_format, noted_fps(root)) if args.make_gif else None
     [(_, first, _), *others] = checkpoints
-    generate_and_score(args, root, options, generate_videos, metrics, video_format, None if others else epoch_of(first))
+    note = {"split": args.split, "checkpoints": [args.ckpt_path, *args.ensemble],
+            "epoch": None if others else epoch_of(first), "views": args.views, "precision": dtype_name(dtype),
+            "temperature": args.temperature, "seed": args.seed, "frames_per_second": noted_fps(root)}
+    generate_and_score(args, root, options, generate_videos, metrics, video_format, note)
 
 
-def generate_and_score(args, root, options, generate_videos, metrics, video_format, epoch):
+def generate_and_score(args, root, options, generate_videos, metrics, video_format, note):
     """Generate the sequences of a split, write them, and score them where the truth is known.
 
-    epoch: whose network it is, see `epoch_of`; it is noted.
+    note: what the test is of, see `write_test_note`.
     """
     names, frames, labels = open_sequences(root, args.split, args.val_vi_len, args.partial, options)
     known = root / "test" / "gt.csv"
@@ -105,8 +108,7 @@ def generate_and_score(args, root, options, generate_videos, metrics, video_form
             write_submission(submission, predictions, check=not args.no_sanity)
         with usable("--save_root", folder):
             clear_test(folder, keep=[submission.name] if args.split == "test" else [])
-        write_test_note(folder, split=args.split, checkpoints=[args.ckpt_path, *args.ensemble], epoch=epoch,
-                        views=args.views, frames_per_second=noted_fps(root))
+        write_test_note(folder, **note)
         if video_format:
             write_videos(folder, names, labels, predictions, truth, video_format)
         of_samples = {}

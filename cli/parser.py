@@ -131,12 +131,15 @@ class Parser(argparse.ArgumentParser):
             for action, default in zip(self._actions, defaults):
                 action.default = default
 
-    def check_saved(self, flags, path):
-        """Raise UsageError unless this parser could have produced `flags`, the flags in a checkpoint."""
+    def check_saved(self, flags, path, names=None):
+        """Raise UsageError unless this parser could have produced `flags`, the flags in a checkpoint.
+
+        names: check only these, say because no others are used.
+        """
         if not isinstance(flags, dict):
             raise UsageError(f"{path} holds no flags where its flags should be; give another checkpoint")
         for action in self._actions:
-            if action.dest in flags and not _could_give(action, flags[action.dest]):
+            if action.dest in flags and (names is None or action.dest in names) and not _could_give(action, flags[action.dest]):
                 raise UsageError(f"{path} has {ascii(flags[action.dest]):.60} for --{action.dest}; "
                                  "give another checkpoint")
 

@@ -80,9 +80,11 @@ def _generate_batch(model, first_frames, labels, *, device, dtype, seed, tempera
     of_videos = [row[:len(label)].tolist() for row, label in zip(torch.stack(finite, dim=1).cpu(), labels)]
     diverged = [row.index(False) for row in of_videos if not all(row)]
     if diverged:
-        remedy = "a lower --lr" if clamp else "--clamp_feedback or a lower --lr"
+        remedy = f"train with {'' if clamp else '--clamp_feedback or '}a lower --lr"
+        if dtype == torch.float16:  # it ends at 65504
+            remedy = f"try --amp off, or {remedy}"
         print(f"note: {len(diverged)} of {len(labels)} rollouts diverged, the first at frame {min(diverged)}: numbers "
-              f"that are not finite are drawn as black or white; train with {remedy}")
+              f"that are not finite are drawn as black or white; {remedy}")
     return [video[:len(label)] for video, label in zip(videos, labels)]
 
 

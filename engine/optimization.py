@@ -103,22 +103,22 @@ class ClipTrainer:
         add_gradient = self._add_gradient
         if self.graphed_gradient and len(parts) == 1:  # those of several parts add up
             add_gradient = self.graphed_gradient
-        for start in [*segments[begin:], *segments[:begin]]:
-            if start in (0, segments[begin]):  # the true frame; later `inputs` has what follows the segment before
-                inputs = [part.frames[:, start] for part in parts]
-            times = slice(start, start + segments.step + 1)  # the first frame is given, like x_0
-            sums = torch.zeros(3, device=self.device)
-            self.optimizer.zero_grad(set_to_none=True)
-            for i, part in enumerate(parts):
-                with averaging(self.parallel_model, wanted=i == len(parts) - 1), report_lost_process():
-                    terms, inputs[i] = add_gradient(
-                        inputs[i], part.frames[:, times], part.labels[:, times], forced[i][:, times], beta, shares[i],
-                        noise=part.noise, all_forced=bool(part.teacher_forced[:, times].all()))
-                sums += terms * part.counted
-            with self.around_step():
-                norm, is_finite = self._clip_and_step()
-            taken = torch.cat([sums / predicted_frames, norm * clips, clips, torch.zeros_like(clips)])
-            yield torch.where(is_finite, taken, self.totals_of_skipped)
+        for successive in (segments[begin:], segments[:begin]):
+            inputs = [part.frames[:, successive.start] for part in parts]  # later what follows the segment before
+            for start in successive:
+                times = slice(start, start + segments.step + 1)  # the first frame is given, like x_0
+                sums = torch.zeros(3, device=self.device)
+                self.optimizer.zero_grad(set_to_none=True)
+                for i, part in enumerate(parts):
+                    with averaging(self.parallel_model, wanted=i == len(parts) - 1), report_lost_process():
+                        terms, inputs[i] = add_gradient(
+                            inputs[i], part.frames[:, times], part.labels[:, times], forced[i][:, times], beta,
+                            shares[i], noise=part.noise, all_forced=bool(part.teacher_forced[:, times].all()))
+                    sums += terms * part.counted
+                with self.around_step():
+                    norm, is_finite = self._clip_and_step()
+                taken = torch.cat([sums / predicted_frames, norm * clips, clips, torch.zeros_like(clips)])
+                yield torch.where(is_finite, taken, self.totals_of_skipped)
 
     def _add_gradient(self, first_frame, frames, labels, teacher_forced, beta, share, *, noise, all_forced):
         """Add the gradient of a segment's loss, times `share`, to the weights'.

@@ -5,6 +5,7 @@ import math
 import os
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +16,12 @@ import torch
 import faults
 from cli.errors import RunError, UsageError
 from cli.files import write_bytes, write_text
+from cli.flags import trainer_parser
 from conftest import TINY_CLIPS, TINY_NETWORK, Malicious, flags, tiny_model
 from dataloader import Dataset_Dance
 from engine.saving.checkpoint import (
     Ignored, load_checkpoint, load_optimizer, load_weights, network_dimensions, save_checkpoint)
+from engine.saving import start
 from media.pixel_csv import read_pixels_csv
 from modules import VAE_Model
 from modules.rollout import generate
@@ -117,6 +120,25 @@ def test_template_checkpoint_is_tested_as_the_network_that_wrote_it(model, dance
     difference = torch.from_numpy(pixels).int() - video.flatten(0, 1).flatten(1).int()
     assert difference.abs().max() <= 1  # another memory format rounds otherwise
     assert asked == ["off"]
+
+
+@pytest.mark.parametrize("trained, typed, tested", [("off", [], "off"), ("off", ["--amp", "bf16"], "bf16"),
+                                                    ("fp16", [], "auto"), ("auto", [], "auto")])
+def test_a_network_trained_in_float32_is_tested_in_it(trained, typed, tested, model, tmp_path, monkeypatch):
+    """16 bits may not do for it. Those that another one was trained in, this machine may not have."""
+    saved = vars(trainer_parser().parse_args([])) | {"amp": trained}
+    save_checkpoint([tmp_path / "a.ckpt"], {"state_dict": model.state_dict(), "arguments": saved})
+    monkeypatch.setattr("sys.argv", ["Tester.py", "--ckpt_path", str(tmp_path / "a.ckpt"), *typed])
+    assert start.tester_flags()[0].amp == tested
+
+
+def test_flags_of_another_program_that_no_test_needs_may_be_any(model, tmp_path, monkeypatch):
+    path = tmp_path / "a.ckpt"
+    monkeypatch.setattr("sys.argv", ["Tester.py", "--ckpt_path", str(path)])
+    for flags, refused in (({"device": "cuda:0", "optim": "SGD"}, ""), ({"seed": "one"}, "has 'one' for --seed")):
+        save_checkpoint([path], {"state_dict": model.state_dict(), "arguments": flags})
+        with pytest.raises(UsageError, match=refused) if refused else nullcontext():
+            start.tester_flags()
 
 
 def test_template_checkpoint_is_where_training_starts(model, dancer, tmp_path, call):

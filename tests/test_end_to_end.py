@@ -330,7 +330,8 @@ def test_an_ensemble_of_equal_networks_is_one_of_them(dancer, tmp_path, call, ca
         psnr.append(json.loads((tmp_path / f"test{number}/scores.json").read_text())["this model"]["psnr"])
         noted = json.loads((tmp_path / f"test{number}/split.json").read_text())
         assert noted == {"split": "val", "checkpoints": ["0/best.ckpt", *ensemble], "views": 1,
-                         "epoch": None if ensemble else 0, "frames_per_second": 30}
+                         "epoch": None if ensemble else 0, "precision": "float32", "temperature": 0, "seed": 0,
+                         "frames_per_second": 30}
     assert psnr[1] == pytest.approx(psnr[0], abs=1e-3) and psnr[2] != pytest.approx(psnr[0], abs=1e-3)
 
 
@@ -359,24 +360,30 @@ def test_plotting_draws_the_run(prolonged, tmp_path):
 
 def test_overwriting_leaves_nothing_of_the_run_before(prolonged, dancer, tmp_path, call):
     shutil.copytree(prolonged, tmp_path / "run")
-    (tmp_path / "run/test").mkdir(exist_ok=True)
-    for mine in ("notes.txt", "mine.mp4", "test/pred_seq0_shown.gif"):
+    for folder in ("test", "drive"):
+        (tmp_path / "run" / folder).mkdir(exist_ok=True)
+    for mine in ("notes.txt", "mine.mp4", "test/pred_seq0_shown.gif", "drive/mine.gif"):
         (tmp_path / "run" / mine).write_text("mine")
     stale_tests = {"submission.csv", "scores.json", "first.npz", "pred_seq0.gif", "compare_seq12.mp4"}
-    for stale in (*(f"test/{name}" for name in stale_tests), "best.mp4"):
+    for stale in (*(f"test/{name}" for name in stale_tests), "best.mp4", "drive/driven.gif", "drive/driven.mp4"):
         (tmp_path / "run" / stale).write_text("of the model before")
     call("Trainer", "--DR", dancer, "--save_root", "run", *TINY_TRAINING, "--num_epoch", 1, "--overwrite")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"notes.txt", "mine.mp4"} <= names and not {"epoch=1.ckpt", "epoch=1.gif", "best.mp4"} & names
     tested = {path.name for path in (tmp_path / "run/test").iterdir()}
     assert "pred_seq0_shown.gif" in tested and not stale_tests & tested
+    assert [path.name for path in (tmp_path / "run/drive").iterdir()] == ["mine.gif"]
     assert load_checkpoint("run/best.ckpt")["last_epoch"] == 0
 
 
 def test_test_flag_validates_and_writes_nothing(prolonged, dancer, tmp_path, call, capsys):
-    call("Trainer", "--DR", dancer, "--test", "--ckpt_path", prolonged / "best.ckpt", "--val_vi_len", 10)
-    assert "this model" in capsys.readouterr().out
-    assert list(tmp_path.iterdir()) == []
+    words = ["--DR", dancer, "--test", "--ckpt_path", prolonged / "best.ckpt", "--val_vi_len", 10]
+    for more in ([], ["--store_visualization", "--save_root", "videos"]):
+        call("Trainer", *words, *more)
+        said = capsys.readouterr().out
+        assert "this model" in said
+        assert ("--test writes nothing, whatever --save_root, --store_visualization says" in said) == bool(more)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_truncation_to_the_whole_clip_is_no_truncation(dancer, tmp_path, call):

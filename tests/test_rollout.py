@@ -1,5 +1,7 @@
 """The time loop: frame t from label t, in training and in generation, alone as in a batch."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.nn import functional
@@ -235,8 +237,10 @@ def test_sequences_of_different_lengths_equal_each_alone():
         assert (together[i].short() - alone.short()).abs().max() <= 1
 
 
-def test_rollout_that_is_not_finite_is_named(capsys):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_rollout_that_is_not_finite_is_named(dtype, capsys, monkeypatch):
     """From the first frame on in which one pixel is not; it would be drawn as black without a word."""
+    monkeypatch.setattr("engine.evaluation.autocast", lambda *_: nullcontext())  # as to float16, which a CPU may lack
     model, (frames, labels) = tiny_model(), (255 * clips()).byte()
     step = model.step
 
@@ -246,13 +250,14 @@ def test_rollout_that_is_not_finite_is_named(capsys):
         predicted.frame[1, 2, 0, 0] *= 1 if diverge.steps < 3 else float("nan")
         return predicted
 
-    settings = {"device": torch.device("cpu"), "dtype": torch.float32, "seed": 0, "temperature": 1.0, "clamp": False}
+    settings = {"device": torch.device("cpu"), "dtype": dtype, "seed": 0, "temperature": 1.0, "clamp": False}
     for name, said in (("step", ""), ("diverge", f"1 of {CLIPS} rollouts diverged, the first at frame 3")):
         diverge.steps = 0
         model.step = {"step": step, "diverge": diverge}[name]
         generate_sequences(model, frames[:, 0], labels, **settings)
         out = capsys.readouterr().out
         assert said in out and bool(out) == bool(said)
+        assert ("try --amp off" in out) == (bool(said) and dtype == torch.float16)
 
 
 @pytest.mark.parametrize("posterior", ["previous", "current"])

@@ -31,8 +31,11 @@ RECIPE = " ".join(flags(**TINY_NETWORK, train_vi_len=6, val_vi_len=10, batch_siz
 PNGS = {"psnr_over_seconds.png", "psnr_per_frame.png", "sheet.png"}
 
 
-def call_study(folder, *words):
-    """Do what Study.py would, the other scripts in this process as well; returns their command lines."""
+def call_study(folder, *words, status=0):
+    """Do what Study.py would, the other scripts in this process as well; returns their command lines.
+
+    status: with which it must end.
+    """
     called = []
 
     def call(scripts, script, words, log):
@@ -46,7 +49,9 @@ def call_study(folder, *words):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_study.Scripts, "call", call)
-        call_script(folder, "Study", *words, "--out", "study")
+        with pytest.raises(SystemExit) if status else nullcontext() as ended:
+            call_script(folder, "Study", *words, "--out", "study")
+    assert not status or ended.value.code == status
     return called
 
 
@@ -63,7 +68,7 @@ def done(dancer, tmp_path_factory):
     (folder / "tiny.txt").write_text(RECIPE)
     words = ["tiny.txt", "tiny.txt --bptt 1 --no-shuffle", "tiny.txt --lr 1e30", *flags(epochs=2, DR=dancer),
              "--seeds", 0, 3]
-    called = call_study(folder, *words)
+    called = call_study(folder, *words, status=1)
     assert [call[0] for call in called].count("Trainer") == 6
     return folder, words
 
@@ -135,7 +140,7 @@ def test_study_of_a_recipe_that_starts_from_a_checkpoint_goes_on(done, dancer, s
 def test_started_again_it_runs_nothing(done):
     folder, words = done
     before, table = files_and_times(folder / "study"), (folder / "study/study.csv").read_bytes()
-    assert call_study(folder, *words) == []
+    assert call_study(folder, *words, status=1) == []
     assert files_and_times(folder / "study") == before
     assert (folder / "study/study.csv").read_bytes() == table
 
@@ -144,7 +149,7 @@ def test_a_damaged_result_is_named_and_a_run_without_flags_is_no_error(done, tmp
     folder, words = done
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "study/tiny/seed=0/args.json").unlink()
-    assert call_study(tmp_path, *words) == []
+    assert call_study(tmp_path, *words, status=1) == []
     (tmp_path / "study/tiny/seed=0/result.json").write_text("")
     with pytest.raises(SystemExit) as ended:
         call_study(tmp_path, *words)
@@ -215,7 +220,7 @@ def test_what_git_keeps_of_a_study_draws_it_again(done, tmp_path):
     assert not [path for path in copy.glob("**/*") if path.suffix in (".ckpt", ".png", ".npy")]
     copy.rename(tmp_path / "study")
     shutil.copy(folder / "tiny.txt", tmp_path)
-    assert call_study(tmp_path, *words) == []
+    assert call_study(tmp_path, *words, status=1) == []
     assert {path.name for path in (tmp_path / "study").glob("*.png")} == PNGS - {"sheet.png"}
     assert "sheet.png" not in (tmp_path / "study/study.md").read_text()
     old, new = ((parent / "study/study.csv").read_bytes() for parent in (folder, tmp_path))
@@ -242,7 +247,7 @@ def test_baselines_are_of_the_run_with_a_test_and_the_most_training_frames(tmp_p
 def test_figures_show_every_recipe_as_a_curve_over_its_seeds(done, tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr("figures.study.save", lambda figure, folder, name: drawn.update({name: figure}))
-    call_study(*done[:1], *done[1])
+    call_study(*done[:1], *done[1], status=1)
     lines = drawn["psnr_over_seconds"].axes[0].lines
     times = read_csv(done[0] / "study/tiny/seed=0/times.csv")
     others = read_csv(done[0] / "study/tiny/seed=3/times.csv")

@@ -177,10 +177,20 @@ def clear_test(folder, keep=()):
                 remove_file(path)
 
 
-def write_test_note(folder, *, split, checkpoints, epoch, views, frames_per_second):
-    """Note what a test is of, as split.json: which sequences, and which networks; epoch: see resume.epoch_of."""
-    write_json(folder / "split.json", {"split": split, "checkpoints": checkpoints, "epoch": epoch, "views": views,
-                                       "frames_per_second": frames_per_second})
+def clear_drive(folder):
+    """Remove the dance that Tester.py --drive has left in a folder."""
+    for suffix in ("gif", "mp4"):
+        remove_file(folder / f"driven.{suffix}")
+
+
+def write_test_note(folder, *, split, checkpoints, epoch, views, precision, temperature, seed, frames_per_second):
+    """Note what a test is of, as split.json: which sequences and networks, and how they were rolled out.
+
+    epoch: see resume.epoch_of. precision: as in "bfloat16".
+    """
+    write_json(folder / "split.json", {
+        "split": split, "checkpoints": checkpoints, "epoch": epoch, "views": views, "precision": precision,
+        "temperature": temperature, "seed": seed, "frames_per_second": frames_per_second})
 
 
 def read_test_note(folder):

@@ -7,7 +7,6 @@ from dataclasses import fields
 import torch
 
 from cli.errors import UsageError
-from cli.flags import FLAGS_OF_OLDER_RUNS
 from cli.parser import script_command
 
 from ..optimization import TOTALS
@@ -80,7 +79,6 @@ def epoch_of(checkpoint):
 def check_resumable(checkpoint, parser, path):
     """Raise UsageError unless the flags and the state in a checkpoint can be those of a run of this program."""
     parser.check_saved(checkpoint["arguments"], path)
-    checkpoint["arguments"] = FLAGS_OF_OLDER_RUNS | checkpoint["arguments"]
     missing = [name for name in (*FIXED_IN_A_RUN, "batch_size", "accumulate") if name not in checkpoint["arguments"]]
     if missing:
         raise UsageError(f"--resume: {path} does not hold its --{missing[0]}; start from its weights with --ckpt_path")

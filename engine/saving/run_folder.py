@@ -21,7 +21,7 @@ from ..processes import broadcast, rank, world_size
 from .best_rollout import BEST_ROLLOUT
 from .checkpoint import save_checkpoint
 from .event_files import EVENT_FILES
-from .logs import CHECKPOINTS, checkpoints_in, clear_test, figure_files, files_of, holds_run, read_record
+from .logs import CHECKPOINTS, checkpoints_in, clear_drive, clear_test, figure_files, files_of, holds_run, read_record
 from .resume import NOT_KEPT_ON_RESUME, check_newest
 
 # What Trainer.py, Study.py and Plotting.py write into the folder of a run, and nothing of the user's
@@ -123,6 +123,7 @@ def clear_run(folder):
     with usable("--save_root", folder):
         for split in SPLITS:
             clear_test(folder / split)
+        clear_drive(folder / "drive")
         written = [path for pattern in LEFT_BY_A_RUN for path in files_of(folder, pattern)]
         for path in (*folder.glob(EVENT_FILES), *written):
             remove_file(path)

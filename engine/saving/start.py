@@ -15,6 +15,13 @@ from .checkpoint import load_checkpoint, network_dimensions
 from .resume import FIXED_IN_A_RUN, NOT_KEPT_ON_RESUME, check_resumable, newest_checkpoint
 
 FIXED_IN_A_TEST = ("frame_H", "frame_W", "clamp_feedback")  # a test uses the training's values
+ADOPTED_IN_A_TEST = ("DR", "partial", "train_vi_len", "val_vi_len", "temperature", "seed")  # unless they are typed
+NOT_WITH = {  # flags of Tester.py that one rules out, and why
+    "drive": (("gt", "samples", "lpips", "onnx", "split", "make_gif"),
+              "the test sequences, whose place --drive takes"),
+    "onnx": (("gt", "samples", "lpips", "split", "views", "ensemble", "make_gif"),
+             "generated sequences, and --onnx writes a single step")}
+ASK_FOR_FILES = ("save_root", "overwrite", "store_visualization", "video_format", "tensorboard")
 
 
 def trainer_flags():
@@ -32,13 +39,17 @@ def trainer_flags():
         checkpoint = load(parser, args, typed)
     elif args.test:
         raise UsageError("--test needs --ckpt_path, the checkpoint to validate")
-    if not args.test:
-        tell_idle_flags(vars(args), typed)
+    tell_idle_flags(vars(args), typed)
     return args, checkpoint, path
 
 
 def tell_idle_flags(arguments, typed):
     """Print which of the typed flags change nothing beside the others."""
+    if arguments["test"]:
+        if idle := [f"--{name}" for name in ASK_FOR_FILES if name in typed]:
+            print(f"note: --test writes nothing, whatever {', '.join(idle)} says; Tester.py --split val writes scores "
+                  "and videos")
+        return
     for name, cause in idle_flags(arguments).items():
         if name in typed:
             value = arguments[cause]
@@ -122,19 +133,16 @@ def check_test_flags(args, typed):
     """Raise UsageError for flags of a test that do not go together."""
     if args.gt and args.split != "test":
         raise UsageError(f"--gt goes with --split test; the sequences of --split {args.split} bring their own truth")
-    other = [flag for flag in ("gt", "samples", "lpips", "onnx", "split", "make_gif") if flag in typed]
-    if args.drive and other:
-        raise UsageError(f"--{other[0]} goes with the test sequences, whose place --drive takes; leave one of them out")
+    for name, (others, reason) in NOT_WITH.items():
+        given = [flag for flag in others if flag in typed]
+        if getattr(args, name) and given:
+            raise UsageError(f"--{given[0]} goes with {reason}; leave one of them out")
     if args.drive and not Path(args.drive).exists():
         raise UsageError(f"--drive {args.drive}: there is no such file or folder")
     if args.poses and not args.drive:
         raise UsageError("--poses goes with --drive, the video that they are of")
     if args.poses and Path(args.drive).is_dir():
         raise UsageError(f"--poses goes with a video, and --drive {args.drive} is a folder of labels; leave it out")
-    other = [flag for flag in ("gt", "samples", "lpips", "split", "views", "ensemble", "make_gif") if flag in typed]
-    if args.onnx and other:
-        raise UsageError(f"--{other[0]} goes with generated sequences, and --onnx writes a single step; leave one of "
-                         "them out")
     paths = [Path(path).resolve() for path in (args.ckpt_path, *args.ensemble)]
     if twice := [path for path in paths if paths.count(path) > 1]:
         raise UsageError(f"--ensemble: {twice[0]} is given twice, or is --ckpt_path; give each checkpoint once")
@@ -148,11 +156,12 @@ def tested_checkpoint(parser, args, typed):
     checkpoint, saved, network = read_checkpoint(path, parser)
     answers = {name: saved[name] for name in FIXED_IN_A_TEST if name in saved}
     require_flags(args, typed, network | answers, path)
-    if "clamp_feedback" not in saved:  # of another program: the template feeds its frames back as they are, in float32
+    if "clamp_feedback" not in saved:  # of another program: the template feeds its frames back as they are
         args.clamp_feedback = typed.get("clamp_feedback", False)
+    if "clamp_feedback" not in saved or saved.get("amp") == "off":  # it may not be fit for 16 bits
         args.amp = typed.get("amp", "off")
     if not getattr(args, "onnx", None):  # a single step, of no dataset
-        adopt_flags(args, typed, saved, ("DR", "partial", "train_vi_len", "val_vi_len", "temperature", "seed"))
+        adopt_flags(args, typed, saved, ADOPTED_IN_A_TEST)
     return checkpoint
 
 
@@ -170,7 +179,8 @@ def read_checkpoint(path, parser, flag="--ckpt_path"):
     """Read a checkpoint given by `flag`: its content, the flags in it ({} if none), the parameters of its network."""
     checkpoint = load_checkpoint(path, flag)
     saved = saved_flags(checkpoint)
-    parser.check_saved(saved, path)
+    parser.check_saved(saved, path, {"network", "amp", "random_shift", *FROM_A_CHECKPOINT, *FIXED_IN_A_TEST,
+                                     *ADOPTED_IN_A_TEST})
     return checkpoint, saved, network_dimensions(checkpoint["state_dict"], path, saved.get("network"), flag)
 
 

@@ -8,7 +8,7 @@ from cli.files import check_output, check_writable
 from cli.flags import add_schedule_flags, flags_of
 from cli.parser import Parser, path_name, split_words
 from cli.script import run_script
-from figures.curves import FIGURES, NEEDS, OUT, draw_runs, draw_schedules, scheduled
+from figures.curves import FIGURES, OUT, draw_runs, draw_schedules, scheduled
 from figures.page import write_page
 from figures.runs import each_once, shown
 
@@ -50,7 +50,7 @@ def remedy(folders, figures):
     for folder in map(Path, folders):
         if logs := sorted(folder.glob("*/metrics.csv")) or sorted(folder.glob("*/*/metrics.csv")):
             return f"the runs in it, as {logs[0].parent}"
-    return " or ".join(sorted({NEEDS.get(figure, NEEDS["other"]) for figure in figures or ["other"]}))
+    return " or ".join(sorted({FIGURES[figure].needs for figure in figures or ["loss"]}))
 
 
 def schedules_to_draw(args, typed):

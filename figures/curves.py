@@ -5,8 +5,10 @@ one label differ in nothing but the seed: they are one curve, their mean, in a b
 far as all of them have come.
 """
 
+from collections.abc import Callable
 from functools import partial
 from itertools import cycle
+from typing import NamedTuple
 
 import numpy as np
 
@@ -242,26 +244,30 @@ def rate_and_distortion(run):
     return run.metrics["val_kl"][last], 10 ** (-run.metrics["val_psnr_posterior"][last] / 10)
 
 
-FIGURES = {  # the word for --figures: name of the figure's file, draw function
-    "loss": ("loss", draw_loss),
-    "tfr": ("teacher_forcing_ratio",
-            partial(draw_schedule, "tfr", "Teacher forcing ratio", "probability of teacher forcing")),
-    "beta": ("beta", partial(draw_schedule, "beta", "KL annealing", "\u03b2 (factor on KL)")),
-    "lr": ("learning_rate", partial(draw_schedule, "lr", "Learning rate", "learning rate at the end of the epoch")),
-    "val_psnr": ("validation_psnr", draw_validation_psnr),
-    "psnr_over_seconds": ("psnr_over_seconds", draw_psnr_over_seconds),
-    "psnr_per_frame": ("psnr_per_frame", draw_psnr_per_frame),
-    "samples": ("samples", draw_samples),
-    "z": ("z", draw_z),
-    "rate_distortion": ("rate_distortion", draw_rate_distortion),
+class Kind(NamedTuple):
+    """A kind of figure."""
+
+    file: str  # its name, without a suffix
+    draw: Callable  # (runs, side_by_side)
+    columns: tuple = ()  # of metrics.csv, which must all have a value in some epoch
+    needs: str = "a run that has written a row of metrics.csv, or a test that knew the truth (Tester.py --gt)"
+
+
+FIGURES = {  # by the word for --figures
+    "loss": Kind("loss", draw_loss, ("loss",)),
+    "tfr": Kind("teacher_forcing_ratio",
+                partial(draw_schedule, "tfr", "Teacher forcing ratio", "probability of teacher forcing"), ("tfr",)),
+    "beta": Kind("beta", partial(draw_schedule, "beta", "KL annealing", "\u03b2 (factor on KL)"), ("beta",)),
+    "lr": Kind("learning_rate",
+               partial(draw_schedule, "lr", "Learning rate", "learning rate at the end of the epoch"), ("lr",)),
+    "val_psnr": Kind("validation_psnr", draw_validation_psnr, ("val_psnr",), "a run that has validated"),
+    "psnr_over_seconds": Kind("psnr_over_seconds", draw_psnr_over_seconds, ("seconds", "val_psnr"),
+                              "a run that has validated, with its times.csv"),
+    "psnr_per_frame": Kind("psnr_per_frame", draw_psnr_per_frame),
+    "samples": Kind("samples", draw_samples, needs="the folder of a test with --samples"),
+    "z": Kind("z", draw_z, ("val_kl",), "a run that has validated z"),
+    "rate_distortion": Kind("rate_distortion", draw_rate_distortion, ("val_kl",), "runs that have validated z"),
 }
-NEEDS = {  # of a figure, as a remedy
-    "samples": "the folder of a test with --samples", "rate_distortion": "runs that have validated z",
-    "z": "a run that has validated z", "val_psnr": "a run that has validated",
-    "psnr_over_seconds": "a run that has validated, with its times.csv",
-    "other": "a run that has written a row of metrics.csv, or a test that knew the truth (Tester.py --gt)"}
-# the columns of metrics.csv that a figure needs; others need that of their name
-COLUMNS = {"psnr_over_seconds": ["seconds", "val_psnr"], "z": ["val_kl"], "rate_distortion": ["val_kl"]}
 
 
 def has_data(run, figure):
@@ -272,7 +278,7 @@ def has_data(run, figure):
         return bool(run.samples)
     if figure == "rate_distortion" and "kl_weight" not in run.arguments:
         return False
-    columns = COLUMNS.get(figure, [figure])
+    columns = FIGURES[figure].columns
     if not all(column in run.metrics for column in columns):
         return False
     return np.isfinite([run.metrics[column] for column in columns]).all(axis=0).any()
@@ -301,15 +307,15 @@ def draw_runs(folders, *, figures=None, out=None, side_by_side=False, file_forma
             if run not in drawable:
                 missing.setdefault(run.name, []).append(figure)
         if drawable:
-            name, draw = FIGURES[figure]
-            paths.append(save(draw(label_by_difference(drawable), side_by_side), out, name, file_format))
+            kind = FIGURES[figure]
+            paths.append(save(kind.draw(label_by_difference(drawable), side_by_side), out, kind.file, file_format))
     return paths, missing
 
 
 def draw_schedules(figure, curves, *, out, side_by_side=False, file_format="png"):
     """Draw one schedule before any run. figure: `tfr`, `beta` or `lr`. curves: see `scheduled`. Returns its path."""
-    name, draw = FIGURES[figure]
-    return save(draw(label_by_difference(curves), side_by_side), out, name, file_format)
+    kind = FIGURES[figure]
+    return save(kind.draw(label_by_difference(curves), side_by_side), out, kind.file, file_format)
 
 
 def scheduled(name, flags):

@@ -442,7 +442,7 @@ def test_every_figure_of_a_run_is_replaced_with_it(run):
         (run / f"loss.{suffix}").write_text("of the old run")
     clear_run(run)
     assert not list(run.glob("loss.*"))
-    assert {name for name, _ in FIGURES.values()} - {"samples"} == {*FIGURE_FILES}
+    assert {kind.file for kind in FIGURES.values()} - {"samples"} == {*FIGURE_FILES}
 
 
 def test_run_that_ended_before_its_first_epoch_can_be_started_again(train, ends, call, tmp_path, monkeypatch):

@@ -486,7 +486,7 @@ def test_schedule_curves_equal_the_schedules(drawn, schedule):
     Plotting.main(["--schedule", schedule, "--num_epoch", "20", "--tfr_sde", "3", "--kl_anneal_cycle", "4",
                    "--kl_weight", "0.5",
                    "--versus", "--tfr 0.5 --kl_anneal_type Monotonic --lr_schedule MultiStep"])
-    epochs, name = range(20), curves.FIGURES[schedule][0]
+    epochs, name = range(20), curves.FIGURES[schedule].file
     expected = {
         "tfr": [[schedules.teacher_forcing_ratio(epoch, start, 3, 0.1) for epoch in epochs]
                 for start in (1, 0.5)],

@@ -430,16 +430,18 @@ def test_run_from_the_weights_of_another_trains_on_its_dataset(call, dancer, tmp
     assert told in said and f"give --gt {dancer / 'test/gt.csv'}" in said
 
 
-def test_run_of_a_version_that_had_fewer_flags_is_resumed(call, dancer, tmp_path):
+def test_run_of_a_version_that_had_fewer_flags_is_resumed(call, refusal, dancer, tmp_path):
+    """But not without one that shapes the run: its default now need not be what was done then."""
     call("Trainer", "--DR", dancer, *TINY_TRAINING, *flags(num_epoch=1, save_root="run"))
-    checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
-    of_then = {"reconstruction": "mse", "label_norm": "batch", "random_shift": False, "interleave": 1}
-    for name in of_then:
-        del checkpoint["arguments"][name]
-    save_checkpoint([tmp_path / "run/last.ckpt"], checkpoint)
-    call("Trainer", "--resume", *flags(save_root="run", num_epoch=2))
-    checkpoint = load_checkpoint(tmp_path / "run/last.ckpt")
-    assert checkpoint["last_epoch"] == 1 and checkpoint["arguments"].items() >= of_then.items()
+    whole = load_checkpoint(tmp_path / "run/last.ckpt")
+    words = ["Trainer", "--resume", *flags(save_root="run", num_epoch=2)]
+    for name in ("label_norm", "val_every"):
+        fewer = {flag: value for flag, value in whole["arguments"].items() if flag != name}
+        save_checkpoint([tmp_path / "run/last.ckpt"], whole | {"arguments": fewer})
+        if name == "label_norm":
+            assert "does not hold its --label_norm; start from its weights" in refusal(*words)
+    call(*words)
+    assert load_checkpoint(tmp_path / "run/last.ckpt")["last_epoch"] == 1
 
 
 def test_a_grey_level_that_another_reader_makes_of_an_image_is_no_other_dataset():

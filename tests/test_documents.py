@@ -228,6 +228,20 @@ def test_table_of_the_course_s_values_is_of_the_kept_runs():
         assert rows[name] == expected
 
 
+def test_table_of_the_cost_of_annealing_is_of_the_kept_runs():
+    """In docs/report.md: the best validation PSNR of seeds 0 and 1."""
+    rows = table_rows(ROOT / "docs" / "report.md", "**Why annealing costs something here.**")
+    kept = {"as above": ("course", "course_pyramid_kl_anneal_type_{}_tfr_0"),
+            "kl_weight": ("course_cause", "course_pyramid_tfr_0_kl_anneal_type_{}_kl_weight_1e-4"),
+            "milestones": ("course_cause", "course_pyramid_tfr_0_kl_anneal_type_{}_milestones_3_6")}
+    assert len(rows) == len(kept)
+    for (name, cells), (word, (study, folder)) in zip(rows.items(), kept.items()):
+        runs = [ROOT / "docs" / "runs" / study / folder.format(annealing) for annealing in ("Monotonic", "None")]
+        assert word in name
+        assert cells == [", ".join(f"{np.nanmax(read_metrics(run / f'seed={seed}')['val_psnr']):.2f}"
+                                   for seed in (0, 1)) for run in runs]
+
+
 def test_table_of_fifty_epochs_is_of_the_kept_runs():
     """In docs/study.md: validation PSNR on the way and at its best, of the test, and what the truth adds."""
     rows = table_rows(ROOT / "docs" / "study.md", "**Fifty epochs of the small network**")

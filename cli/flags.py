@@ -16,8 +16,8 @@ FROM_A_CHECKPOINT = (  # what a new run takes from the run of --ckpt_path, unles
     "DR", "posterior", "frame_H", "frame_W", "clamp_feedback", "val_vi_len")
 USED_IN_A_TEST = {  # flags of Trainer.py that Tester.py uses, with their help there; "": the same
     "DR": "", "video_format": "", "device": "", "gpu": "", "num_workers": "",
-    "amp": "what the networks compute in, see Trainer.py; left out: auto, but off if that is how they were trained, and "
-           "for a checkpoint of another program",
+    "amp": "what the networks compute in, see Trainer.py; left out: auto, but off where --ckpt_path was trained so, or "
+           "is of another program",
     "frame_H": "frame height in pixels; only for a checkpoint of another program, which does not say it (%(default)s)",
     "frame_W": "frame width in pixels; only for a checkpoint of another program, which does not say it (%(default)s)",
     "val_vi_len": "frames in a sequence of --split val or train, including the given first one; left out: as in "

@@ -382,7 +382,7 @@ def test_test_flag_validates_and_writes_nothing(prolonged, dancer, tmp_path, cal
         call("Trainer", *words, *more)
         said = capsys.readouterr().out
         assert "this model" in said
-        assert ("--test writes nothing, whatever --save_root, --store_visualization says" in said) == bool(more)
+        assert ("--test writes nothing, in spite of --save_root, --store_visualization" in said) == bool(more)
         assert list(tmp_path.iterdir()) == []
 
 

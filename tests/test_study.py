@@ -335,6 +335,15 @@ def test_what_helped_a_run_on_makes_it_no_other_run(words, changed, refused, tmp
         engine_study.Run(words, tmp_path, None).check_unchanged()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_after_the_last_run_ends_the_study_at_once(number, study, dancer, monkeypatch, capsys):
+    """While it draws the figures; one that was noted until then would be passed on to no run."""
+    monkeypatch.setattr("Study.draw_curves", lambda *_: signal.raise_signal(number))
+    with signals_restored():
+        study("tiny.txt", *flags(epochs=1, DR=dancer), status=128 + number)
+    assert "Study.py: all runs are done; for the table and the figures: " in capsys.readouterr().err
+
+
 @posix_only
 def test_interrupted_study_goes_on(study, dancer, tmp_path):
     words = ["tiny.txt", *map(str, flags(epochs=12, DR=dancer)), "--seeds", "0", "1", "--jobs", "2"]

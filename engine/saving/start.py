@@ -47,8 +47,8 @@ def tell_idle_flags(arguments, typed):
     """Print which of the typed flags change nothing beside the others."""
     if arguments["test"]:
         if idle := [f"--{name}" for name in ASK_FOR_FILES if name in typed]:
-            print(f"note: --test writes nothing, whatever {', '.join(idle)} says; Tester.py --split val writes scores "
-                  "and videos")
+            print(f"note: --test writes nothing, in spite of {', '.join(idle)}; Tester.py --split val writes scores and "
+                  "videos")
         return
     for name, cause in idle_flags(arguments).items():
         if name in typed:
@@ -63,7 +63,7 @@ def starting_checkpoint(parser, args, typed):
     if args.save_root and is_in(path, args.save_root):
         raise UsageError(f"--save_root {args.save_root} is the folder of --ckpt_path, which a new run would overwrite; "
                          "give another folder, or --resume to continue that run")
-    checkpoint, saved, network = read_checkpoint(path, parser)
+    checkpoint, saved, network = read_checkpoint(path, parser, FROM_A_CHECKPOINT)
     require_flags(args, typed, network, path)
     adopt_flags(args, typed, saved, FROM_A_CHECKPOINT)
     return checkpoint
@@ -153,7 +153,7 @@ def check_test_flags(args, typed):
 def tested_checkpoint(parser, args, typed):
     """The checkpoint to test; it sets what it was trained with, which a typed flag must not contradict."""
     path = args.ckpt_path
-    checkpoint, saved, network = read_checkpoint(path, parser)
+    checkpoint, saved, network = read_checkpoint(path, parser, (*FIXED_IN_A_TEST, *ADOPTED_IN_A_TEST))
     answers = {name: saved[name] for name in FIXED_IN_A_TEST if name in saved}
     require_flags(args, typed, network | answers, path)
     if "clamp_feedback" not in saved:  # of another program: the template feeds its frames back as they are
@@ -167,7 +167,7 @@ def tested_checkpoint(parser, args, typed):
 
 def ensemble_checkpoint(path, parser, args):
     """A checkpoint of --ensemble, see `tester_flags`. args: the flags of --ckpt_path, which must be its own too."""
-    checkpoint, saved, network = read_checkpoint(path, parser, "--ensemble")
+    checkpoint, saved, network = read_checkpoint(path, parser, FIXED_IN_A_TEST, "--ensemble")
     for name in FIXED_IN_A_TEST:
         if saved.get(name, getattr(args, name)) != getattr(args, name):
             raise UsageError(f"--ensemble {path} was trained with --{name} {saved[name]}, and --ckpt_path "
@@ -175,12 +175,14 @@ def ensemble_checkpoint(path, parser, args):
     return network, checkpoint, path
 
 
-def read_checkpoint(path, parser, flag="--ckpt_path"):
-    """Read a checkpoint given by `flag`: its content, the flags in it ({} if none), the parameters of its network."""
+def read_checkpoint(path, parser, used, flag="--ckpt_path"):
+    """Read a checkpoint given by `flag`: its content, the flags in it ({} if none), the parameters of its network.
+
+    used: the names of the flags in it that are used. Another program's values of others may be any.
+    """
     checkpoint = load_checkpoint(path, flag)
     saved = saved_flags(checkpoint)
-    parser.check_saved(saved, path, {"network", "amp", "random_shift", *FROM_A_CHECKPOINT, *FIXED_IN_A_TEST,
-                                     *ADOPTED_IN_A_TEST})
+    parser.check_saved(saved, path, ("network", *used))
     return checkpoint, saved, network_dimensions(checkpoint["state_dict"], path, saved.get("network"), flag)
 
 

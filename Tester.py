@@ -73,11 +73,12 @@ def test(args, checkpoints, device):
             train_set = Dataset_Dance(root, None, "train", 1, args.partial, **options)
             drive = open_drive(args.drive, args.poses, root, **options)
             return generate_drive(drive, folder, train_set, generate_videos, args.video_format)
-    video_format = VideoFormat(args.video_format, noted_fps(root)) if args.make_gif else None
+    fps = noted_fps(root)
+    video_format = VideoFormat(args.video_format, fps) if args.make_gif else None
     [(_, first, _), *others] = checkpoints
     note = {"split": args.split, "checkpoints": [args.ckpt_path, *args.ensemble],
             "epoch": None if others else epoch_of(first), "views": args.views, "precision": dtype_name(dtype),
-            "temperature": args.temperature, "seed": args.seed, "frames_per_second": noted_fps(root)}
+            "temperature": args.temperature, "seed": args.seed, "frames_per_second": fps}
     generate_and_score(args, root, options, generate_videos, metrics, video_format, note)
 
 
@@ -108,7 +109,7 @@ def generate_and_score(args, root, options, generate_videos, metrics, video_form
             write_submission(submission, predictions, check=not args.no_sanity)
         with usable("--save_root", folder):
             clear_test(folder, keep=[submission.name] if args.split == "test" else [])
-        write_test_note(folder, **note)
+        write_test_note(folder, note)
         if video_format:
             write_videos(folder, names, labels, predictions, truth, video_format)
         of_samples = {}

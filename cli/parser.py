@@ -138,10 +138,9 @@ class Parser(argparse.ArgumentParser):
         """
         if not isinstance(flags, dict):
             raise UsageError(f"{path} holds no flags where its flags should be; give another checkpoint")
+        checked = flags.keys() if names is None else flags.keys() & {*names}
         for action in self._actions:
-            if action.dest not in flags or names is not None and action.dest not in names:
-                continue
-            if not _could_give(action, flags[action.dest]):
+            if action.dest in checked and not _could_give(action, flags[action.dest]):
                 raise UsageError(f"{path} has {ascii(flags[action.dest]):.60} for --{action.dest}; "
                                  "give another checkpoint")
 

@@ -53,6 +53,12 @@ def load_script(path):
     return module
 
 
+@pytest.fixture(scope="session")
+def statements():
+    """The script that prints the tables of docs/report.md."""
+    return load_script(ROOT / "docs" / "report" / "statements.py")
+
+
 def tiny_model(posterior="previous"):
     torch.manual_seed(0)
     return VAE_Model(**TINY_NETWORK, posterior=posterior)

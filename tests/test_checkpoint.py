@@ -19,9 +19,9 @@ from cli.files import write_bytes, write_text
 from cli.flags import trainer_parser
 from conftest import TINY_CLIPS, TINY_NETWORK, Malicious, flags, tiny_model
 from dataloader import Dataset_Dance
+from engine.saving import start
 from engine.saving.checkpoint import (
     Ignored, load_checkpoint, load_optimizer, load_weights, network_dimensions, save_checkpoint)
-from engine.saving import start
 from media.pixel_csv import read_pixels_csv
 from modules import VAE_Model
 from modules.rollout import generate
@@ -135,7 +135,8 @@ def test_a_network_trained_in_float32_is_tested_in_it(trained, typed, tested, mo
 def test_flags_of_another_program_that_no_test_needs_may_be_any(model, tmp_path, monkeypatch):
     path = tmp_path / "a.ckpt"
     monkeypatch.setattr("sys.argv", ["Tester.py", "--ckpt_path", str(path)])
-    for flags, refused in (({"device": "cuda:0", "optim": "SGD", "amp": True}, ""), ({"seed": "one"}, "has 'one' for --seed")):
+    for flags, refused in (({"device": "cuda:0", "optim": "SGD", "amp": True}, ""),
+                           ({"seed": "one"}, "has 'one' for --seed")):
         save_checkpoint([path], {"state_dict": model.state_dict(), "arguments": flags})
         with pytest.raises(UsageError, match=refused) if refused else nullcontext():
             start.tester_flags()

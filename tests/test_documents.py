@@ -14,7 +14,7 @@ import Study
 from benchmarks import bench, film, gpu, poses
 from cli import flags
 from cli.files import read_json
-from conftest import ROOT, load_script, posix_only
+from conftest import ROOT, posix_only
 from engine.saving.logs import read_arguments, read_metrics
 from figures.curves import mean_and_range
 
@@ -206,29 +206,28 @@ def test_table_of_the_defaults_is_of_the_kept_runs(name):
         assert cells.replace("*", "").split(" | ") == ranges + first_and_last
 
 
-def test_table_of_the_course_s_values_is_of_the_kept_runs():
+def test_table_of_the_course_s_values_is_of_the_kept_runs(statements):
     """In docs/report.md: PSNR after some epochs, of the best one, and of the test, forced and free; of three seeds."""
     rows = table_rows(ROOT / "docs" / "report.md", "## With the course's values")
-    settings = {"Monotonic": ("Monotonic", 10), "Cyclical 10, 1": ("Cyclical", 10), "Cyclical 5, 0.5": ("Cyclical", 5),
-                "None": ("None", 10)}
     runs = {}
     for run in (ROOT / "docs" / "runs" / "course").glob("*/seed=*"):
         flags = read_arguments(run)
-        runs.setdefault((flags["kl_anneal_type"], flags["kl_anneal_cycle"], flags["tfr"]), []).append(run)
+        annealing = flags["kl_anneal_type"], flags["kl_anneal_cycle"], flags["kl_anneal_ratio"]
+        runs.setdefault((annealing, flags["tfr"]), []).append(run)
     assert len(runs) == 8
-    for name, setting in settings.items():
+    for name, annealing in statements.ANNEALINGS.items():
         expected = []
-        for tfr in (1, 0):
-            psnr = np.array([read_metrics(run)["val_psnr"] for run in runs[(*setting, tfr)]])
-            scores = [read_json(run / "result.json")["scores"] for run in runs[(*setting, tfr)]]
+        for tfr in statements.FORCINGS.values():
+            of_seeds = runs[annealing, tfr]
+            psnr = np.array([read_metrics(run)["val_psnr"] for run in of_seeds])
             assert len(psnr) == 3
             expected += [", ".join(f"{psnr[:, epochs - 1].mean():.2f}" for epochs in (5, 10, 15, 20)),
-                         *(mean_and_range([of_run[split]["this model"]["psnr"] for of_run in scores])
-                           for split in ("val", "test"))]
+                         *(mean_and_range([*map(measure, of_seeds)])
+                           for measure in (statements.best_psnr, statements.test_psnr))]
         assert rows[name] == expected
 
 
-def test_table_of_the_cost_of_annealing_is_of_the_kept_runs():
+def test_table_of_the_cost_of_annealing_is_of_the_kept_runs(statements):
     """In docs/report.md: the best validation PSNR of seeds 0 and 1."""
     rows = table_rows(ROOT / "docs" / "report.md", "**Why annealing costs something here.**")
     kept = {"as above": ("course", "course_pyramid_kl_anneal_type_{}_tfr_0"),
@@ -238,21 +237,20 @@ def test_table_of_the_cost_of_annealing_is_of_the_kept_runs():
     for (name, cells), (word, (study, folder)) in zip(rows.items(), kept.items()):
         runs = [ROOT / "docs" / "runs" / study / folder.format(annealing) for annealing in ("Monotonic", "None")]
         assert word in name
-        assert cells == [", ".join(f"{np.nanmax(read_metrics(run / f'seed={seed}')['val_psnr']):.2f}"
-                                   for seed in (0, 1)) for run in runs]
+        assert cells == [", ".join(f"{statements.best_psnr(run / f'seed={seed}'):.2f}" for seed in (0, 1))
+                         for run in runs]
 
 
-def test_table_of_fifty_epochs_is_of_the_kept_runs():
+def test_table_of_fifty_epochs_is_of_the_kept_runs(statements):
     """In docs/study.md: validation PSNR on the way and at its best, of the test, and what the truth adds."""
     rows = table_rows(ROOT / "docs" / "study.md", "**Fifty epochs of the small network**")
-    drift = load_script(ROOT / "docs" / "report" / "statements.py").drift
     for name, folder in (("Cyclical, forced", ""), ("Cyclical, free", "_tfr_0"),
                          ("None, forced", "_kl_anneal_type_None"), ("None, free", "_tfr_0_kl_anneal_type_None")):
         of_runs = []
         for run in sorted((RUNS.parent / "fifty" / f"small_val_every_5{folder}").iterdir()):
             psnr = read_metrics(run)["val_psnr"]
-            test = read_json(run / "result.json")["scores"]["test"]["this model"]["psnr"]
-            of_runs.append((psnr[9], psnr[19], np.nanmax(psnr), test, drift(run)))
+            of_runs.append((psnr[9], psnr[19], statements.best_psnr(run), statements.test_psnr(run),
+                            statements.drift(run)))
         assert len(of_runs) == 3
         assert rows[name] == [mean_and_range(values) for values in zip(*of_runs)]
 

@@ -28,9 +28,8 @@ SCORES = {"this model": {"psnr": 30.5, "ssim": 0.9, "private": None},  # None: t
 
 def note(folder, **changed):
     """Note a test in a folder, as Tester.py does."""
-    write_test_note(folder, **{"split": "test", "checkpoints": ["runs/a/best.ckpt"], "epoch": None, "views": 1,
-                               "precision": "float32", "temperature": 1.0, "seed": 0, "frames_per_second": 50}
-                    | changed)
+    write_test_note(folder, {"split": "test", "checkpoints": ["runs/a/best.ckpt"], "epoch": None, "views": 1,
+                             "precision": "float32", "temperature": 1.0, "seed": 0, "frames_per_second": 50} | changed)
 
 
 class Elements(HTMLParser):

@@ -19,11 +19,6 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 @pytest.fixture(scope="module")
-def statements():
-    return load_script(DOCS / "report" / "statements.py")
-
-
-@pytest.fixture(scope="module")
 def sign_flip_test():
     return load_script(DOCS / "paired.py").sign_flip_test
 

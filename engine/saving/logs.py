@@ -183,14 +183,13 @@ def clear_drive(folder):
         remove_file(folder / f"driven.{suffix}")
 
 
-def write_test_note(folder, *, split, checkpoints, epoch, views, precision, temperature, seed, frames_per_second):
+def write_test_note(folder, note):
     """Note what a test is of, as split.json: which sequences and networks, and how they were rolled out.
 
-    epoch: see resume.epoch_of. precision: as in "bfloat16".
+    note: a dict of split, checkpoints, epoch (see resume.epoch_of), views, precision (as in "bfloat16"), temperature,
+    seed and frames_per_second.
     """
-    write_json(folder / "split.json", {
-        "split": split, "checkpoints": checkpoints, "epoch": epoch, "views": views, "precision": precision,
-        "temperature": temperature, "seed": seed, "frames_per_second": frames_per_second})
+    write_json(folder / "split.json", note)
 
 
 def read_test_note(folder):

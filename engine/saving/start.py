@@ -39,17 +39,22 @@ def trainer_flags():
         checkpoint = load(parser, args, typed)
     elif args.test:
         raise UsageError("--test needs --ckpt_path, the checkpoint to validate")
-    tell_idle_flags(vars(args), typed)
+    if args.test:
+        tell_unwritten_files(typed)
+    else:
+        tell_idle_flags(vars(args), typed)
     return args, checkpoint, path
+
+
+def tell_unwritten_files(typed):
+    """Print which of the typed flags ask for files that --test does not write."""
+    if asking := [f"--{name}" for name in ASK_FOR_FILES if name in typed]:
+        print(f"note: --test writes nothing, in spite of {', '.join(asking)}; Tester.py --split val writes scores and "
+              "videos")
 
 
 def tell_idle_flags(arguments, typed):
     """Print which of the typed flags change nothing beside the others."""
-    if arguments["test"]:
-        if idle := [f"--{name}" for name in ASK_FOR_FILES if name in typed]:
-            print(f"note: --test writes nothing, in spite of {', '.join(idle)}; Tester.py --split val writes scores and "
-                  "videos")
-        return
     for name, cause in idle_flags(arguments).items():
         if name in typed:
             value = arguments[cause]
@@ -156,9 +161,10 @@ def tested_checkpoint(parser, args, typed):
     checkpoint, saved, network = read_checkpoint(path, parser, (*FIXED_IN_A_TEST, *ADOPTED_IN_A_TEST))
     answers = {name: saved[name] for name in FIXED_IN_A_TEST if name in saved}
     require_flags(args, typed, network | answers, path)
-    if "clamp_feedback" not in saved:  # of another program: the template feeds its frames back as they are
+    of_another_program = "clamp_feedback" not in saved
+    if of_another_program:  # the template feeds its frames back as they are
         args.clamp_feedback = typed.get("clamp_feedback", False)
-    if "clamp_feedback" not in saved or saved.get("amp") == "off":  # it may not be fit for 16 bits
+    if of_another_program or saved.get("amp") == "off":  # it may not be fit for 16 bits
         args.amp = typed.get("amp", "off")
     if not getattr(args, "onnx", None):  # a single step, of no dataset
         adopt_flags(args, typed, saved, ADOPTED_IN_A_TEST)
